@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The configuration space as one image.
+
+use crate::features::Features;
+use crate::page::PAGE_SIZE;
+use crate::wire::Config;
+use std::mem::offset_of;
+use zerocopy::IntoBytes;
+
+/// How many bytes of [`Config`] a device that offers `features` shows.
+///
+/// The sizes are those of QEMU's C device, as a migration stream between the two needs;
+/// `qemu_4_0_size` is its quirk of machine types 4.0, which always show all up to `poison_val`.
+pub fn size(features: Features, qemu_4_0_size: bool) -> usize {
+    if features.contains(Features::PAGE_POISON) {
+        size_of::<Config>()
+    } else if features.contains(Features::FREE_PAGE_HINT) || qemu_4_0_size {
+        offset_of!(Config, poison_val)
+    } else {
+        offset_of!(Config, free_page_hint_cmd_id)
+    }
+}
+
+/// The values behind the configuration space.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConfigState {
+    /// Pages that the host asks for.
+    pub num_pages: u32,
+    /// Pages that the guest says are in the balloon; any number that a guest can write.
+    pub actual: u32,
+    /// What the guest fills free pages with; 0 unless PAGE_POISON was negotiated.
+    pub poison_val: u32,
+}
+
+impl ConfigState {
+    /// Fills `image` with the start of the configuration space; bytes past its end become 0.
+    pub fn read(&self, image: &mut [u8]) {
+        let config = Config {
+            num_pages: self.num_pages.into(),
+            actual: self.actual.into(),
+            free_page_hint_cmd_id: 0.into(),
+            poison_val: self.poison_val.into(),
+        };
+        let bytes = config.as_bytes();
+        let len = bytes.len().min(image.len());
+        image[..len].copy_from_slice(&bytes[..len]);
+        image[len..].fill(0);
+    }
+
+    /// Takes over what a driver may write: `actual`, and `poison_val` where it was negotiated.
+    /// The rest of `image` has no effect; fields that it does not reach keep their value. Says
+    /// whether `actual` is another now.
+    pub fn write(&mut self, image: &[u8], negotiated: Features) -> bool {
+        let mut config = Config::default();
+        self.read(config.as_mut_bytes());
+        let len = image.len().min(size_of::<Config>());
+        config.as_mut_bytes()[..len].copy_from_slice(&image[..len]);
+        let before = self.actual;
+        self.actual = config.actual.get();
+        if negotiated.contains(Features::PAGE_POISON) {
+            self.poison_val = config.poison_val.get();
+        }
+        self.actual != before
+    }
+
+    /// Sets `num_pages` so that a guest with `ram` bytes keeps `target` of them. A target above
+    /// `ram` empties the balloon. A balloon holds at most 2^32 - 1 pages: the field has 32 bits.
+    pub fn set_target(&mut self, target: u64, ram: u64) {
+        let pages = ram.saturating_sub(target) / PAGE_SIZE;
+        self.num_pages = u32::try_from(pages).unwrap_or(u32::MAX);
+    }
+
+    /// How many of its `ram` bytes the guest says are in the balloon, never more than all.
+    pub fn actual_bytes(&self, ram: u64) -> u64 {
+        (u64::from(self.actual) * PAGE_SIZE).min(ram)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_stock() {
+        let base = Features::STATS_VQ;
+        assert_eq!(size(base, false), 8);
+        assert_eq!(size(base, true), 12);
+        assert_eq!(size(base | Features::FREE_PAGE_HINT, false), 12);
+        assert_eq!(size(base | Features::PAGE_POISON, false), 16);
+    }
+
+    #[test]
+    fn a_driver_writes_only_its_own_fields() {
+        let mut config = ConfigState {
+            num_pages: 7,
+            ..ConfigState::default()
+        };
+        let image = [0xff; 16];
+        assert!(config.write(&image, Features::empty()));
+        assert_eq!(
+            (config.num_pages, config.actual, config.poison_val),
+            (7, u32::MAX, 0)
+        );
+        assert!(!config.write(&image, Features::PAGE_POISON));
+        assert_eq!(config.poison_val, u32::MAX);
+        let mut back = [0x55; 20];
+        config.read(&mut back);
+        assert_eq!(back[..8], [7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(back[8..], [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_short_image_leaves_the_rest() {
+        let mut config = ConfigState {
+            poison_val: 9,
+            ..ConfigState::default()
+        };
+        config.write(&[0, 0, 0, 0, 3, 0, 0, 0], Features::PAGE_POISON);
+        assert_eq!((config.actual, config.poison_val), (3, 9));
+    }
+
+    #[test]
+    fn targets_are_clamped() {
+        let mut config = ConfigState::default();
+        config.set_target(3 << 30, 4 << 30);
+        assert_eq!(config.num_pages, 1 << 18);
+        config.set_target(5 << 30, 4 << 30);
+        assert_eq!(config.num_pages, 0);
+        config.set_target(1 << 20, 17 << 40);
+        assert_eq!(config.num_pages, u32::MAX, "more than 16 TiB must not wrap");
+        config.actual = u32::MAX;
+        assert_eq!(config.actual_bytes(4 << 30), 4 << 30);
+        assert_eq!(config.actual_bytes(17 << 40), (16 << 40) - 4096);
+    }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What the device did, for those who operate it.
+
+/// Counts since the device was created; a reset does not clear them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// Bytes in the balloon now: by the set of pages where the guest negotiated MUST_TELL_HOST,
+    /// else what the guest says, at most the size of its memory.
+    pub ballooned_bytes: u64,
+    /// Bytes of guest RAM that the guest put into the balloon; a page counts once a batch.
+    pub inflated_bytes: u64,
+    /// Bytes of guest RAM that the guest took out of the balloon; a page counts once a batch.
+    pub deflated_bytes: u64,
+    /// Bytes of guest RAM reported as free.
+    pub reported_bytes: u64,
+    /// Bytes that were given back to the host.
+    pub discarded_bytes: u64,
+    /// Ranges that were left after merging.
+    pub ranges: u64,
+    /// Discard calls made, the failed ones included.
+    pub discards: u64,
+    /// Batches finished.
+    pub batches: u64,
+    /// Discard calls that failed.
+    pub discard_errors: u64,
+    /// Pages named in inflate and deflate requests that are not guest RAM.
+    pub ignored_bad_pfns: u64,
+    /// Bytes behind the last whole PFN of a request.
+    pub ignored_trailing_bytes: u64,
+    /// Device-writable segments in the inflate, deflate and statistics queues.
+    pub ignored_writable_buffers: u64,
+    /// Device-readable segments in the reporting queue.
+    pub ignored_readable_buffers: u64,
+    /// Bytes reported that are not guest RAM.
+    pub ignored_report_bytes: u64,
+    /// Bytes reported at the edges that do not fill a backing page.
+    pub ignored_report_unaligned_bytes: u64,
+    /// Bytes reported while free pages are filled with something else than zeros.
+    pub ignored_report_poison_bytes: u64,
+    /// Statistics entries with an unknown tag, cut short, or too many.
+    pub ignored_stats: u64,
+    /// Statistics buffers sent while the device still held one.
+    pub ignored_stats_buffers: u64,
+    /// Bytes inflated without MUST_TELL_HOST by requests that cover a backing page only in part.
+    pub partial_page_bytes: u64,
+    /// Bytes that would have been discarded had discards not been inhibited.
+    pub inhibited_bytes: u64,
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The device: state, negotiation, queue to handler.
+
+use crate::batch::{Batch, Budget, MAX_PFNS};
+use crate::bitmap::PageBitmap;
+use crate::config::{self, ConfigState};
+use crate::counters::Counters;
+use crate::error::Error;
+use crate::features::{Features, QueueKind};
+use crate::host::{Host, Inhibit};
+use crate::memory::MemoryMap;
+use crate::page::{GpaRange, PAGE_SIZE, Pfn};
+use crate::queue::stats::Stats;
+use crate::queue::{Work, deflate, inflate, report};
+use crate::wire::{ByteOrder, PFN_BYTES, pfns};
+
+/// PFNs have 32 bits, so the set of ballooned pages never needs more.
+const PFN_LIMIT: u64 = 1 << 32;
+
+/// What the user of the device chose; it stays the same for the device's life.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The features offered.
+    pub features: Features,
+    /// Whether the configuration space has the size that QEMU 4.0 gave it.
+    pub qemu_4_0_config_size: bool,
+}
+
+/// How far a slice came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There is more to do; no request of the batch may be acknowledged yet.
+    More,
+    /// The batch is done and its requests are to be acknowledged.
+    Done,
+}
+
+/// A range of memory that the guest gave as a buffer, as the host sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct HostRange {
+    /// Its address in the host. Only compared, never followed.
+    pub host: usize,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// The device.
+pub struct Balloon {
+    options: Options,
+    negotiated: Features,
+    /// Whether the values of the next statistics buffer mean nothing.
+    skip_stats: bool,
+    config: ConfigState,
+    memory: MemoryMap,
+    /// The pages in the balloon, as far as MUST_TELL_HOST makes the guest say so.
+    balloon: PageBitmap,
+    /// Whether `balloon` holds all of them: not after a migration, which does not carry the set.
+    balloon_complete: bool,
+    batch: Batch,
+    stats: Stats,
+    counters: Counters,
+    inject_panic: bool,
+}
+
+impl Balloon {
+    /// A device that no driver has seen yet.
+    pub fn new(options: Options) -> Balloon {
+        Balloon {
+            options,
+            negotiated: Features::empty(),
+            skip_stats: false,
+            config: ConfigState::default(),
+            memory: MemoryMap::default(),
+            balloon: PageBitmap::new(PFN_LIMIT),
+            balloon_complete: true,
+            batch: Batch::default(),
+            stats: Stats::default(),
+            counters: Counters::default(),
+            inject_panic: false,
+        }
+    }
+
+    /// Size of the configuration space in bytes.
+    pub fn config_size(&self) -> usize {
+        config::size(self.options.features, self.options.qemu_4_0_config_size)
+    }
+
+    /// Takes over the features that the driver accepted. `legacy` is a driver that speaks the
+    /// interface from before virtio 1.0, whose first statistics buffer holds no values (virtio 1.3,
+    /// 5.5.6.3.1).
+    ///
+    /// Whatever was in the balloon under other terms is forgotten.
+    pub fn set_features(&mut self, features: Features, legacy: bool) {
+        if !features.contains(Features::MUST_TELL_HOST) {
+            self.balloon.clear_all();
+        }
+        self.negotiated = features;
+        self.skip_stats = legacy;
+    }
+
+    /// The features that the driver accepted.
+    pub fn negotiated(&self) -> Features {
+        self.negotiated
+    }
+
+    /// A device reset: the guest has all of its memory back, and a new driver is to come. The
+    /// host's target stays. Says whether `actual` is another now.
+    pub fn reset(&mut self) -> bool {
+        self.batch.clear();
+        self.balloon.clear_all();
+        self.balloon_complete = true;
+        self.negotiated = Features::empty();
+        self.skip_stats = false;
+        let was_inflated = self.config.actual != 0;
+        self.config = ConfigState {
+            num_pages: self.config.num_pages,
+            ..ConfigState::default()
+        };
+        was_inflated
+    }
+
+    /// Takes over what of a device that broke is worth keeping for this new one: the host's target,
+    /// the map of memory, and the counts.
+    pub fn inherit(&mut self, broken: Balloon) {
+        self.config.num_pages = broken.config.num_pages;
+        self.memory = broken.memory;
+        self.counters = broken.counters;
+    }
+
+    /// Takes over a new map of guest memory.
+    ///
+    /// Pages whose memory is not the same any more are forgotten: what is mapped there now was
+    /// never in the balloon.
+    pub fn set_memory(&mut self, memory: MemoryMap) {
+        let balloon = &mut self.balloon;
+        self.memory.for_each_lost(&memory, |range| {
+            let (first, end) = range.page_indices();
+            balloon.clear(first..end);
+        });
+        self.memory = memory;
+    }
+
+    /// Fills `image` with the configuration space.
+    pub fn read_config(&self, image: &mut [u8]) {
+        self.config.read(image);
+    }
+
+    /// Takes over what a driver wrote into the configuration space; says whether `actual` changed.
+    pub fn write_config(&mut self, image: &[u8]) -> bool {
+        self.config.write(image, self.negotiated)
+    }
+
+    /// Asks the guest to keep `target` of its `ram` bytes; returns the pages to inflate.
+    pub fn set_target(&mut self, target: u64, ram: u64) -> u32 {
+        self.config.set_target(target, ram);
+        self.config.num_pages
+    }
+
+    /// The values behind the configuration space.
+    pub fn config(&self) -> &ConfigState {
+        &self.config
+    }
+
+    /// The values behind the configuration space, to be replaced by a migration's.
+    pub(crate) fn restore(&mut self, config: ConfigState, stats: Option<Stats>) {
+        self.config = config;
+        self.balloon_complete = config.actual == 0;
+        self.skip_stats = false;
+        if let Some(stats) = stats {
+            self.stats = stats;
+        }
+    }
+
+    /// How much further payload the batch takes from `queue`, in bytes; 0 when it is to be run.
+    pub fn batch_room(&self, queue: QueueKind) -> usize {
+        // Without MUST_TELL_HOST a large backing page counts as ballooned only if one request
+        // covers it, so each request is a batch of its own there.
+        let told = self.negotiated.contains(Features::MUST_TELL_HOST);
+        let one_request = queue == QueueKind::Inflate && !told && self.memory.has_large_pages();
+        self.batch.room(queue, one_request)
+    }
+
+    /// Adds a part of a request's payload to the batch of the inflate or deflate queue; all parts
+    /// but the last hold whole PFNs. With the last part, which may be empty, comes the `end`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for another queue, or more payload than there is room for;
+    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's.
+    pub fn batch_add(
+        &mut self,
+        queue: QueueKind,
+        payload: &[u8],
+        order: ByteOrder,
+        end: Option<RequestEnd>,
+    ) -> Result<(), Error> {
+        let known = matches!(queue, QueueKind::Inflate | QueueKind::Deflate);
+        if !known || payload.len() > MAX_PFNS * PFN_BYTES {
+            return Err(Error::InvalidArgument);
+        }
+        self.batch.open(queue)?;
+        if payload.len() > self.batch_room(queue) {
+            return Err(Error::InvalidArgument);
+        }
+        for pfn in pfns(payload, order) {
+            self.batch.push_page(GpaRange::page(Pfn(pfn)));
+        }
+        self.counters.ignored_trailing_bytes += (payload.len() % PFN_BYTES) as u64;
+        if let Some(end) = end {
+            self.counters.ignored_writable_buffers += end.wrong_way as u64;
+            self.batch.end_request(end.descriptors);
+        }
+        Ok(())
+    }
+
+    /// Adds a request of the reporting queue to the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's.
+    pub fn batch_add_report(
+        &mut self,
+        ranges: impl IntoIterator<Item = HostRange>,
+        end: RequestEnd,
+    ) -> Result<(), Error> {
+        self.batch.open(QueueKind::Reporting)?;
+        for range in ranges {
+            let mut host = range.host;
+            let mut left = range.bytes;
+            while let Some(gpa) = self.memory.at_host(host, left) {
+                self.batch.push_range(gpa);
+                left -= gpa.bytes();
+                host = host.saturating_add(gpa.bytes() as usize);
+            }
+            self.counters.ignored_report_bytes += left;
+        }
+        self.counters.ignored_readable_buffers += end.wrong_way as u64;
+        self.batch.end_request(end.descriptors);
+        Ok(())
+    }
+
+    /// Works on the batch for one slice. An empty batch is done at once.
+    pub fn batch_run(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
+        let Some(queue) = self.batch.queue() else {
+            return Progress::Done;
+        };
+        if self.inject_panic && queue == QueueKind::Inflate {
+            self.inject_panic = false;
+            panic!("a panic was asked for");
+        }
+        self.counters.ranges += self.batch.begin() as u64;
+        let take = match queue {
+            QueueKind::Inflate => inflate::take,
+            QueueKind::Deflate => deflate::take,
+            QueueKind::Reporting => report::take,
+            QueueKind::Stats => return Progress::Done,
+        };
+        let told = self.negotiated.contains(Features::MUST_TELL_HOST);
+        let mut work = Work {
+            memory: &self.memory,
+            balloon: told.then_some(&mut self.balloon),
+            inhibit,
+            poison_val: self.config.poison_val,
+            host,
+            counters: &mut self.counters,
+            budget: Budget::slice(),
+        };
+        while let Some(range) = self.batch.next() {
+            if !work.budget.is_left() {
+                return Progress::More;
+            }
+            let done = take(&mut work, range);
+            self.batch.advance(done);
+        }
+        self.counters.batches += 1;
+        self.batch.clear();
+        Progress::Done
+    }
+
+    /// Forgets the batch; its requests go back to their queue and come again.
+    ///
+    /// What was done of it does no harm: discards and the set of pages are the same after a second
+    /// time.
+    pub fn batch_cancel(&mut self) {
+        self.batch.clear();
+    }
+
+    /// Gives up what is left of the batch although its requests will be acknowledged.
+    ///
+    /// Nothing more is discarded. A deflate that was not carried out would leave pages in the set
+    /// that the guest uses from now on, so then the whole set is forgotten: pages that are not in
+    /// it are never discarded by mistake.
+    pub fn batch_abandon(&mut self) {
+        if self.batch.queue() == Some(QueueKind::Deflate) {
+            self.balloon.clear_all();
+            self.balloon_complete = false;
+        }
+        self.batch.clear();
+    }
+
+    /// Takes over a statistics buffer that begins with `payload`.
+    pub fn receive_stats(&mut self, payload: &[u8], buffer: StatsBuffer) {
+        self.counters.ignored_writable_buffers += buffer.wrong_way as u64;
+        self.counters.ignored_stats_buffers += u64::from(buffer.held);
+        if std::mem::take(&mut self.skip_stats) {
+            return;
+        }
+        let StatsBuffer {
+            len, order, now, ..
+        } = buffer;
+        self.stats
+            .receive(payload, len, order, now, &mut self.counters);
+    }
+
+    /// The guest's statistics.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Forgets the statistics, as a system reset does.
+    pub fn reset_stats(&mut self) {
+        self.stats = Stats::default();
+    }
+
+    /// What the device did, for a guest with `ram` bytes of memory.
+    pub fn counters(&self, ram: u64) -> Counters {
+        let told = self.negotiated.contains(Features::MUST_TELL_HOST);
+        let ballooned_bytes = if told && self.balloon_complete {
+            self.balloon.count() * PAGE_SIZE
+        } else {
+            self.config.actual_bytes(ram)
+        };
+        Counters {
+            ballooned_bytes,
+            ..self.counters
+        }
+    }
+
+    /// Makes the next inflate batch panic, to test that a panic costs the device and no more.
+    pub fn inject_panic(&mut self) {
+        self.inject_panic = true;
+    }
+}
+
+/// What is known of a request when all of its payload was added.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestEnd {
+    /// How many descriptors it had.
+    pub descriptors: usize,
+    /// How many of them were of the direction that the queue does not use.
+    pub wrong_way: usize,
+}
+
+/// What is known of a statistics buffer besides its payload.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StatsBuffer {
+    /// Its length in bytes.
+    pub len: usize,
+    /// The driver's byte order.
+    pub order: ByteOrder,
+    /// How many of its descriptors were device-writable.
+    pub wrong_way: usize,
+    /// Whether the device still held another buffer.
+    pub held: bool,
+    /// When it came, in seconds since the epoch.
+    pub now: i64,
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Batches of requests.
+//!
+//! The caller pops requests while `vbr_batch_room` says so, adds each, runs the batch slice by slice
+//! until it is done, and then acknowledges its requests all together.
+
+use super::guard::{VbrDevice, output, slice, with_device};
+use super::status::VbrStatus;
+use crate::batch::MAX_REQUESTS;
+use crate::device::{HostRange, Progress, RequestEnd};
+use crate::features::QueueKind;
+use crate::host::Inhibit;
+use crate::wire::ByteOrder;
+use std::ffi::c_void;
+
+/// The most requests that a batch holds.
+pub const VBR_BATCH_MAX_REQUESTS: usize = 128;
+const _: () = assert!(VBR_BATCH_MAX_REQUESTS == MAX_REQUESTS);
+
+/// A part of the payload of an inflate or deflate request. All parts but the last hold whole PFNs.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VbrPfns {
+    /// The bytes, as the driver wrote them.
+    pub payload: *const u8,
+    /// How many they are; at most what `vbr_batch_room` said.
+    pub len: usize,
+    /// Whether the driver is a legacy one on a big-endian guest.
+    pub big_endian: bool,
+    /// Whether the request ends here. A part may be empty.
+    pub last: bool,
+    /// How many segments the request has; read with the last part only.
+    pub descriptors: usize,
+    /// How many of them are device-writable, which these queues do not use.
+    pub writable: usize,
+}
+
+/// A device-writable segment of a report, as it is mapped in the host.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VbrReported {
+    /// Its address in the host; never followed.
+    pub host: *const c_void,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+pub(super) fn byte_order(big_endian: bool) -> ByteOrder {
+    if big_endian {
+        ByteOrder::Big
+    } else {
+        ByteOrder::Little
+    }
+}
+
+/// How many further bytes of payload the batch takes from `queue`; for reports, any number but 0
+/// means that it takes another one. 0: the batch is full, in work, or another queue's.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `bytes` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_batch_room(
+    device: *const VbrDevice,
+    queue: QueueKind,
+    bytes: *mut usize,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let bytes = unsafe { output(bytes) };
+    with_device(device, |balloon, _| {
+        bytes?.write(balloon.batch_room(queue));
+        Ok(())
+    })
+}
+
+/// Adds a part of a request of the inflate or deflate queue.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `pfns` NULL or valid, with its payload.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_batch_add_pfns(
+    device: *mut VbrDevice,
+    queue: QueueKind,
+    pfns: *const VbrPfns,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or valid by contract.
+    let pfns = unsafe { pfns.as_ref() };
+    let Some(part) = pfns else {
+        return VbrStatus::InvalidArgument;
+    };
+    // SAFETY: valid by contract.
+    let payload = unsafe { slice(part.payload, part.len) };
+    with_device(device, |balloon, _| {
+        let end = part.last.then_some(RequestEnd {
+            descriptors: part.descriptors,
+            wrong_way: part.writable,
+        });
+        balloon.batch_add(queue, payload?, byte_order(part.big_endian), end)
+    })
+}
+
+/// Adds a report: its `count` device-writable segments, and how many `readable` ones it has, which
+/// the queue does not use.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `segments` NULL or valid for `count`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_batch_add_report(
+    device: *mut VbrDevice,
+    segments: *const VbrReported,
+    count: usize,
+    readable: usize,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or valid for `count` by contract.
+    let segments = unsafe { slice(segments, count) };
+    with_device(device, |balloon, _| {
+        let ranges = segments?.iter().map(|segment| HostRange {
+            host: segment.host as usize,
+            bytes: segment.bytes,
+        });
+        let descriptors = count.saturating_add(readable);
+        balloon.batch_add_report(
+            ranges,
+            RequestEnd {
+                descriptors,
+                wrong_way: readable,
+            },
+        )
+    })
+}
+
+/// Works on the batch for one slice. `done` gets false when there is more to do: call again, after
+/// letting the main loop run. Otherwise the batch is empty again, and its requests are to be
+/// acknowledged.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `done` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_batch_run(
+    device: *mut VbrDevice,
+    inhibit: Inhibit,
+    done: *mut bool,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let done = unsafe { output(done) };
+    with_device(device, |balloon, host| {
+        let done = done?;
+        done.write(balloon.batch_run(host, inhibit) == Progress::Done);
+        Ok(())
+    })
+}
+
+/// Forgets the batch: its requests go back to their queue and come again.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_batch_cancel(device: *mut VbrDevice) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    with_device(device, |balloon, _| {
+        balloon.batch_cancel();
+        Ok(())
+    })
+}
+
+/// Gives up what is left of the batch, though its requests will be acknowledged now. Nothing more is
+/// discarded, and no page that the guest got back is taken for one in the balloon.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_batch_abandon(device: *mut VbrDevice) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    with_device(device, |balloon, _| {
+        balloon.batch_abandon();
+        Ok(())
+    })
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Making, resetting and ending a device; features, queues and the map of memory.
+
+use super::guard::{VbrDevice, guard, output, slice, with_device, with_mended_device};
+use super::host_ops::VbrHostOps;
+use super::status::VbrStatus;
+use crate::counters::Counters;
+use crate::device::Options;
+use crate::error::Error;
+use crate::features::{Features, QueueKind, queues};
+use crate::memory::{BlockId, MemoryMap, Section};
+use crate::page::{Gpa, GpaRange};
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+/// The version of this interface: it changes with every incompatible change of the header.
+pub const VBR_ABI_VERSION: u32 = 1;
+
+/// The most queues that a device can have.
+pub const VBR_MAX_QUEUES: usize = 4;
+
+/// What the user of the device chose.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VbrOptions {
+    /// The feature bits to offer; virtio 1.3, 5.5.3. Others are ignored.
+    pub features: u64,
+    /// Whether the configuration space has the size that QEMU 4.0 gave it.
+    pub qemu_4_0_config_size: bool,
+}
+
+impl From<VbrOptions> for Options {
+    fn from(options: VbrOptions) -> Options {
+        Options {
+            features: Features::from_bits_truncate(options.features),
+            qemu_4_0_config_size: options.qemu_4_0_config_size,
+        }
+    }
+}
+
+/// A queue that a device has.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VbrQueueSpec {
+    /// What it is for.
+    pub kind: QueueKind,
+    /// How many descriptors it has.
+    pub size: u16,
+}
+
+/// A contiguous piece of ordinary, writable guest RAM inside one RAM block.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VbrSection {
+    /// The guest physical address of its first byte.
+    pub gpa: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The block that backs it; handed to the callbacks as it is, and never followed.
+    pub block: *mut c_void,
+    /// Where in the block it starts, in bytes.
+    pub offset: u64,
+    /// The size of the block's backing pages in bytes.
+    pub page_size: u64,
+    /// The host's virtual address of its first byte; never followed.
+    pub host: *const c_void,
+    /// Whether to call `populate` when the guest takes pages of it out of the balloon.
+    pub populate: bool,
+}
+
+impl VbrSection {
+    fn to_section(self) -> Result<Section, Error> {
+        let gpa = GpaRange::with_len(Gpa(self.gpa), self.bytes).ok_or(Error::InvalidArgument)?;
+        Ok(Section {
+            gpa,
+            block: BlockId(self.block as usize),
+            offset: self.offset,
+            page_size: self.page_size,
+            host: self.host as usize,
+            populate: self.populate,
+        })
+    }
+}
+
+/// The version of the interface that the library was built with.
+#[unsafe(no_mangle)]
+pub extern "C" fn vbr_abi_version() -> u32 {
+    VBR_ABI_VERSION
+}
+
+/// Makes a device.
+///
+/// # Safety
+///
+/// `options` and `ops` are NULL or valid; `out` is NULL or writable. The callbacks in `ops` can be
+/// called with `ops->opaque` and any block of the map of memory until the device is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_device_new(
+    options: *const VbrOptions,
+    ops: *const VbrHostOps,
+    out: *mut *mut VbrDevice,
+) -> VbrStatus {
+    // SAFETY: NULL or valid by contract.
+    let options = unsafe { options.as_ref() };
+    // SAFETY: NULL or valid by contract.
+    let ops = unsafe { ops.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let out = unsafe { output(out) };
+    guard(|| {
+        let (Some(options), Some(ops), Ok(out)) = (options, ops, out) else {
+            return VbrStatus::InvalidArgument;
+        };
+        let device = Box::new(VbrDevice::new((*options).into(), *ops));
+        out.write(Box::into_raw(device));
+        VbrStatus::Ok
+    })
+}
+
+/// Ends a device. NULL is allowed. A device that is in the middle of a call, which a correct caller
+/// does not do, is left as it is and never freed.
+///
+/// # Safety
+///
+/// `device` is NULL or from `vbr_device_new` and not freed, and not used afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_device_free(device: *mut VbrDevice) {
+    guard(|| {
+        let Some(device) = NonNull::new(device) else {
+            return VbrStatus::Ok;
+        };
+        // SAFETY: a live device by contract.
+        if unsafe { device.as_ref() }.is_busy() {
+            return VbrStatus::Busy;
+        }
+        // SAFETY: from Box::into_raw in vbr_device_new, and freed only once by contract.
+        drop(unsafe { Box::from_raw(device.as_ptr()) });
+        VbrStatus::Ok
+    });
+}
+
+/// A device reset (virtio 1.3, 2.4): negotiation, batch and balloon are forgotten, the host's target
+/// stays. A broken device works again afterwards.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device; `actual_changed` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_device_reset(
+    device: *mut VbrDevice,
+    actual_changed: *mut bool,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let actual_changed = unsafe { output(actual_changed) };
+    with_mended_device(device, |balloon, _| {
+        actual_changed?.write(balloon.reset());
+        Ok(())
+    })
+}
+
+/// The queues of a device with these options, in the order of their numbers: `queues` has room for
+/// `VBR_MAX_QUEUES`, `count` gets how many there are.
+///
+/// # Safety
+///
+/// `options` is NULL or valid, `out` NULL or writable for `VBR_MAX_QUEUES`, `count` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_options_queues(
+    options: *const VbrOptions,
+    out: *mut VbrQueueSpec,
+    count: *mut usize,
+) -> VbrStatus {
+    // SAFETY: NULL or valid by contract.
+    let options = unsafe { options.as_ref() };
+    // SAFETY: NULL or writable for VBR_MAX_QUEUES by contract.
+    let out = unsafe { output(out.cast::<[VbrQueueSpec; VBR_MAX_QUEUES]>()) };
+    // SAFETY: NULL or writable by contract.
+    let count = unsafe { output(count) };
+    guard(|| {
+        let (Some(options), Ok(out), Ok(count)) = (options, out, count) else {
+            return VbrStatus::InvalidArgument;
+        };
+        let none = VbrQueueSpec {
+            kind: QueueKind::Inflate,
+            size: 0,
+        };
+        let out = out.write([none; VBR_MAX_QUEUES]);
+        let queues = queues(Options::from(*options).features);
+        let filled = out.iter_mut().zip(queues).map(|(place, queue)| {
+            *place = VbrQueueSpec {
+                kind: queue.kind,
+                size: queue.size,
+            };
+        });
+        count.write(filled.count());
+        VbrStatus::Ok
+    })
+}
+
+/// Takes over the features that the driver accepted; `legacy` is a driver that did not accept
+/// VERSION_1.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_device_set_features(
+    device: *mut VbrDevice,
+    features: u64,
+    legacy: bool,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    with_device(device, |balloon, _| {
+        balloon.set_features(Features::from_bits_truncate(features), legacy);
+        Ok(())
+    })
+}
+
+/// Takes over the map of guest memory: all `count` sections of it, in any order.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `sections` NULL or valid for `count`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_device_set_memory(
+    device: *mut VbrDevice,
+    sections: *const VbrSection,
+    count: usize,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or valid for `count` by contract.
+    let sections = unsafe { slice(sections, count) };
+    with_device(device, |balloon, _| {
+        let sections = sections?.iter().map(|section| section.to_section());
+        balloon.set_memory(MemoryMap::new(sections.collect::<Result<Vec<_>, _>>()?)?);
+        Ok(())
+    })
+}
+
+/// What the device did, for a guest with `ram` bytes of memory.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `out` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_device_counters(
+    device: *const VbrDevice,
+    ram: u64,
+    out: *mut Counters,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let out = unsafe { output(out) };
+    with_device(device, |balloon, _| {
+        out?.write(balloon.counters(ram));
+        Ok(())
+    })
+}
+
+/// Makes the next inflate batch panic, to test that a panic costs the device and no more.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_device_inject_panic(device: *mut VbrDevice) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    with_device(device, |balloon, _| {
+        balloon.inject_panic();
+        Ok(())
+    })
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The C ABI, and the only place where `unsafe` compiles.
+//!
+//! Conventions, for all functions:
+//!
+//! - A function returns a [`status::VbrStatus`]; its outputs are written only when that is `OK`.
+//! - A NULL pointer where one is needed is answered with `INVALID_ARGUMENT`, never followed.
+//! - A panic inside ends at the boundary: the call returns `BROKEN`, and so does every later call on
+//!   that device until `vbr_device_reset` makes it anew or `vbr_device_free` ends it.
+//! - A callback that calls back into its device gets `BUSY`. So does a second thread.
+
+pub mod batch;
+pub mod config;
+pub mod device;
+pub mod guard;
+pub mod host_ops;
+pub mod log;
+pub mod state;
+pub mod stats;
+pub mod status;

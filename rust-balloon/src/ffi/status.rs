@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What a call came to.
+
+use crate::error::Error;
+use std::ffi::{CStr, c_char};
+
+/// What a call came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum VbrStatus {
+    /// It did what it says.
+    Ok = 0,
+    /// An argument that no correct caller passes; nothing has changed.
+    InvalidArgument = 1,
+    /// The device is in the middle of another call; nothing has changed.
+    Busy = 2,
+    /// The library has a bug that this call, or one before it, ran into. The device answers
+    /// nothing else until it is reset.
+    Broken = 3,
+    /// Another queue's batch, or this one's, is in work; nothing has changed.
+    BatchInWork = 4,
+    /// The stream's balloon target is larger than the machine's memory can ever be.
+    StateTarget = 5,
+    /// The stream's statistics are not valid.
+    StateStats = 6,
+}
+
+impl From<Error> for VbrStatus {
+    fn from(error: Error) -> VbrStatus {
+        match error {
+            Error::InvalidArgument => VbrStatus::InvalidArgument,
+            Error::BatchInWork => VbrStatus::BatchInWork,
+            Error::StateTarget => VbrStatus::StateTarget,
+            Error::StateStats => VbrStatus::StateStats,
+        }
+    }
+}
+
+/// A sentence for people, without a full stop; static, never NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn vbr_status_str(status: VbrStatus) -> *const c_char {
+    let text: &CStr = match status {
+        VbrStatus::Ok => c"no error",
+        VbrStatus::InvalidArgument => c"an invalid argument was passed to the balloon",
+        VbrStatus::Busy => c"the balloon is in the middle of another call",
+        VbrStatus::Broken => {
+            c"the balloon ran into a bug of its own and is broken until it is reset"
+        }
+        VbrStatus::BatchInWork => c"a batch of requests is in work",
+        VbrStatus::StateTarget => {
+            c"the balloon target in the stream is larger than this machine's memory can be"
+        }
+        VbrStatus::StateStats => c"the balloon statistics in the stream are not valid",
+    };
+    text.as_ptr()
+}

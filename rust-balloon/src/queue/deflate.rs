@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The deflate queue: the guest takes pages back.
+
+use super::Work;
+use crate::host::Inhibit;
+use crate::memory::Piece;
+use crate::page::{Gpa, GpaRange};
+
+/// Does the front of `range` and returns the address up to which it is done.
+///
+/// A discarded page comes back by itself when the guest touches it, so there is nothing to do but
+/// to forget that it was in the balloon, before the guest is told that it may use it.
+pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
+    work.budget.spend_step();
+    let piece = work.memory.front(range);
+    let part = match piece {
+        Piece::NotRam(part) => {
+            work.counters.ignored_bad_pfns += part.pages();
+            part
+        }
+        Piece::Ram(part, section) => {
+            let part = work.take_front(&section, part);
+            work.counters.deflated_bytes += part.bytes();
+            if section.populate && work.inhibit == Inhibit::No {
+                work.budget.spend_call(0, section.page_size);
+                work.host.populate(section.block_range(part));
+            }
+            part
+        }
+    };
+    if let Some(balloon) = &mut work.balloon {
+        let (first, end) = part.page_indices();
+        balloon.clear(first..end);
+    }
+    part.end()
+}
