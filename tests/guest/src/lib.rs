@@ -1,1 +1,34 @@
-//! Guests.
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Real Linux guests for tests and for the demonstration.
+//!
+//! - [`image`] builds the kernel and initramfs of a guest
+//! - [`vm`] runs a guest in QEMU as [`config`] says, [`accel`] with which accelerator
+//! - [`qmp`] is QEMU's monitor, [`agent`] the program inside the guest,
+//!   [`lines`] the sockets both speak over
+//! - [`balloon`] is what a user does with a balloon, [`migrate`] moves guests
+//! - [`resident`] says how much host memory a guest uses, [`hugepages`] reserves huge pages
+//! - [`testing`] is what the integration tests share
+//! - [`demo`] shows the device at work, [`plot`] draws it
+
+#![forbid(unsafe_code)]
+
+pub mod accel;
+pub mod agent;
+pub mod balloon;
+pub mod config;
+pub mod demo;
+pub mod error;
+pub mod hugepages;
+pub mod image;
+pub mod lines;
+pub mod migrate;
+pub mod plot;
+pub mod qmp;
+pub mod resident;
+pub mod testing;
+pub mod vm;
+
+pub use error::{Error, Result};
+
+/// Bytes in a MiB.
+pub const MIB: u64 = 1 << 20;

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The accelerator for Linux guests: KVM where a Linux guest really boots under
+//! it, else emulation. A nested KVM may be there and still hang every guest.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::VmConfig;
+use crate::image::GuestImage;
+use crate::vm::Vm;
+
+/// A guest is up under KVM within two seconds, or never.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How QEMU runs a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// By emulation.
+    Tcg,
+    /// On the processor.
+    Kvm,
+}
+
+impl Accel {
+    /// The name that QEMU's `-accel` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Accel::Tcg => "tcg",
+            Accel::Kvm => "kvm",
+        }
+    }
+}
+
+/// The accelerator for `image` in `qemu`: what `VBR_ACCEL` says, or what a probe
+/// found. The answer is noted beside the image until this machine restarts.
+pub fn choose(qemu: &Path, image: &GuestImage) -> Accel {
+    match std::env::var("VBR_ACCEL").as_deref() {
+        Ok("kvm") => return Accel::Kvm,
+        Ok("tcg") => return Accel::Tcg,
+        _ => {}
+    }
+    if fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_err()
+    {
+        return Accel::Tcg;
+    }
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let note = image.dir.join("accel");
+    let known = fs::read_to_string(&note).unwrap_or_default();
+    if let Some(name) = known.strip_prefix(&boot) {
+        return if name == "kvm" {
+            Accel::Kvm
+        } else {
+            Accel::Tcg
+        };
+    }
+    let found = probe(qemu, image);
+    // Without the note the next run probes again, nothing worse.
+    let _ = fs::write(note, format!("{boot}{}", found.name()));
+    found
+}
+
+fn probe(qemu: &Path, image: &GuestImage) -> Accel {
+    let config = VmConfig {
+        memory_mib: 256,
+        device: None,
+        boot_limit: PROBE_LIMIT,
+        accel: Some(Accel::Kvm),
+        ..VmConfig::new(qemu, image)
+    };
+    match Vm::start(&config) {
+        Ok(_) => Accel::Kvm,
+        Err(_) => Accel::Tcg,
+    }
+}
