@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Building a patched QEMU.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{Error, Result};
+use crate::git::Git;
+use crate::patches;
+use crate::paths::Paths;
+use crate::run::Step;
+use crate::series::{self, Series};
+use crate::setup;
+use crate::source;
+use crate::stamp;
+
+/// The target that is built unless another is asked for.
+pub(crate) const TARGET: &str = "x86_64-softmmu";
+
+/// Where QEMU finds firmware at run time, as Debian's tarball has none.
+const FIRMWARE: &str = "/usr/share/qemu:/usr/share/seabios:/usr/lib/ipxe/qemu";
+
+/// What to build.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// The series, or the newest that can be had.
+    pub(crate) series: Option<String>,
+    /// QEMU's targets; none means the default one.
+    pub(crate) targets: Vec<String>,
+    /// A directory with QEMU's sources.
+    pub(crate) qemu_src: Option<PathBuf>,
+    /// More arguments for QEMU's configure.
+    pub(crate) configure_args: Vec<String>,
+    /// The name of the build directory after `build`; none for the default build.
+    pub(crate) variant: Option<String>,
+}
+
+/// A build that is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Build {
+    /// The series it is of.
+    pub(crate) series: &'static Series,
+    /// Its directory.
+    pub(crate) dir: PathBuf,
+    /// The first of its targets.
+    pub(crate) target: String,
+}
+
+impl Build {
+    /// The system emulator.
+    pub(crate) fn binary(&self) -> PathBuf {
+        let machine = self.target.trim_end_matches("-softmmu");
+        self.dir.join(format!("qemu-system-{machine}"))
+    }
+}
+
+/// Fetches, patches, configures and builds.
+///
+/// # Errors
+/// When any of it fails; each step that was done stays done.
+pub(crate) fn build(paths: &Paths, wanted: &Wanted) -> Result<Build> {
+    let _lock = stamp::lock(&paths.target().join("qemu"))?;
+    let build = configure(paths, wanted)?;
+    ninja(paths, &build, &[])?;
+    Ok(build)
+}
+
+/// The same for only some of ninja's goals.
+pub(crate) fn build_goals(paths: &Paths, wanted: &Wanted, goals: &[&str]) -> Result<Build> {
+    let _lock = stamp::lock(&paths.target().join("qemu"))?;
+    let build = configure(paths, wanted)?;
+    ninja(paths, &build, goals)?;
+    Ok(build)
+}
+
+fn configure(paths: &Paths, wanted: &Wanted) -> Result<Build> {
+    setup::packages(paths, &[setup::QEMU, setup::GUEST])?;
+    let (series, git) = sources(paths, wanted)?;
+    let python = setup::python(paths)?;
+    let target = wanted
+        .targets
+        .first()
+        .map_or(TARGET, String::as_str)
+        .to_owned();
+    let dir = paths.series(series.name).join(dir_name(wanted));
+    let build = Build {
+        series,
+        dir,
+        target,
+    };
+    let args = configure_args(&git, &python, wanted);
+    let stamp = build.dir.join(".configured");
+    let inputs = args.join("\n");
+    if stamp::is_done(&stamp, &inputs) && build.dir.join("build.ninja").exists() {
+        return Ok(build);
+    }
+    stamp::forget(&stamp)?;
+    stamp::make_dir(&build.dir)?;
+    Step {
+        name: &format!("configure QEMU {} ({})", series.name, label(wanted)),
+        log: paths.log(&format!("configure-{}-{}", series.name, dir_name(wanted))),
+        todo: "see what is missing above; its own log is config.log in the build directory",
+    }
+    .run(
+        Command::new(git.dir().join("configure"))
+            .args(&args)
+            .current_dir(&build.dir),
+    )?;
+    stamp::done(&stamp, &inputs)?;
+    Ok(build)
+}
+
+/// The patched sources of the wanted series.
+fn sources(paths: &Paths, wanted: &Wanted) -> Result<(&'static Series, Git)> {
+    let given = wanted.qemu_src.as_deref();
+    let named = match (&wanted.series, given) {
+        (Some(name), None) => Some(name.clone()),
+        (name, Some(dir)) => Some(series_of(dir, name.as_deref())?),
+        (None, None) => None,
+    };
+    if let Some(name) = named {
+        return one_series(paths, Series::named(&name)?, given);
+    }
+    let mut last = Error::new("qemu-patches holds no series", "check the source tree");
+    for series in Series::newest_first(paths) {
+        match one_series(paths, series, None) {
+            Ok(found) => return Ok(found),
+            // Only sources that cannot be had are a reason to take an older series.
+            Err(error) if paths.qemu_src(series.name).exists() => return Err(error),
+            Err(error) => {
+                println!("  QEMU {} cannot be had: {error}", series.name);
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+fn one_series(
+    paths: &Paths,
+    series: &'static Series,
+    given: Option<&Path>,
+) -> Result<(&'static Series, Git)> {
+    let dir = paths.series(series.name);
+    if !paths.qemu_src(series.name).exists() {
+        setup::room(&dir)?;
+    }
+    let git = source::prepare(paths, series, given)?;
+    patches::apply(paths, series, &git)?;
+    Ok((series, git))
+}
+
+fn series_of(dir: &Path, asked: Option<&str>) -> Result<String> {
+    let version = source::version_of(dir)?;
+    let series = series::of_version(&version).unwrap_or_default();
+    match asked {
+        Some(asked) if asked != series => Err(Error::new(
+            format!("{} is QEMU {version}, not of series {asked}", dir.display()),
+            "leave --series out, or give other sources",
+        )),
+        _ => Ok(series),
+    }
+}
+
+/// Runs ninja for these goals; none means everything.
+fn ninja(paths: &Paths, build: &Build, goals: &[&str]) -> Result<()> {
+    let name = build
+        .dir
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    Step {
+        name: &format!("build QEMU {} ({name})", build.series.name),
+        log: paths.log(&format!("ninja-{}-{name}", build.series.name)),
+        todo: "see the compiler's message above; after an edit run the same command again",
+    }
+    .run(Command::new("ninja").arg("-C").arg(&build.dir).args(goals))
+}
+
+fn label(wanted: &Wanted) -> String {
+    match &wanted.variant {
+        Some(variant) => variant.clone(),
+        None if wanted.targets.is_empty() => TARGET.to_owned(),
+        None => wanted.targets.join(","),
+    }
+}
+
+/// `build` for the default; others have a directory of their own, so that none undoes another.
+fn dir_name(wanted: &Wanted) -> String {
+    let short: Vec<&str> = wanted
+        .targets
+        .iter()
+        .map(|target| target.trim_end_matches("-softmmu"))
+        .collect();
+    match &wanted.variant {
+        Some(variant) => format!("build-{variant}"),
+        None if short.is_empty() || short == ["x86_64"] => "build".to_owned(),
+        None => format!("build-{}", short.join("-")),
+    }
+}
+
+fn configure_args(git: &Git, python: &Path, wanted: &Wanted) -> Vec<String> {
+    let targets = if wanted.targets.is_empty() {
+        TARGET.to_owned()
+    } else {
+        wanted.targets.join(",")
+    };
+    let mut args = vec![
+        format!("--target-list={targets}"),
+        format!("--python={}", python.display()),
+        format!("--firmwarepath={FIRMWARE}"),
+        "--without-default-features".into(),
+        "--disable-install-blobs".into(),
+        "--enable-system".into(),
+        "--enable-tcg".into(),
+        "--enable-kvm".into(),
+        "--enable-fdt=system".into(),
+        "--enable-trace-backends=log".into(),
+    ];
+    // A tree without downloaded subprojects is left to fetch them itself.
+    if git.dir().join("subprojects/keycodemapdb/README").exists() {
+        args.push("--disable-download".into());
+    }
+    // Sources without the series (while it is being written) do not know the option.
+    let options = fs::read_to_string(git.dir().join("meson_options.txt")).unwrap_or_default();
+    if options.contains("'virtio_balloon_rs'") {
+        args.push("--enable-virtio-balloon-rs".into());
+    }
+    args.extend(wanted.configure_args.iter().cloned());
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_build_has_its_directory() {
+        let wanted = |targets: &[&str], variant: Option<&str>| Wanted {
+            targets: targets.iter().map(|&target| target.to_owned()).collect(),
+            variant: variant.map(str::to_owned),
+            ..Wanted::default()
+        };
+        assert_eq!(dir_name(&wanted(&[], None)), "build");
+        assert_eq!(dir_name(&wanted(&["x86_64-softmmu"], None)), "build");
+        assert_eq!(dir_name(&wanted(&["s390x-softmmu"], None)), "build-s390x");
+        assert_eq!(dir_name(&wanted(&[], Some("asan"))), "build-asan");
+    }
+}
