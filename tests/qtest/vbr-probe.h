@@ -1,0 +1,48 @@
+/*
+ * What a virtio-balloon-rs device did, as seen from outside the guest
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef VBR_PROBE_H
+#define VBR_PROBE_H
+
+#include "vbr-driver.h"
+
+/* A read-only QOM counter of the device. */
+uint64_t vbr_counter(VbrDev *d, const char *name);
+char *vbr_string(VbrDev *d, const char *name);
+
+#define vbr_assert_counter(d, name, value) \
+    g_assert_cmpuint(vbr_counter(d, name), ==, value)
+
+/* One value of guest-stats; UINT64_MAX is "not reported". */
+uint64_t vbr_stat(VbrDev *d, const char *name);
+int64_t vbr_stats_age(VbrDev *d);
+unsigned int vbr_stats_count(VbrDev *d);
+void vbr_poll_stats(VbrDev *d, int64_t secs);
+
+/* What query-balloon says. */
+int64_t vbr_query_balloon(QTestState *qts);
+void vbr_set_balloon(QTestState *qts, uint64_t size);
+/* The error text of a command that has to fail. */
+char *vbr_qmp_error(QDict *rsp);
+
+/* Did the device give up: virtio_error() was called on it? */
+bool vbr_is_broken(VbrDev *d);
+
+/*
+ * How many pages of a range of guest memory have host memory behind them.
+ * Reading guest memory populates it, so this comes before the content.
+ */
+size_t vbr_resident(VbrDev *d, uint64_t addr, size_t pages);
+
+void vbr_fill(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);
+void vbr_assert_filled(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);
+
+/* Not resident, and zero when read. */
+void vbr_assert_gone(VbrDev *d, uint64_t addr, size_t pages);
+/* Resident, and the content as it was. */
+void vbr_assert_kept(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);
+
+#endif

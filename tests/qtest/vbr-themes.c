@@ -1,0 +1,19 @@
+/*
+ * virtio-balloon-rs: the tables of cases by name
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "vbr-cases.h"
+
+const VbrTheme vbr_themes[] = {
+    { "inflate", vbr_inflate_cases },
+    { "input", vbr_input_cases },
+    { "batch", vbr_batch_cases },
+    { "stats", vbr_stats_cases },
+    { "config", vbr_config_cases },
+    { "report", vbr_report_cases },
+    { "reset", vbr_reset_cases },
+    { }
+};
