@@ -2,10 +2,16 @@
 
 //! `cargo xtask`: the one door to building, testing and showing the device.
 
+#![forbid(unsafe_code)]
+
 mod apt;
+mod check;
+mod demo;
 mod error;
 mod fetch;
 mod git;
+mod header;
+mod house;
 mod patches;
 mod paths;
 mod progress;
@@ -15,6 +21,8 @@ mod series;
 mod setup;
 mod source;
 mod stamp;
+mod steps;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +31,9 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::Result;
+use crate::git::Git;
 use crate::paths::Paths;
+use crate::series::Series;
 
 /// Builds, tests and shows the device.
 #[derive(Parser)]
@@ -37,6 +47,57 @@ struct Cli {
 enum Door {
     /// Fetch, patch and build QEMU into target/qemu/<series>/{src,build}
     Qemu(QemuArgs),
+    /// Show a Linux guest giving memory back to the host
+    Demo(DemoArgs),
+    /// Run all tests; the last line is `N passed, N failed`
+    Test(TestArgs),
+    /// Look after the patch series in qemu-patches
+    #[command(subcommand)]
+    Patches(Patches),
+    /// Write the C header anew from the crate
+    Header,
+}
+
+#[derive(Subcommand)]
+enum Patches {
+    /// Check form, size and style of the patches, and that they apply
+    Check {
+        /// Only this series [default: all]
+        #[arg(long)]
+        series: Option<String>,
+        /// Also build QEMU after each patch
+        #[arg(long)]
+        build: bool,
+    },
+    /// Write the series from the commits in target/qemu/<series>/src
+    Refresh {
+        /// Only this series [default: all whose sources are there]
+        #[arg(long)]
+        series: Option<String>,
+    },
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Draw resident size and guest memory over time
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// QEMU series [default: the newest that can be had]
+    #[arg(long)]
+    series: Option<String>,
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Only what takes no QEMU
+    #[arg(long, conflicts_with = "all")]
+    quick: bool,
+    /// Also other targets, QEMU's own Rust, sanitizers, and every series in full
+    #[arg(long)]
+    all: bool,
+    /// QEMU series whose guests are run [default: the newest that can be had]
+    #[arg(long)]
+    series: Option<String>,
 }
 
 #[derive(Args)]
@@ -70,7 +131,44 @@ fn enter(door: Door) -> Result<()> {
     let paths = Paths::new();
     match door {
         Door::Qemu(args) => build_qemu(&paths, args),
+        Door::Demo(args) => demo::run(&paths, args.series, args.plot.as_deref()),
+        Door::Test(TestArgs { quick, all, series }) => {
+            test::run(&paths, &test::Options { quick, all, series })
+        }
+        Door::Patches(Patches::Check { series, build }) => check_patches(&paths, series, build),
+        Door::Patches(Patches::Refresh { series }) => refresh_patches(&paths, series),
+        Door::Header => header::write(&paths),
     }
+}
+
+/// The one series that was asked for, or all.
+fn asked(paths: &Paths, series: Option<String>) -> Result<Vec<&'static Series>> {
+    match series {
+        Some(name) => Ok(vec![Series::named(&name)?]),
+        None => Ok(Series::newest_first(paths)),
+    }
+}
+
+fn check_patches(paths: &Paths, series: Option<String>, build: bool) -> Result<()> {
+    for series in asked(paths, series)? {
+        let git = qemu::sources_of(paths, series)?;
+        check::check(paths, series, &git)?;
+        if build {
+            steps::build_each(paths, series, &git)?;
+        }
+    }
+    Ok(())
+}
+
+fn refresh_patches(paths: &Paths, series: Option<String>) -> Result<()> {
+    let all = series.is_none();
+    for series in asked(paths, series)? {
+        let git = Git::new(&paths.qemu_src(series.name));
+        if !all || git.dir().exists() {
+            patches::refresh(paths, series, &git)?;
+        }
+    }
+    Ok(())
 }
 
 fn build_qemu(paths: &Paths, args: QemuArgs) -> Result<()> {

@@ -2,7 +2,7 @@
 
 //! Building a patched QEMU.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::git::Git;
 use crate::patches;
 use crate::paths::Paths;
-use crate::run::Step;
+use crate::run::{Step, output};
 use crate::series::{self, Series};
 use crate::setup;
 use crate::source;
@@ -49,36 +49,105 @@ pub(crate) struct Build {
 }
 
 impl Build {
+    /// The last part of its directory.
+    pub(crate) fn name(&self) -> String {
+        self.dir
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    }
+
     /// The system emulator.
     pub(crate) fn binary(&self) -> PathBuf {
-        let machine = self.target.trim_end_matches("-softmmu");
-        self.dir.join(format!("qemu-system-{machine}"))
+        self.dir.join(emulator(&self.target))
     }
 }
 
-/// Fetches, patches, configures and builds.
+/// Fetches, patches, configures and builds the emulators.
 ///
 /// # Errors
 /// When any of it fails; each step that was done stays done.
 pub(crate) fn build(paths: &Paths, wanted: &Wanted) -> Result<Build> {
-    let _lock = stamp::lock(&paths.target().join("qemu"))?;
+    let _lock = lock(paths)?;
     let build = configure(paths, wanted)?;
-    ninja(paths, &build, &[])?;
+    let targets = if wanted.targets.is_empty() {
+        &[TARGET.to_owned()][..]
+    } else {
+        &wanted.targets
+    };
+    let emulators: Vec<String> = targets.iter().map(|target| emulator(target)).collect();
+    // QEMU's hundreds of unit tests are no use here.
+    ninja(paths, &build, &emulators)?;
     Ok(build)
 }
 
-/// The same for only some of ninja's goals.
-pub(crate) fn build_goals(paths: &Paths, wanted: &Wanted, goals: &[&str]) -> Result<Build> {
-    let _lock = stamp::lock(&paths.target().join("qemu"))?;
+/// The same for those of ninja's goals that are wanted; gives their number, too.
+pub(crate) fn build_where(
+    paths: &Paths,
+    wanted: &Wanted,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<(Build, usize)> {
+    let _lock = lock(paths)?;
     let build = configure(paths, wanted)?;
-    ninja(paths, &build, goals)?;
-    Ok(build)
+    // Brings the list of goals up to date with meson's files first.
+    ninja(paths, &build, &["build.ninja".to_owned()])?;
+    let mut list = Command::new("ninja");
+    let list = output(
+        list.arg("-C")
+            .arg(&build.dir)
+            .args(["-t", "targets", "all"]),
+    )?;
+    let names = list
+        .lines()
+        .filter_map(|line| Some(line.split_once(": ")?.0));
+    let goals: Vec<String> = names
+        .filter(|name| is_wanted(name))
+        .map(str::to_owned)
+        .collect();
+    if !goals.is_empty() {
+        ninja(paths, &build, &goals)?;
+    }
+    Ok((build, goals.len()))
+}
+
+/// The patched sources of a series, without a build.
+pub(crate) fn sources_of(paths: &Paths, series: &'static Series) -> Result<Git> {
+    let _lock = lock(paths)?;
+    setup::packages(paths, &[setup::BASE, setup::QEMU])?;
+    Ok(one_series(paths, series, None)?.1)
+}
+
+/// Keeps a second command of this program from working on the same files.
+fn lock(paths: &Paths) -> Result<File> {
+    stamp::lock(&paths.target().join("qemu"))
+}
+
+/// The name of a target's emulator, a goal of ninja.
+fn emulator(target: &str) -> String {
+    format!("qemu-system-{}", target.trim_end_matches("-softmmu"))
+}
+
+/// Builds the default target of sources that lie elsewhere than those of the series.
+pub(crate) fn build_in(
+    paths: &Paths,
+    series: &'static Series,
+    git: &Git,
+    dir: &Path,
+) -> Result<()> {
+    let _lock = lock(paths)?;
+    let build = Build {
+        series,
+        dir: dir.to_path_buf(),
+        target: TARGET.to_owned(),
+    };
+    configure_in(paths, &build, git, &Wanted::default())?;
+    ninja(paths, &build, &[emulator(TARGET)])
 }
 
 fn configure(paths: &Paths, wanted: &Wanted) -> Result<Build> {
-    setup::packages(paths, &[setup::QEMU, setup::GUEST])?;
+    setup::packages(paths, &[setup::BASE, setup::QEMU, setup::GUEST])?;
     let (series, git) = sources(paths, wanted)?;
-    let python = setup::python(paths)?;
     let target = wanted
         .targets
         .first()
@@ -90,17 +159,23 @@ fn configure(paths: &Paths, wanted: &Wanted) -> Result<Build> {
         dir,
         target,
     };
-    let args = configure_args(&git, &python, wanted);
+    configure_in(paths, &build, &git, wanted)?;
+    Ok(build)
+}
+
+fn configure_in(paths: &Paths, build: &Build, git: &Git, wanted: &Wanted) -> Result<()> {
+    let python = setup::python(paths)?;
+    let args = configure_args(git, &python, wanted);
     let stamp = build.dir.join(".configured");
     let inputs = args.join("\n");
     if stamp::is_done(&stamp, &inputs) && build.dir.join("build.ninja").exists() {
-        return Ok(build);
+        return Ok(());
     }
     stamp::forget(&stamp)?;
     stamp::make_dir(&build.dir)?;
     Step {
-        name: &format!("configure QEMU {} ({})", series.name, label(wanted)),
-        log: paths.log(&format!("configure-{}-{}", series.name, dir_name(wanted))),
+        name: &format!("configure QEMU {} ({})", build.series.name, build.name()),
+        log: paths.log(&format!("configure-{}-{}", build.series.name, build.name())),
         todo: "see what is missing above; its own log is config.log in the build directory",
     }
     .run(
@@ -108,8 +183,7 @@ fn configure(paths: &Paths, wanted: &Wanted) -> Result<Build> {
             .args(&args)
             .current_dir(&build.dir),
     )?;
-    stamp::done(&stamp, &inputs)?;
-    Ok(build)
+    stamp::done(&stamp, &inputs)
 }
 
 /// The patched sources of the wanted series.
@@ -164,8 +238,8 @@ fn series_of(dir: &Path, asked: Option<&str>) -> Result<String> {
     }
 }
 
-/// Runs ninja for these goals; none means everything.
-fn ninja(paths: &Paths, build: &Build, goals: &[&str]) -> Result<()> {
+/// Runs ninja for these goals.
+fn ninja(paths: &Paths, build: &Build, goals: &[String]) -> Result<()> {
     let name = build
         .dir
         .file_name()
@@ -178,14 +252,6 @@ fn ninja(paths: &Paths, build: &Build, goals: &[&str]) -> Result<()> {
         todo: "see the compiler's message above; after an edit run the same command again",
     }
     .run(Command::new("ninja").arg("-C").arg(&build.dir).args(goals))
-}
-
-fn label(wanted: &Wanted) -> String {
-    match &wanted.variant {
-        Some(variant) => variant.clone(),
-        None if wanted.targets.is_empty() => TARGET.to_owned(),
-        None => wanted.targets.join(","),
-    }
 }
 
 /// `build` for the default; others have a directory of their own, so that none undoes another.

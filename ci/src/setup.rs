@@ -10,18 +10,16 @@ use crate::paths::Paths;
 use crate::run::{Step, output, succeeds};
 use crate::stamp;
 
-/// Debian packages that building QEMU takes.
+/// Debian packages that the Rust and C parts of the project take.
+pub(crate) const BASE: &[&str] = &["ca-certificates", "gcc", "git", "libc6-dev"];
+/// Debian packages that building QEMU takes on top.
 pub(crate) const QEMU: &[&str] = &[
     "bison",
     "bzip2",
-    "ca-certificates",
     "curl",
     "diffutils",
     "dpkg-dev",
     "flex",
-    "gcc",
-    "git",
-    "libc6-dev",
     "libfdt-dev",
     "libglib2.0-dev",
     "make",
@@ -119,8 +117,7 @@ fn not_installed<'a>(installed: &str, names: &[&'a str]) -> Vec<&'a str> {
             .lines()
             .any(|line| line == format!("{name} installed"))
     };
-    let mut missing: Vec<&str> = names.iter().copied().filter(|name| !has(name)).collect();
-    missing.dedup();
+    let missing: Vec<&str> = names.iter().copied().filter(|name| !has(name)).collect();
     missing
 }
 

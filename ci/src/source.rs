@@ -248,7 +248,7 @@ fn remove_builds(dir: &Path) -> Result<()> {
 }
 
 /// Links the glue to its place, hidden from git as it is not part of the patches.
-fn link_glue(paths: &Paths, git: &Git) -> Result<()> {
+pub(crate) fn link_glue(paths: &Paths, git: &Git) -> Result<()> {
     let link = git.dir().join(LINK);
     if fs::read_link(&link).is_ok_and(|to| to == paths.glue()) {
         return Ok(());
@@ -256,7 +256,8 @@ fn link_glue(paths: &Paths, git: &Git) -> Result<()> {
     if link.is_symlink() {
         fs::remove_file(&link).at("remove", &link)?;
     }
-    let exclude = git.own("info/exclude");
+    let exclude = PathBuf::from(git.read(&["rev-parse", "--git-path", "info/exclude"])?);
+    let exclude = git.dir().join(exclude);
     stamp::write_whole(&exclude, &format!("/{LINK}\n"))?;
     std::os::unix::fs::symlink(paths.glue(), &link).at("link", &link)
 }

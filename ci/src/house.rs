@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! House rules that a compiler does not know.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::error::{Error, Result};
+use crate::git::Git;
+use crate::paths::Paths;
+use crate::run::output;
+
+/// The crate with the device's logic.
+const CRATE: &str = "rust-balloon/src/";
+/// The only place in it where unsafe code belongs.
+const UNSAFE_ROOM: &str = "rust-balloon/src/ffi/";
+/// A file that is longer does more than one thing.
+const LONGEST: usize = 500;
+/// Words by which unsafe code, raw pointers and the C library are known.
+const UNSAFE_WORDS: &[&str] = &[
+    "unsafe {",
+    "unsafe fn",
+    "unsafe impl",
+    "unsafe extern",
+    "*const ",
+    "*mut ",
+    "libc::",
+];
+
+/// Checks all tracked files.
+///
+/// # Errors
+/// With the number of findings, which are printed.
+pub(crate) fn check(paths: &Paths) -> Result<()> {
+    let git = Git::new(paths.top());
+    let files = git.read(&["ls-files"])?;
+    let private = private_words(paths);
+    let order = order_of_modules(paths);
+    let mut findings = Vec::new();
+    for name in files.lines() {
+        // A file that was removed and not yet committed, or that is not text, has no rules.
+        let Ok(text) = fs::read_to_string(paths.top().join(name)) else {
+            continue;
+        };
+        let found = [
+            unsafe_room(name, &text),
+            imports(name, &text, &order),
+            words(&text, &private),
+            form(name, &text),
+        ];
+        findings.extend(
+            found
+                .into_iter()
+                .flatten()
+                .map(|what| format!("{name}: {what}")),
+        );
+    }
+    if findings.is_empty() {
+        return Ok(());
+    }
+    findings.iter().for_each(|finding| println!("  {finding}"));
+    Err(Error::new(
+        format!("{} house rules are broken", findings.len()),
+        "correct the above",
+    ))
+}
+
+/// Lines of a Rust file before its tests, without comments, each with its number.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text
+        .lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line));
+    let lines = lines.take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+    lines.map(|(number, line)| (number, line.split("//").next().unwrap_or("")))
+}
+
+fn unsafe_room(name: &str, text: &str) -> Vec<String> {
+    if !name.starts_with(CRATE) || name.starts_with(UNSAFE_ROOM) {
+        return Vec::new();
+    }
+    let breaks = |line: &str| UNSAFE_WORDS.iter().find(|word| line.contains(**word));
+    code(text)
+        .filter_map(|(number, line)| Some((number, breaks(line)?)))
+        .map(|(number, word)| format!("line {number}: `{}` belongs to ffi", word.trim()))
+        .collect()
+}
+
+/// The modules of the crate from the bottom up, as the map in its lib.rs lists them.
+fn order_of_modules(paths: &Paths) -> Vec<String> {
+    let text = fs::read_to_string(paths.top().join(CRATE).join("lib.rs")).unwrap_or_default();
+    let name = |line: &str| Some(line.strip_prefix("//! - [`")?.split_once('`')?.0.to_owned());
+    text.lines().filter_map(name).collect()
+}
+
+/// A module uses only those above it in the map; a queue never uses another queue.
+fn imports(name: &str, text: &str, order: &[String]) -> Vec<String> {
+    let Some(path) = name.strip_prefix(CRATE) else {
+        return Vec::new();
+    };
+    let own = path.split(['/', '.']).next().unwrap_or_default();
+    if own == "lib" {
+        return Vec::new();
+    }
+    let place = |module: &str| order.iter().position(|listed| listed == module);
+    let Some(here) = place(own) else {
+        return vec![format!("module {own} is not in the map of lib.rs")];
+    };
+    let mut found = Vec::new();
+    for (number, line) in code(text) {
+        for part in line.split("crate::").skip(1) {
+            for module in imported(part) {
+                if place(module).is_some_and(|there| there > here) {
+                    found.push(format!("line {number}: {own} must not use {module}"));
+                }
+            }
+        }
+        if let Some(other) = other_queue(path, line) {
+            found.push(format!(
+                "line {number}: a queue must not use another ({other})"
+            ));
+        }
+    }
+    found
+}
+
+/// The modules in what follows `crate::`: `a::b`, or `{a, b::c}` on one line.
+fn imported(part: &str) -> Vec<&str> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let head = |text: &'_ str| {
+        text.trim_start()
+            .find(|c| !is_name(c))
+            .unwrap_or(text.trim().len())
+    };
+    match part.strip_prefix('{') {
+        Some(list) => list
+            .split(',')
+            .map(|item| &item.trim_start()[..head(item)])
+            .filter(|module| !module.is_empty())
+            .collect(),
+        None => vec![&part[..head(part)]],
+    }
+}
+
+fn other_queue<'a>(path: &str, line: &'a str) -> Option<&'a str> {
+    const QUEUES: [&str; 5] = ["inflate", "deflate", "stats", "hint", "report"];
+    let own = path.strip_prefix("queue/")?.strip_suffix(".rs")?;
+    let own = QUEUES.contains(&own).then_some(own)?;
+    let used = line
+        .split_once("super::")
+        .or_else(|| line.split_once("crate::queue::"))?
+        .1;
+    let end = used
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(used.len());
+    (QUEUES.contains(&&used[..end]) && &used[..end] != own).then_some(&used[..end])
+}
+
+/// Words of this machine that do not belong into the project: its registries and its paths.
+fn private_words(paths: &Paths) -> Vec<String> {
+    let home =
+        std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|h| h + "/.cargo"));
+    let cargo = home.map(|home| {
+        let read = |name| fs::read_to_string(Path::new(&home).join(name)).unwrap_or_default();
+        read("config.toml") + &read("config")
+    });
+    let pip = output(Command::new("pip").args(["config", "list"])).unwrap_or_default();
+    let variables =
+        std::env::vars().filter(|(name, _)| name.starts_with("PIP_") || name.starts_with("CARGO_"));
+    let variables: String = variables.map(|(_, value)| value + "\n").collect();
+    let mut words = private_hosts(&(cargo.unwrap_or_default() + &pip + "\n" + &variables));
+    let top = paths.top().to_string_lossy().into_owned();
+    // A short path such as `/src` is a word like others.
+    if top.len() > 6 {
+        words.push(top);
+    }
+    words
+}
+
+/// The hosts of the URLs in a text, except those that everybody uses.
+fn private_hosts(text: &str) -> Vec<String> {
+    const PUBLIC: [&str; 6] = [
+        "crates.io",
+        "pypi.org",
+        "pythonhosted.org",
+        "github.com",
+        "rust-lang.org",
+        "debian.org",
+    ];
+    let is_host = |c: char| c.is_alphanumeric() || c == '.' || c == '-';
+    let mut hosts = Vec::new();
+    for rest in text.split("://").skip(1) {
+        let rest = rest
+            .split_once('@')
+            .filter(|(user, _)| !user.contains('/'))
+            .map_or(rest, |p| p.1);
+        let host = &rest[..rest.find(|c| !is_host(c)).unwrap_or(rest.len())];
+        if host.contains('.') && !PUBLIC.iter().any(|public| host.ends_with(public)) {
+            hosts.push(host.to_owned());
+        }
+    }
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+fn words(text: &str, private: &[String]) -> Vec<String> {
+    let found = private.iter().filter(|word| text.contains(word.as_str()));
+    found
+        .map(|_| "holds a host name or a path of this machine".to_owned())
+        .collect()
+}
+
+/// Licence header, length, and no notes of unfinished work.
+fn form(name: &str, text: &str) -> Vec<String> {
+    let extension = Path::new(name)
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default();
+    let mut found = Vec::new();
+    if !["rs", "c", "h", "py", "sh"].contains(&extension) {
+        return found;
+    }
+    if !text
+        .lines()
+        .take(5)
+        .any(|line| line.contains("SPDX-License-Identifier: GPL-2.0-or-later"))
+    {
+        found.push("its licence header is missing".into());
+    }
+    if text.lines().count() > LONGEST {
+        found.push(format!("has more than {LONGEST} lines"));
+    }
+    // In two parts, or this file would break its own rule.
+    for word in [concat!("TO", "DO"), concat!("FIX", "ME")] {
+        if text.contains(word) {
+            found.push(format!("holds a {word}"));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> Vec<String> {
+        ["page", "runs", "host", "queue", "device", "ffi"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    #[test]
+    fn unsafe_has_one_room() {
+        let text = "fn f() {\n    unsafe { g() } // x\n}\n// unsafe { }\n";
+        assert_eq!(unsafe_room("rust-balloon/src/page.rs", text).len(), 1);
+        assert!(unsafe_room("rust-balloon/src/ffi/mod.rs", text).is_empty());
+        assert!(unsafe_room("tests/abi/src/lib.rs", text).is_empty());
+    }
+
+    #[test]
+    fn imports_go_one_way() {
+        let up = "use crate::device::Balloon;\n";
+        assert_eq!(
+            imports("rust-balloon/src/queue/inflate.rs", up, &order()).len(),
+            1
+        );
+        let list = "use crate::{page::Pfn, ffi};\n";
+        assert_eq!(
+            imports("rust-balloon/src/device.rs", list, &order()).len(),
+            1
+        );
+        let down = "use crate::page::{Gpa, Pfn};\n#[cfg(test)]\nuse crate::ffi;\n";
+        assert!(imports("rust-balloon/src/runs.rs", down, &order()).is_empty());
+        assert_eq!(imports("rust-balloon/src/other.rs", "", &order()).len(), 1);
+    }
+
+    #[test]
+    fn a_queue_stands_alone() {
+        let text = "use super::deflate::D;\nuse super::Batch;\n";
+        assert_eq!(
+            imports("rust-balloon/src/queue/inflate.rs", text, &order()).len(),
+            1
+        );
+        assert!(
+            imports(
+                "rust-balloon/src/queue/mod.rs",
+                "use crate::page;",
+                &order()
+            )
+            .is_empty()
+        );
+    }
+
+    #[test]
+    fn private_hosts_are_found_in_urls() {
+        let text = "index = \"sparse+https://user:key@crates.corp.example:8080/api/\"\n\
+                    index-url=https://pypi.org/simple\nhttp://pip.corp.example/simple";
+        assert_eq!(
+            private_hosts(text),
+            ["crates.corp.example", "pip.corp.example"]
+        );
+    }
+
+    #[test]
+    fn a_source_file_says_its_licence() {
+        assert_eq!(form("a.rs", "fn f() {}\n").len(), 1);
+        assert!(form("a.rs", "// SPDX-License-Identifier: GPL-2.0-or-later\n").is_empty());
+        assert!(form("a.md", "text").is_empty());
+    }
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Linux guests, run by the crate `guest`.
+
+use super::rust;
+use super::tally::Tally;
+use crate::error::{Error, Result};
+use crate::paths::Paths;
+use crate::qemu::Build;
+
+/// Runs the tests of the crate `guest` with this QEMU.
+///
+/// # Errors
+/// When they do not build, or when none ran.
+pub(crate) fn test(paths: &Paths, build: &Build) -> Result<Tally> {
+    let mut command = rust::cargo(paths);
+    command.args(["test", "--locked", "--no-fail-fast", "-p", "guest"]);
+    command
+        .env("VBR_QEMU", build.binary())
+        .env("VBR_GUEST", paths.guest());
+    let tally = rust::run_counted(paths, "guest", &mut command)?;
+    if tally.passed + tally.failed == 0 {
+        return Err(Error::new(
+            "no guest was run",
+            "see target/log/test-guest.log",
+        ));
+    }
+    Ok(tally)
+}

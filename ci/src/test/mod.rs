@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! `cargo xtask test`: everything, in order, counted.
+
+mod guests;
+mod qtest;
+mod rust;
+mod tally;
+mod variants;
+
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::paths::Paths;
+use crate::progress::took;
+use crate::qemu::{self, Wanted};
+use crate::series::Series;
+use crate::{check, header, house, setup};
+use tally::Tally;
+
+/// How much to test.
+pub(crate) struct Options {
+    /// Without QEMU.
+    pub(crate) quick: bool,
+    /// Also other targets, QEMU's own Rust, sanitizers, and every series in full.
+    pub(crate) all: bool,
+    /// The series whose guests are run.
+    pub(crate) series: Option<String>,
+}
+
+/// Runs the tests and prints their account, `N passed, N failed` last.
+///
+/// # Errors
+/// When something failed.
+pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
+    let mut run = Run {
+        start: Instant::now(),
+        tally: Tally::default(),
+    };
+    setup::packages(paths, &[setup::BASE])?;
+    quick(paths, &mut run);
+    if !options.quick {
+        with_qemu(paths, options, &mut run);
+    }
+    run.account()
+}
+
+fn quick(paths: &Paths, run: &mut Run) {
+    run.section("Rust is formatted", || rust::format(paths));
+    run.section("clippy has nothing to say", || rust::clippy(paths));
+    run.section("house rules", || house::check(paths).map(|()| Tally::one()));
+    run.section("the C header is that of the crate", || {
+        header::verify(paths).map(|()| Tally::one())
+    });
+    run.section("unit and property tests", || {
+        rust::test(paths, &["virtio-balloon-rs", "xtask"])
+    });
+    run.section("a C program on the C interface", || {
+        rust::test(paths, &["abi"])
+    });
+}
+
+fn with_qemu(paths: &Paths, options: &Options, run: &mut Run) {
+    let wanted = Wanted {
+        series: options.series.clone(),
+        ..Wanted::default()
+    };
+    let mut build = None;
+    run.section("build QEMU", || {
+        build = Some(qemu::build(paths, &wanted)?);
+        Ok(Tally::one())
+    });
+    for series in Series::newest_first(paths) {
+        run.section(&format!("patches for QEMU {}", series.name), || {
+            patches(paths, series)
+        });
+    }
+    let Some(build) = build else {
+        run.tally += Tally::skip("QEMU's tests and guests: there is no QEMU");
+        return;
+    };
+    for series in Series::newest_first(paths)
+        .iter()
+        .filter(|s| s.name != build.series.name)
+    {
+        let heading = format!("the device compiles in QEMU {}", series.name);
+        run.section(&heading, || compiles(paths, series));
+    }
+    run.section("QEMU's device tests: ours", || qtest::ours(paths, &wanted));
+    run.section("QEMU's device tests: its own", || {
+        qtest::qemus(paths, &wanted)
+    });
+    run.section("Linux guests", || guests::test(paths, &build));
+    if options.all {
+        variants::all(paths, &build, run);
+    }
+}
+
+fn patches(paths: &Paths, series: &'static Series) -> Result<Tally> {
+    let git = qemu::sources_of(paths, series)?;
+    let count = check::check(paths, series, &git)?;
+    // One for the series as a whole, and one for each patch.
+    Ok(Tally::passed(1 + count))
+}
+
+/// Compiles what is ours in a series that is not built as a whole.
+fn compiles(paths: &Paths, series: &Series) -> Result<Tally> {
+    let wanted = Wanted {
+        series: Some(series.name.to_owned()),
+        ..Wanted::default()
+    };
+    let built = qemu::build_where(paths, &wanted, |goal| {
+        goal.contains("balloon-rs") || goal.contains("balloon_rs") || goal.contains("/vbr-")
+    })?;
+    println!("  {} objects", built.1);
+    match built.1 {
+        0 => Ok(Tally::skip(format!(
+            "QEMU {} has nothing of ours to compile",
+            series.name
+        ))),
+        _ => Ok(Tally::one()),
+    }
+}
+
+/// A run of tests: its time and its count.
+struct Run {
+    start: Instant,
+    tally: Tally,
+}
+
+impl Run {
+    /// Runs one section under a heading; an error counts as a failed test.
+    fn section(&mut self, name: &str, test: impl FnOnce() -> Result<Tally>) {
+        println!("\n== {name}");
+        let start = Instant::now();
+        let tally = test().unwrap_or_else(|error| {
+            println!("  error: {error}");
+            Tally::failure()
+        });
+        let time = took(start.elapsed());
+        println!(
+            "   {} passed, {} failed, {time}",
+            tally.passed, tally.failed
+        );
+        self.tally += tally;
+    }
+
+    fn account(self) -> Result<()> {
+        let Tally {
+            passed,
+            failed,
+            skipped,
+            ..
+        } = self.tally;
+        println!("\nAll of it took {}.", took(self.start.elapsed()));
+        if !skipped.is_empty() {
+            println!("Not run:");
+            skipped.iter().for_each(|why| println!("  {why}"));
+        }
+        println!("{passed} passed, {failed} failed");
+        match failed {
+            0 => Ok(()),
+            _ => Err(Error::new(
+                format!("{failed} tests failed"),
+                "see their sections above",
+            )),
+        }
+    }
+}

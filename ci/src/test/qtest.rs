@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! QEMU's device tests: ours in its test library, and its own that could notice us.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::tally::Tally;
+use crate::error::{Error, Result};
+use crate::paths::Paths;
+use crate::qemu::{self, Build, Wanted};
+use crate::run::{Step, output};
+
+/// The program that runs the tests of QEMU's driver library.
+const QOS: &str = "tests/qtest/qos-test";
+/// What the names of our tests and devices hold.
+const OURS: &str = "virtio-balloon-rs";
+/// QEMU's own tests that see every device, or the balloon.
+const QEMUS: &[&str] = &[
+    "tests/qtest/virtio-balloon-test",
+    "tests/qtest/device-introspect-test",
+    "tests/qtest/qmp-cmd-test",
+    "tests/qtest/qom-test",
+    "tests/qtest/test-hmp",
+];
+/// Longer than any of these programs takes on a slow machine.
+const LIMIT: &str = "1200";
+
+/// Builds and runs our device tests.
+///
+/// # Errors
+/// When they do not build, or when none ran.
+pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
+    qemu::build(paths, wanted)?;
+    let build = qemu::build_where(paths, wanted, |goal| goal == QOS || is_our_program(goal))?.0;
+    let mut tally = Tally::default();
+    let names = our_qos_tests(&build)?;
+    if !names.is_empty() {
+        let mut args = Vec::new();
+        names
+            .iter()
+            .for_each(|name| args.extend(["-p", name.as_str()]));
+        tally += program(paths, &build, QOS, &args)?;
+    }
+    for name in our_programs(&build) {
+        tally += program(paths, &build, &name, &[])?;
+    }
+    if tally.passed + tally.failed == 0 {
+        let what = format!("no device test of ours ran in {}", build.dir.display());
+        return Err(Error::new(
+            what,
+            "check that the device and its tests are in the build",
+        ));
+    }
+    Ok(tally)
+}
+
+/// Builds and runs those of QEMU.
+pub(crate) fn qemus(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
+    let build = qemu::build_where(paths, wanted, |goal| QEMUS.contains(&goal))?.0;
+    let mut tally = Tally::default();
+    for name in QEMUS {
+        if build.dir.join(name).exists() {
+            tally += program(paths, &build, name, &[])?;
+        } else {
+            tally += Tally::skip(format!("{name}: not for {}", build.target));
+        }
+    }
+    Ok(tally)
+}
+
+fn is_our_program(goal: &str) -> bool {
+    goal.strip_prefix("tests/qtest/").is_some_and(|name| {
+        name.starts_with(OURS) && name.ends_with("-test") && !name.contains('/')
+    })
+}
+
+fn our_programs(build: &Build) -> Vec<String> {
+    let entries = std::fs::read_dir(build.dir.join("tests/qtest"))
+        .into_iter()
+        .flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = names.map(|name| format!("tests/qtest/{name}")).collect();
+    names.retain(|name| is_our_program(name));
+    names.sort();
+    names
+}
+
+/// The full names of our tests in QEMU's driver library: it runs nothing for a part of a name,
+/// and that passes.
+fn our_qos_tests(build: &Build) -> Result<Vec<String>> {
+    if !build.dir.join(QOS).exists() {
+        return Ok(Vec::new());
+    }
+    let list = output(in_build(build, Path::new(QOS)).arg("-l"))?;
+    Ok(list
+        .lines()
+        .filter(|name| name.contains(OURS))
+        .map(str::to_owned)
+        .collect())
+}
+
+fn in_build(build: &Build, program: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command
+        .arg(LIMIT)
+        .arg(build.dir.join(program))
+        .current_dir(&build.dir);
+    command.env("QTEST_QEMU_BINARY", build.binary());
+    command
+}
+
+/// Runs one test program; one that ends badly counts as a failed test.
+fn program(paths: &Paths, build: &Build, name: &str, args: &[&str]) -> Result<Tally> {
+    let short = name.trim_start_matches("tests/qtest/");
+    let log = paths.log(&format!("{short}-{}-{}", build.series.name, build.name()));
+    let mut tally = Tally::default();
+    let mut command = in_build(build, Path::new(name));
+    command.args(["--tap", "-k"]).args(args);
+    let step = Step {
+        name: short,
+        log: log.clone(),
+        todo: "see its log",
+    };
+    let result = step.run_lines(&mut command, &mut |line| tally.tap_line(line));
+    if let Err(error) = result {
+        println!("  {error}");
+        tally.failed = tally.failed.max(1);
+    }
+    println!(
+        "  {short}: {} passed, {} failed",
+        tally.passed, tally.failed
+    );
+    Ok(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_programs_are_told_from_their_parts() {
+        assert!(is_our_program(
+            "tests/qtest/virtio-balloon-rs-migration-test"
+        ));
+        assert!(!is_our_program("tests/qtest/virtio-balloon-test"));
+        assert!(!is_our_program(
+            "tests/qtest/virtio-balloon-rs-test.p/x.c.o"
+        ));
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! What cargo checks.
+
+use std::process::Command;
+
+use super::tally::Tally;
+use crate::error::Result;
+use crate::paths::Paths;
+use crate::run::Step;
+
+/// `cargo fmt --check`.
+pub(crate) fn format(paths: &Paths) -> Result<Tally> {
+    let todo = "run `cargo fmt --all`";
+    let step = Step {
+        name: "cargo fmt",
+        log: paths.log("fmt"),
+        todo,
+    };
+    step.run(cargo(paths).args(["fmt", "--all", "--check"]))?;
+    Ok(Tally::one())
+}
+
+/// clippy on everything, with warnings as errors.
+pub(crate) fn clippy(paths: &Paths) -> Result<Tally> {
+    let todo = "run `cargo clippy --workspace --all-targets` and correct what it says";
+    Step {
+        name: "cargo clippy",
+        log: paths.log("clippy"),
+        todo,
+    }
+    .run(
+        cargo(paths)
+            .args(["clippy", "--workspace", "--all-targets", "--locked"])
+            .args(["--", "-D", "warnings"]),
+    )?;
+    Ok(Tally::one())
+}
+
+/// `cargo test` of these packages.
+pub(crate) fn test(paths: &Paths, packages: &[&str]) -> Result<Tally> {
+    let mut command = cargo(paths);
+    command.args(["test", "--locked", "--no-fail-fast"]);
+    for package in packages {
+        command.args(["-p", package]);
+    }
+    run_counted(paths, &packages.join(", "), &mut command)
+}
+
+/// Runs a `cargo test` command and counts; a failed test is a count, not an error.
+pub(crate) fn run_counted(paths: &Paths, name: &str, command: &mut Command) -> Result<Tally> {
+    // Otherwise the reason why a test did not run would be lost.
+    command.args(["--", "--show-output"]);
+    let log = paths.log(&format!("test-{}", name.replace(", ", "-")));
+    let mut tally = Tally::default();
+    let mut failed = Vec::new();
+    let result = Step {
+        name,
+        log,
+        todo: "see the failed tests in the log",
+    }
+    .run_lines(command, &mut |line| {
+        tally.cargo_line(line);
+        if line.starts_with("test ") && line.ends_with("FAILED") {
+            failed.push(line.to_owned());
+        }
+    });
+    failed.iter().for_each(|line| println!("  {line}"));
+    match result {
+        // It failed for another reason than a failed test: it did not build, say.
+        Err(error) if tally.failed == 0 => Err(error),
+        _ => Ok(tally),
+    }
+}
+
+/// cargo at the top, without what the cargo that runs this program set for itself.
+pub(crate) fn cargo(paths: &Paths) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths.top());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env_remove("CARGO_MANIFEST_DIR")
+        .env_remove("CARGO_MANIFEST_PATH");
+    command
+}
