@@ -19,6 +19,8 @@ const USED_AGAIN_MIB: u64 = 600;
 /// Far more than any step takes on a slow machine.
 const STEP_LIMIT: Duration = Duration::from_secs(120);
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+/// Between the steps, so that the drawing shows where each ends.
+const PAUSE: Duration = Duration::from_millis(700);
 
 /// What the demonstration needs.
 #[derive(Debug, Clone)]
@@ -124,7 +126,8 @@ impl Film {
             last.guest / MIB,
             last.resident / MIB
         );
-        Ok(())
+        let until = Instant::now() + PAUSE;
+        self.wait("end of a pause", |_| Ok(Instant::now() > until))
     }
 
     fn use_memory(&mut self, mib: u64) -> Result<()> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What can go wrong, said so that a reader knows what to do.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use std::time::Duration;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What went wrong.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// A file or a socket.
     #[error("{what}: {source}")]
@@ -59,6 +60,13 @@ pub enum Error {
         /// The end of the console and of QEMU's own output.
         said: String,
     },
+}
+
+/// The same text as `Display`: it is what a failed test prints.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

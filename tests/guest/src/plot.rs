@@ -94,7 +94,8 @@ fn draw_on(
         let label = label.pos(Pos::new(HPos::Left, VPos::Top));
         // Alternating heights: two short steps next to each other stay readable.
         let height = top * (0.99 - 0.05 * (number % 3) as f64);
-        chart.draw_series([Text::new(format!(" {name}"), (from, height), label)])?;
+        let beside = from + last.seconds * 0.005;
+        chart.draw_series([Text::new(name, (beside, height), label)])?;
     }
     let guest = series.samples.iter().map(|s| (s.seconds, mib(s.guest)));
     chart

@@ -7,7 +7,9 @@
 //!   run with QEMU's own, for a comparison
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::agent::Worker;
 use crate::config::VmConfig;
@@ -64,6 +66,29 @@ pub fn qemu() -> Result<PathBuf> {
     newest_build(&target().join("qemu")).ok_or_else(|| {
         Error::Missing("there is no patched QEMU: run cargo xtask qemu, or set VBR_QEMU".into())
     })
+}
+
+/// The newest machine type `pc-i440fx-VERSION` of this QEMU before `version`.
+///
+/// # Errors
+/// When QEMU cannot be run.
+pub fn machine_before(version: (u32, u32)) -> Result<Option<String>> {
+    let out = Command::new(qemu()?)
+        .args(["-machine", "help"])
+        .output()
+        .map_err(Error::io("ask QEMU for its machine types"))?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    Ok(newest_machine(&text, version))
+}
+
+fn newest_machine(text: &str, before: (u32, u32)) -> Option<String> {
+    let machines = text.lines().filter_map(|line| {
+        let name = line.split_whitespace().next()?;
+        let (major, minor) = name.strip_prefix("pc-i440fx-")?.split_once('.')?;
+        let version = (major.parse().ok()?, minor.parse().ok()?);
+        (version < before).then(|| (version, name.to_string()))
+    });
+    machines.max().map(|(_, name)| name)
 }
 
 fn newest_build(dir: &Path) -> Option<PathBuf> {
@@ -133,7 +158,7 @@ impl Vm {
     /// # Errors
     /// When it ends before, or takes longer than a minute.
     pub fn wait_filled(&mut self, worker: Worker) -> Result<()> {
-        let limit = std::time::Duration::from_secs(60);
+        let limit = Duration::from_secs(60);
         self.wait_until("filled memory in the guest", limit, |vm| {
             let now = vm.guest(|agent| agent.worker(worker))?;
             match now.state.as_str() {
@@ -161,7 +186,7 @@ impl Vm {
     /// When a word is wrong or the program ended.
     pub fn assert_intact(&mut self, worker: Worker) -> Result<()> {
         let from = self.guest(|agent| agent.worker(worker))?.passes;
-        let limit = std::time::Duration::from_secs(60);
+        let limit = Duration::from_secs(60);
         self.wait_until("look of the guest at its memory", limit, |vm| {
             let now = vm.guest(|agent| agent.worker(worker))?;
             if !now.mismatch.is_empty() || now.state != "checking" {
@@ -170,6 +195,23 @@ impl Vm {
             }
             Ok(now.passes >= from + 2)
         })
+    }
+
+    /// Waits until the host memory behind the guest's RAM is at most `mib` MiB.
+    ///
+    /// # Errors
+    /// When it is not within `limit`, with what it is then.
+    pub fn wait_resident(&mut self, mib: u64, limit: Duration) -> Result<()> {
+        let mut last = 0;
+        let reached = self.wait_until("fall of the host memory used", limit, |vm| {
+            last = vm.resident_mib()?;
+            Ok(last <= mib)
+        });
+        if reached.is_err() {
+            let text = format!("the host still uses {last} MiB, not {mib} MiB");
+            return Err(self.explain(Error::Protocol(text)));
+        }
+        Ok(())
     }
 
     /// Host memory behind the guest's RAM, in MiB.
@@ -184,6 +226,16 @@ impl Vm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machine_types_are_ordered_by_number() {
+        let text = "pc   Standard PC (alias)\npc-i440fx-10.2 x\npc-i440fx-9.2 x\npc-q35-9.3 x\n";
+        assert_eq!(
+            newest_machine(text, (9, 3)).as_deref(),
+            Some("pc-i440fx-9.2")
+        );
+        assert_eq!(newest_machine(text, (5, 1)), None);
+    }
 
     #[test]
     fn the_newest_series_is_not_the_first_in_the_alphabet() {

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Memory that is plugged in counts, and can be ballooned.
+
+use std::time::Duration;
+
+use guest::config::VmConfig;
+use guest::testing::{config, slot};
+use guest::vm::Vm;
+use guest::{MIB, Result};
+
+const SOON: Duration = Duration::from_secs(30);
+const SLACK_MIB: u64 = 32;
+
+#[test]
+#[ignore = "needs a patched QEMU: run cargo xtask test"]
+fn a_dimm_plugged_in_between_is_ballooned_with_the_rest() -> Result<()> {
+    let _slot = slot();
+    let mut vm = Vm::start(&VmConfig {
+        pluggable_mib: 1024,
+        ..config("")?
+    })?;
+    vm.balloon_to(300, SOON)?;
+    vm.plug_dimm(512)?;
+    assert_eq!(vm.balloon_actual()?, (300 + 512) * MIB, "the DIMM counts");
+    vm.balloon_to(1024, SOON)?;
+    vm.touch(800)?;
+    let full = vm.resident_mib()?;
+    assert!(full > 780, "the guest uses both memories: {full} MiB");
+    // Less than either memory has: pages of both must be given back.
+    vm.balloon_to(256, SOON)?;
+    vm.wait_resident(256 + SLACK_MIB, SOON)?;
+    vm.balloon_to(1024, SOON)?;
+    vm.touch(800)
+}
