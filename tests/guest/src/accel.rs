@@ -58,6 +58,7 @@ pub fn choose(qemu: &Path, image: &GuestImage) -> Accel {
             Accel::Tcg
         };
     }
+    eprintln!("trying whether KVM boots a Linux guest here");
     let found = probe(qemu, image);
     // Without the note the next run probes again, nothing worse.
     let _ = fs::write(note, format!("{boot}{}", found.name()));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::accel::{self, Accel};
 use crate::config::VmConfig;
 use crate::image::GuestImage;
 use crate::plot::{self, Sample, Series};
@@ -40,16 +41,18 @@ pub struct Config {
 /// memory did not shrink with the balloon; when the drawing cannot be written.
 pub fn run(config: &Config) -> Result<()> {
     let device = testing::device();
+    let accel = accel::choose(&config.qemu, &config.image);
     let begun = Instant::now();
     let mut vm = Vm::start(&VmConfig {
+        accel: Some(accel),
         memory_mib: GUEST_MIB,
         device: Some(device.clone()),
         paused: true,
         ..VmConfig::new(&config.qemu, &config.image)
     })?;
-    let accel = match vm.accel().name() {
-        "kvm" => "KVM",
-        _ => "emulation",
+    let accel = match accel {
+        Accel::Kvm => "KVM",
+        Accel::Tcg => "emulation",
     };
     vm.qmp("cont", serde_json::json!({}))?;
     let kernel = vm.wait_ready()?;
@@ -89,15 +92,13 @@ impl Film {
             "{:<34}{:>12}{:>17}{:>9}",
             "", "guest has", "host memory used", "time"
         );
-        self.step("the guest has booted", |_| Ok(()))?;
-        self.step("a program used it and ended", |film| {
-            film.use_memory(USED_MIB)
-        })?;
+        self.step("booted", |_| Ok(()))?;
+        self.step("a program uses memory", |film| film.use_memory(USED_MIB))?;
         let full = self.vm.resident()?;
-        self.step("balloon inflated to half", |film| film.balloon(HALF_MIB))?;
+        self.step("inflate to half", |film| film.balloon(HALF_MIB))?;
         let half = self.vm.resident()?;
-        self.step("balloon deflated", |film| film.balloon(GUEST_MIB))?;
-        self.step("a program uses memory again", |film| {
+        self.step("deflate", |film| film.balloon(GUEST_MIB))?;
+        self.step("memory is used again", |film| {
             film.use_memory(USED_AGAIN_MIB)
         })?;
         let saved = full.saturating_sub(half) / MIB;

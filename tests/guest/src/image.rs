@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::{Error, Result};
 
@@ -73,13 +74,18 @@ pub fn build(target: &Path) -> Result<GuestImage> {
         return Ok(image);
     }
     create(&dir)?;
+    eprintln!("building the guest's image in {}", dir.display());
+    let begun = Instant::now();
     // Of its own for each process: two at once do the work twice, nothing worse.
     let scratch = dir.join(format!("part-{}", std::process::id()));
     empty(&scratch)?;
     let made = assemble(target, &scratch);
     let kept = made.and_then(|made| keep(&made, &image, &inputs));
     fs::remove_dir_all(&scratch).map_err(Error::io("clean up after the guest image"))?;
-    kept.map(|()| image)
+    kept?;
+    let took = begun.elapsed().as_secs_f64();
+    eprintln!("built the guest's image in {took:.1} s");
+    Ok(image)
 }
 
 /// Makes kernel and initramfs in `scratch`.

@@ -35,7 +35,6 @@ pub struct Vm {
     console: Arc<Mutex<String>>,
     ram_sizes: Vec<u64>,
     boot_limit: Duration,
-    accel: Accel,
 }
 
 impl Vm {
@@ -89,7 +88,6 @@ impl Vm {
             console: listen(console),
             ram_sizes: vec![config.memory_mib * MIB],
             boot_limit: config.boot_limit,
-            accel,
         })
     }
 
@@ -105,11 +103,6 @@ impl Vm {
     /// The folder of its sockets, which goes with it.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
-    }
-
-    /// The accelerator it runs with.
-    pub fn accel(&self) -> Accel {
-        self.accel
     }
 
     /// Runs a monitor command.
