@@ -180,9 +180,12 @@ static void vbr_register_nodes(void)
 {
     QPCIAddress addr = { .devfn = QPCI_DEVFN(SLOT, 0) };
     QOSGraphEdgeOptions pci_opts = {
+        /* No default network card, which needs a ROM file of its own. */
+        .before_cmd_line = "-nodefaults",
         .extra_device_opts = "addr=04.0,id=" VBR_ID,
     };
     QOSGraphEdgeOptions mmio_opts = {
+        .before_cmd_line = "-nodefaults",
         .extra_device_opts = "id=" VBR_ID,
     };
 

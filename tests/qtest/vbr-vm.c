@@ -1,0 +1,168 @@
+/*
+ * Machines for the tests that qgraph cannot express
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "tests/qtest/libqos/malloc-pc.h"
+#include "tests/qtest/libqos/pci-pc.h"
+#include "vbr-vm.h"
+#include "vbr-probe.h"
+
+#define MICROVM_MMIO_BASE 0xfeb00000
+#define MICROVM_MMIO_SIZE 512
+#define MICROVM_TRANSPORTS 8
+#define MICROVM_RAM (128 * MiB)
+#define VIRTIO_ID_BALLOON 5
+
+VbrVm *vbr_pc(const char *fmt, ...)
+{
+    g_autofree char *args = NULL;
+    VbrVm *vm = g_new0(VbrVm, 1);
+    va_list ap;
+
+    va_start(ap, fmt);
+    args = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+
+    vm->qts = qtest_initf("-nodefaults %s%s",
+                          strstr(args, "-M ") ? "" : "-M pc ", args);
+    pc_alloc_init(&vm->alloc, vm->qts, ALLOC_NO_FLAGS);
+    vm->bus = qpci_new_pc(vm->qts, &vm->alloc);
+    vm->d.qts = vm->qts;
+    vm->d.alloc = &vm->alloc;
+    return vm;
+}
+
+VbrVm *vbr_pc_balloon(const char *props)
+{
+    VbrVm *vm = vbr_pc("-device " VBR_PCI "," VBR_SLOT_ARG "%s%s",
+                       props ? "," : "", props ?: "");
+
+    vbr_vm_attach(vm, VBR_SLOT);
+    return vm;
+}
+
+void vbr_vm_find(VbrVm *vm, int slot)
+{
+    QPCIAddress addr = { .devfn = QPCI_DEVFN(slot, 0) };
+
+    if (vm->pci) {
+        g_free(vm->pci->pdev);
+        g_free(vm->pci);
+    }
+    vm->pci = virtio_pci_new(vm->bus, &addr);
+    g_assert_nonnull(vm->pci);
+    vm->d = (VbrDev) {
+        .qts = vm->qts,
+        .alloc = &vm->alloc,
+        .pci = vm->pci,
+        .vdev = &vm->pci->vdev,
+    };
+}
+
+void vbr_vm_attach(VbrVm *vm, int slot)
+{
+    vbr_vm_find(vm, slot);
+    qvirtio_pci_device_enable(vm->pci);
+    qvirtio_start_device(vm->d.vdev);
+}
+
+/* microvm wants firmware even if no CPU is to run it. */
+static char *empty_firmware(void)
+{
+    static const char zeroes[64 * KiB];
+    g_autoptr(GError) err = NULL;
+    char *name = NULL;
+    int fd = g_file_open_tmp("vbr-firmware-XXXXXX", &name, &err);
+
+    g_assert_no_error(err);
+    g_assert_cmpint(write(fd, zeroes, sizeof(zeroes)), ==, sizeof(zeroes));
+    close(fd);
+    return name;
+}
+
+static uint64_t microvm_balloon(QTestState *qts)
+{
+    int i;
+
+    for (i = 0; i < MICROVM_TRANSPORTS; i++) {
+        uint64_t addr = MICROVM_MMIO_BASE + i * MICROVM_MMIO_SIZE;
+
+        if (qtest_readl(qts, addr + QVIRTIO_MMIO_DEVICE_ID) ==
+            VIRTIO_ID_BALLOON) {
+            return addr;
+        }
+    }
+    g_assert_not_reached();
+}
+
+VbrVm *vbr_microvm(const char *props)
+{
+    g_autofree char *firmware = empty_firmware();
+    VbrVm *vm = g_new0(VbrVm, 1);
+
+    vm->qts = qtest_initf("-M microvm -nodefaults -m 128M -bios %s "
+                          "-device " VBR_MMIO ",id=" VBR_ID "%s%s",
+                          firmware, props ? "," : "", props ?: "");
+    unlink(firmware);
+    alloc_init(&vm->alloc, 0, 1 * MiB, MICROVM_RAM, VBR_PAGE);
+    qvirtio_mmio_init_device(&vm->mmio, vm->qts, microvm_balloon(vm->qts),
+                             VBR_PAGE);
+    vm->d = (VbrDev) {
+        .qts = vm->qts,
+        .alloc = &vm->alloc,
+        .vdev = &vm->mmio.vdev,
+    };
+    qvirtio_start_device(vm->d.vdev);
+    return vm;
+}
+
+void vbr_vm_free(VbrVm *vm)
+{
+    qtest_quit(vm->qts);
+    if (vm->pci) {
+        g_free(vm->pci->pdev);
+        g_free(vm->pci);
+    }
+    if (vm->bus) {
+        qpci_free_pc(vm->bus);
+    }
+    alloc_destroy(&vm->alloc);
+    g_free(vm);
+}
+
+void vbr_assert_works(VbrDev *d)
+{
+    const int n = 16;
+    uint64_t base = vbr_pages(d, n + 1, VBR_PAGE);
+
+    vbr_fill(d, base, n + 1, 0x4e);
+    vbr_send_range(d, VBR_INFLATE, base, n);
+    vbr_assert_kept(d, base + n * VBR_PAGE, 1, 0x4e);
+    vbr_assert_gone(d, base, n);
+    vbr_send_range(d, VBR_DEFLATE, base, n);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (strcmp(qtest_get_arch(), "x86_64")) {
+        g_test_message("these tests are for the machines of x86");
+        return g_test_run();
+    }
+    if (!qtest_has_device(VBR_PCI)) {
+        g_test_message("no " VBR_PCI " in this QEMU");
+        return 1;
+    }
+    vbr_add_mmio_tests();
+    vbr_add_realize_tests();
+    vbr_add_load_tests();
+    vbr_add_huge_tests();
+    vbr_add_migrate_tests();
+    vbr_add_memory_tests();
+    vbr_add_inhibit_tests();
+    vbr_add_legacy_tests();
+    return g_test_run();
+}

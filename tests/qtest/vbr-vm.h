@@ -1,0 +1,51 @@
+/*
+ * Machines for the tests that qgraph cannot express
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef VBR_VM_H
+#define VBR_VM_H
+
+#include "vbr-driver.h"
+#include "tests/qtest/libqos/pci.h"
+#include "tests/qtest/libqos/virtio-mmio.h"
+
+#define VBR_SLOT 4
+#define VBR_SLOT_ARG "addr=04.0,id=" VBR_ID
+
+typedef struct VbrVm {
+    QTestState *qts;
+    QGuestAllocator alloc;
+    QPCIBus *bus;               /* NULL: microvm */
+    QVirtioPCIDevice *pci;
+    QVirtioMMIODevice mmio;
+    VbrDev d;
+} VbrVm;
+
+/* A "pc" without default devices. */
+VbrVm *vbr_pc(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
+/* The same with a balloon in its slot, found and reset. */
+VbrVm *vbr_pc_balloon(const char *props);
+/* A microvm with a balloon on virtio-mmio, found and reset. */
+VbrVm *vbr_microvm(const char *props);
+/* Finds the balloon that sits in a slot, without touching it. */
+void vbr_vm_find(VbrVm *vm, int slot);
+/* Finds it and brings it up to the point where a driver starts. */
+void vbr_vm_attach(VbrVm *vm, int slot);
+void vbr_vm_free(VbrVm *vm);
+
+/* Asserts that pages given to the device are gone, and no others. */
+void vbr_assert_works(VbrDev *d);
+
+/* Each file registers its own tests. */
+void vbr_add_mmio_tests(void);
+void vbr_add_realize_tests(void);
+void vbr_add_load_tests(void);
+void vbr_add_huge_tests(void);
+void vbr_add_migrate_tests(void);
+void vbr_add_memory_tests(void);
+void vbr_add_inhibit_tests(void);
+void vbr_add_legacy_tests(void);
+
+#endif
