@@ -86,7 +86,7 @@ fn main_archive_deb822(text: &str, codename: &str) -> Option<Archive> {
     text.split("\n\n").find_map(|stanza| {
         let words = |name| deb822_field(stanza, name).unwrap_or_default();
         let has = |name, word: &dyn Fn(&str) -> bool| words(name).split_whitespace().any(word);
-        let wanted = !deb822_field(stanza, "Enabled").is_some_and(|value| value == "no")
+        let wanted = deb822_field(stanza, "Enabled").is_none_or(|value| value != "no")
             && has("Components", &|word| word == "main")
             && has("Suites", &|word| is_main_suite(word, codename));
         wanted.then(|| Archive {

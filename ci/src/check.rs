@@ -56,9 +56,9 @@ fn form(text: &str) -> std::result::Result<(), String> {
         .lines()
         .find_map(|line| line.strip_prefix("Subject: [PATCH] "));
     let subject = subject.ok_or("its subject has no plain [PATCH] (use format-patch -N)")?;
-    if !subject
+    if subject
         .split_once(": ")
-        .is_some_and(|(component, _)| !component.is_empty())
+        .is_none_or(|(component, _)| component.is_empty())
     {
         return Err(format!(
             "its subject `{subject}` is not `component: summary`"

@@ -119,7 +119,8 @@ struct QemuArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match enter(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -127,18 +128,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn enter(door: Door) -> Result<()> {
+/// Does what was asked; gives whether all was well, where that has been said already.
+fn enter(door: Door) -> Result<bool> {
     let paths = Paths::new();
     match door {
-        Door::Qemu(args) => build_qemu(&paths, args),
-        Door::Demo(args) => demo::run(&paths, args.series, args.plot.as_deref()),
+        Door::Qemu(args) => build_qemu(&paths, args)?,
+        Door::Demo(args) => demo::run(&paths, args.series, args.plot.as_deref())?,
         Door::Test(TestArgs { quick, all, series }) => {
-            test::run(&paths, &test::Options { quick, all, series })
+            return test::run(&paths, &test::Options { quick, all, series });
         }
-        Door::Patches(Patches::Check { series, build }) => check_patches(&paths, series, build),
-        Door::Patches(Patches::Refresh { series }) => refresh_patches(&paths, series),
-        Door::Header => header::write(&paths),
+        Door::Patches(Patches::Check { series, build }) => check_patches(&paths, series, build)?,
+        Door::Patches(Patches::Refresh { series }) => refresh_patches(&paths, series)?,
+        Door::Header => header::write(&paths)?,
     }
+    Ok(true)
 }
 
 /// The one series that was asked for, or all.

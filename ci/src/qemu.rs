@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::git::Git;
 use crate::patches;
 use crate::paths::Paths;
@@ -183,7 +183,20 @@ fn configure_in(paths: &Paths, build: &Build, git: &Git, wanted: &Wanted) -> Res
             .args(&args)
             .current_dir(&build.dir),
     )?;
+    link_firmware(&build.dir)?;
     stamp::done(&stamp, &inputs)
+}
+
+/// Puts the system's firmware where a QEMU that is run from its build directory looks.
+fn link_firmware(build: &Path) -> Result<()> {
+    for dir in FIRMWARE.split(':') {
+        let link = build.join("qemu-bundle").join(dir.trim_start_matches('/'));
+        if !link.is_symlink() {
+            stamp::make_dir(link.parent().unwrap_or(build))?;
+            std::os::unix::fs::symlink(dir, &link).at("link", &link)?;
+        }
+    }
+    Ok(())
 }
 
 /// The patched sources of the wanted series.
@@ -291,8 +304,9 @@ fn configure_args(git: &Git, python: &Path, wanted: &Wanted) -> Vec<String> {
         args.push("--disable-download".into());
     }
     // Sources without the series (while it is being written) do not know the option.
-    let options = fs::read_to_string(git.dir().join("meson_options.txt")).unwrap_or_default();
-    if options.contains("'virtio_balloon_rs'") {
+    let options =
+        fs::read_to_string(git.dir().join("scripts/meson-buildoptions.sh")).unwrap_or_default();
+    if options.contains("enable-virtio-balloon-rs") {
         args.push("--enable-virtio-balloon-rs".into());
     }
     args.extend(wanted.configure_args.iter().cloned());

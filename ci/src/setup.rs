@@ -34,6 +34,7 @@ pub(crate) const QEMU: &[&str] = &[
 pub(crate) const GUEST: &[&str] = &[
     "busybox-static",
     "cpio",
+    "ipxe-qemu",
     "kmod",
     "qemu-system-data",
     "seabios",
