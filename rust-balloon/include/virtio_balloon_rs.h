@@ -584,7 +584,7 @@ void vbr_device_free(struct VbrDevice *device);
 
 /**
  * A device reset (virtio 1.3, 2.4): negotiation, batch and balloon are forgotten, the host's target
- * stays. A broken device works again afterwards.
+ * stays. A broken device works again afterwards, once it was told where guest memory is.
  *
  * # Safety
  *

@@ -120,10 +120,9 @@ impl Balloon {
     }
 
     /// Takes over what of a device that broke is worth keeping for this new one: the host's target,
-    /// the map of memory, and the counts.
-    pub fn inherit(&mut self, broken: Balloon) {
-        self.config.num_pages = broken.config.num_pages;
-        self.memory = broken.memory;
+    /// the guest's `actual`, and the counts. Guest memory must be set anew.
+    pub fn inherit(&mut self, broken: &Balloon) {
+        self.config = broken.config;
         self.counters = broken.counters;
     }
 

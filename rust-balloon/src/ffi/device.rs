@@ -139,7 +139,7 @@ pub unsafe extern "C" fn vbr_device_free(device: *mut VbrDevice) {
 }
 
 /// A device reset (virtio 1.3, 2.4): negotiation, batch and balloon are forgotten, the host's target
-/// stays. A broken device works again afterwards.
+/// stays. A broken device works again afterwards, once it was told where guest memory is.
 ///
 /// # Safety
 ///

@@ -56,7 +56,7 @@ impl VbrDevice {
     fn mend(&self, balloon: &mut Balloon) {
         if self.broken.swap(false, Ordering::AcqRel) {
             let broken = std::mem::replace(balloon, Balloon::new(self.options));
-            balloon.inherit(broken);
+            balloon.inherit(&broken);
         }
     }
 }

@@ -1,0 +1,158 @@
+/*
+ * virtio-balloon-rs: guest RAM
+ *
+ * Keeps the library's map of guest RAM up to date and carries out what it
+ * decides to do with it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/madvise.h"
+#if __has_include("system/ramblock.h")
+#include "system/ramblock.h"
+#include "system/address-spaces.h"
+#else
+#include "exec/ramblock.h"
+#include "exec/address-spaces.h"
+#endif
+#include "exec/cpu-common.h"
+#include "virtio-balloon-rs.h"
+#include "trace.h"
+
+/*
+ * Only memory that the guest can read and write and that is nothing else than
+ * memory: not ROM, not the BAR of an assigned device, not persistent memory.
+ */
+static bool is_ordinary_ram(const MemoryRegionSection *section)
+{
+    MemoryRegion *mr = section->mr;
+
+    return memory_region_is_ram(mr) && mr->ram_block && !section->readonly &&
+           !memory_region_is_rom(mr) && !mr->rom_device &&
+           !memory_region_is_ram_device(mr) &&
+           !memory_region_is_nonvolatile(mr);
+}
+
+static void vbr_memory_begin(MemoryListener *listener)
+{
+    VirtIOBalloonRs *s = container_of(listener, VirtIOBalloonRs, listener);
+
+    g_array_set_size(s->next_sections, 0);
+}
+
+static void vbr_memory_add(MemoryListener *listener,
+                           MemoryRegionSection *section)
+{
+    VirtIOBalloonRs *s = container_of(listener, VirtIOBalloonRs, listener);
+
+    if (is_ordinary_ram(section)) {
+        memory_region_ref(section->mr);
+        g_array_append_val(s->next_sections, *section);
+    }
+}
+
+static VbrSection to_vbr_section(const MemoryRegionSection *section)
+{
+    MemoryRegion *mr = section->mr;
+    RAMBlock *block = mr->ram_block;
+    uint64_t page_size = qemu_ram_pagesize(block);
+
+    return (VbrSection) {
+        .gpa = section->offset_within_address_space,
+        .bytes = int128_get64(section->size),
+        .block = block,
+        .offset = section->offset_within_region,
+        .page_size = page_size,
+        .host = (uint8_t *)memory_region_get_ram_ptr(mr) +
+                section->offset_within_region,
+        /* Huge pages are never read ahead; anonymous memory has no file. */
+        .populate = qemu_ram_get_fd(block) >= 0 &&
+                    page_size == qemu_real_host_page_size(),
+    };
+}
+
+static void unref_sections(GArray *sections)
+{
+    for (guint i = 0; i < sections->len; i++) {
+        memory_region_unref(g_array_index(sections, MemoryRegionSection,
+                                          i).mr);
+    }
+    g_array_set_size(sections, 0);
+}
+
+void vbr_memory_tell(VirtIOBalloonRs *s)
+{
+    g_autofree VbrSection *map = g_new(VbrSection, s->sections->len);
+
+    for (guint i = 0; i < s->sections->len; i++) {
+        map[i] = to_vbr_section(&g_array_index(s->sections,
+                                               MemoryRegionSection, i));
+    }
+    trace_virtio_balloon_rs_memory(s->sections->len);
+    vbr_failed(s, vbr_device_set_memory(s->device, map, s->sections->len));
+}
+
+static void vbr_memory_commit(MemoryListener *listener)
+{
+    VirtIOBalloonRs *s = container_of(listener, VirtIOBalloonRs, listener);
+    GArray *last = s->sections;
+
+    s->sections = s->next_sections;
+    s->next_sections = last;
+    vbr_memory_tell(s);
+    /*
+     * Only now: the references keep the blocks alive that the library knew. A
+     * broken one may still know them, but does nothing until the next reset
+     * has told it anew.
+     */
+    unref_sections(last);
+}
+
+void vbr_memory_init(VirtIOBalloonRs *s)
+{
+    s->sections = g_array_new(false, false, sizeof(MemoryRegionSection));
+    s->next_sections = g_array_new(false, false, sizeof(MemoryRegionSection));
+    s->listener = (MemoryListener) {
+        .name = "virtio-balloon-rs",
+        .begin = vbr_memory_begin,
+        .region_add = vbr_memory_add,
+        .region_nop = vbr_memory_add,
+        .commit = vbr_memory_commit,
+    };
+    memory_listener_register(&s->listener, &address_space_memory);
+}
+
+void vbr_memory_cleanup(VirtIOBalloonRs *s)
+{
+    memory_listener_unregister(&s->listener);
+    unref_sections(s->sections);
+    unref_sections(s->next_sections);
+    g_array_free(s->sections, true);
+    g_array_free(s->next_sections, true);
+}
+
+static int vbr_host_discard(void *opaque, void *block, uint64_t offset,
+                            uint64_t bytes)
+{
+    RAMBlock *rb = block;
+    int ret = ram_block_discard_range(rb, offset, bytes);
+
+    trace_virtio_balloon_rs_discard(rb->idstr, offset, bytes, ret);
+    return ret;
+}
+
+static void vbr_host_populate(void *opaque, void *block, uint64_t offset,
+                              uint64_t bytes)
+{
+    RAMBlock *rb = block;
+    int ret = qemu_madvise((uint8_t *)qemu_ram_get_host_addr(rb) + offset,
+                           bytes, QEMU_MADV_WILLNEED);
+
+    trace_virtio_balloon_rs_populate(rb->idstr, offset, bytes, ret);
+}
+
+const VbrHostOps vbr_host_ops = {
+    .discard = vbr_host_discard,
+    .populate = vbr_host_populate,
+};

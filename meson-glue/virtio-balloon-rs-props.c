@@ -1,0 +1,220 @@
+/*
+ * virtio-balloon-rs: what can be read and set at run time, through QOM
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/visitor.h"
+#include "virtio-balloon-rs.h"
+
+/* By tag; management software relies on the names. */
+static const char *const stat_names[VBR_STATS] = {
+    [VIRTIO_BALLOON_S_SWAP_IN] = "stat-swap-in",
+    [VIRTIO_BALLOON_S_SWAP_OUT] = "stat-swap-out",
+    [VIRTIO_BALLOON_S_MAJFLT] = "stat-major-faults",
+    [VIRTIO_BALLOON_S_MINFLT] = "stat-minor-faults",
+    [VIRTIO_BALLOON_S_MEMFREE] = "stat-free-memory",
+    [VIRTIO_BALLOON_S_MEMTOT] = "stat-total-memory",
+    [VIRTIO_BALLOON_S_AVAIL] = "stat-available-memory",
+    [VIRTIO_BALLOON_S_CACHES] = "stat-disk-caches",
+    [VIRTIO_BALLOON_S_HTLB_PGALLOC] = "stat-htlb-pgalloc",
+    [VIRTIO_BALLOON_S_HTLB_PGFAIL] = "stat-htlb-pgfail",
+    [VIRTIO_BALLOON_S_OOM_KILL] = "stat-oom-kills",
+    [VIRTIO_BALLOON_S_ALLOC_STALL] = "stat-alloc-stalls",
+    [VIRTIO_BALLOON_S_ASYNC_SCAN] = "stat-async-scans",
+    [VIRTIO_BALLOON_S_DIRECT_SCAN] = "stat-direct-scans",
+    [VIRTIO_BALLOON_S_ASYNC_RECLAIM] = "stat-async-reclaims",
+    [VIRTIO_BALLOON_S_DIRECT_RECLAIM] = "stat-direct-reclaims",
+};
+QEMU_BUILD_BUG_ON(VIRTIO_BALLOON_S_NR != VBR_STATS);
+
+typedef struct CounterProperty {
+    const char *name;
+    size_t offset;
+    const char *description;
+} CounterProperty;
+
+#define COUNTER(name, field, description) \
+    { name, offsetof(VbrCounters, field), description }
+
+static const CounterProperty counters[] = {
+    COUNTER("ballooned-bytes", ballooned_bytes, "bytes in the balloon now"),
+    COUNTER("inflated-bytes", inflated_bytes,
+            "bytes that the guest put into the balloon"),
+    COUNTER("deflated-bytes", deflated_bytes,
+            "bytes that the guest took out of the balloon"),
+    COUNTER("reported-bytes", reported_bytes,
+            "bytes that the guest reported as free"),
+    COUNTER("discarded-bytes", discarded_bytes,
+            "bytes given back to the host"),
+    COUNTER("ranges", ranges, "ranges left after merging"),
+    COUNTER("discards", discards, "discard calls made"),
+    COUNTER("batches", batches, "batches of requests done"),
+    COUNTER("discard-errors", discard_errors, "discard calls that failed"),
+    COUNTER("ignored-bad-pfns", ignored_bad_pfns,
+            "pages named that are not guest RAM"),
+    COUNTER("ignored-trailing-bytes", ignored_trailing_bytes,
+            "bytes behind the last whole PFN of a request"),
+    COUNTER("ignored-writable-buffers", ignored_writable_buffers,
+            "device-writable segments where none are expected"),
+    COUNTER("ignored-readable-buffers", ignored_readable_buffers,
+            "device-readable segments where none are expected"),
+    COUNTER("ignored-report-bytes", ignored_report_bytes,
+            "bytes reported that are not guest RAM"),
+    COUNTER("ignored-report-unaligned-bytes", ignored_report_unaligned_bytes,
+            "bytes reported that do not fill a backing page"),
+    COUNTER("ignored-report-poison-bytes", ignored_report_poison_bytes,
+            "bytes reported while the guest poisons free pages"),
+    COUNTER("ignored-stats", ignored_stats,
+            "statistics with an unknown tag, cut short or too many"),
+    COUNTER("ignored-stats-buffers", ignored_stats_buffers,
+            "statistics buffers sent while one was held"),
+    COUNTER("partial-page-bytes", partial_page_bytes,
+            "bytes inflated that fill no backing page and stay"),
+    COUNTER("inhibited-bytes", inhibited_bytes,
+            "bytes not given back because discards are inhibited"),
+};
+
+static void get_counter(Object *obj, Visitor *v, const char *name,
+                        void *opaque, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+    const CounterProperty *property = opaque;
+    VbrCounters values = {};
+    uint64_t value;
+
+    if (s->device &&
+        vbr_device_counters(s->device, vbr_ram_size(),
+                            &values) != VBR_STATUS_OK) {
+        error_setg(errp, "the balloon is broken until it is reset");
+        return;
+    }
+    value = *(uint64_t *)((char *)&values + property->offset);
+    visit_type_uint64(v, name, &value, errp);
+}
+
+static char *get_discard_inhibited(Object *obj, Error **errp)
+{
+    return g_strdup(vbr_inhibit_str(vbr_inhibit()));
+}
+
+static bool visit_stat_values(Visitor *v, VbrStats *stats, Error **errp)
+{
+    for (int i = 0; i < VBR_STATS; i++) {
+        if (!visit_type_uint64(v, stat_names[i], &stats->values[i], errp)) {
+            return false;
+        }
+    }
+    return visit_check_struct(v, errp);
+}
+
+static bool visit_stats(Visitor *v, VbrStats *stats, Error **errp)
+{
+    bool ok;
+
+    if (!visit_type_int64(v, "last-update", &stats->last_update, errp) ||
+        !visit_start_struct(v, "stats", NULL, 0, errp)) {
+        return false;
+    }
+    ok = visit_stat_values(v, stats, errp);
+    visit_end_struct(v, NULL);
+    return ok && visit_check_struct(v, errp);
+}
+
+static void get_guest_stats(Object *obj, Visitor *v, const char *name,
+                            void *opaque, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+    VbrStats stats = {};
+
+    /* Before the device is realized nothing was reported. */
+    memset(stats.values, 0xff, sizeof(stats.values));
+    if (s->device && vbr_stats_get(s->device, &stats) != VBR_STATUS_OK) {
+        error_setg(errp, "the balloon is broken until it is reset");
+        return;
+    }
+    if (visit_start_struct(v, name, NULL, 0, errp)) {
+        visit_stats(v, &stats, errp);
+        visit_end_struct(v, NULL);
+    }
+}
+
+static void get_polling_interval(Object *obj, Visitor *v, const char *name,
+                                 void *opaque, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+
+    visit_type_int64(v, name, &s->stats_poll_interval, errp);
+}
+
+static void set_polling_interval(Object *obj, Visitor *v, const char *name,
+                                 void *opaque, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+    int64_t seconds;
+
+    if (!visit_type_int64(v, name, &seconds, errp)) {
+        return;
+    }
+    if (seconds < 0 || seconds > UINT32_MAX) {
+        error_setg(errp, "%s must be 0 (off) to %" PRIu32 " seconds", name,
+                   UINT32_MAX);
+        return;
+    }
+    vbr_stats_set_interval(s, seconds);
+}
+
+static void set_inject_panic(Object *obj, bool value, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+
+    if (!s->device) {
+        error_setg(errp, "the device is not realized yet");
+    } else if (value) {
+        vbr_failed(s, vbr_device_inject_panic(s->device));
+    }
+}
+
+void vbr_props_init(VirtIOBalloonRs *s)
+{
+    Object *obj = OBJECT(s);
+
+    object_property_add(obj, "guest-stats", "guest statistics",
+                        get_guest_stats, NULL, NULL, NULL);
+    object_property_add(obj, "guest-stats-polling-interval", "int",
+                        get_polling_interval, set_polling_interval, NULL,
+                        NULL);
+    object_property_set_description(obj, "guest-stats-polling-interval",
+                                    "seconds between polls, 0 for none");
+    for (size_t i = 0; i < G_N_ELEMENTS(counters); i++) {
+        object_property_add(obj, counters[i].name, "uint64", get_counter, NULL,
+                            NULL, (void *)&counters[i]);
+        object_property_set_description(obj, counters[i].name,
+                                        counters[i].description);
+    }
+    object_property_add_str(obj, "discard-inhibited", get_discard_inhibited,
+                            NULL);
+    object_property_set_description(obj, "discard-inhibited",
+                                    "why memory is not given back, or \"no\"");
+    object_property_add_bool(obj, "x-inject-panic", NULL, set_inject_panic);
+    object_property_set_description(obj, "x-inject-panic",
+                                    "for tests: the next inflate panics");
+}
+
+void vbr_props_alias(Object *proxy, VirtIOBalloonRs *device)
+{
+    static const char *const others[] = {
+        "guest-stats", "guest-stats-polling-interval", "discard-inhibited",
+        "x-inject-panic",
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(others); i++) {
+        object_property_add_alias(proxy, others[i], OBJECT(device), others[i]);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(counters); i++) {
+        object_property_add_alias(proxy, counters[i].name, OBJECT(device),
+                                  counters[i].name);
+    }
+}

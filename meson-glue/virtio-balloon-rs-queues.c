@@ -1,0 +1,335 @@
+/*
+ * virtio-balloon-rs: the inflate, deflate and reporting queues
+ *
+ * Requests are popped into a batch, the library works on the batch slice by
+ * slice, and when it is done its requests are answered together. There is one
+ * batch at a time, for all three queues.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/iov.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "hw/virtio/virtio-access.h"
+#include "migration/misc.h"
+#include "virtio-balloon-rs.h"
+#include "trace.h"
+
+/* Bytes of payload handed to the library at a time; a multiple of a PFN's. */
+#define PAYLOAD_CHUNK 4096
+
+VbrInhibit vbr_inhibit(void)
+{
+    if (migration_in_incoming_postcopy()) {
+        return VBR_INHIBIT_INCOMING_POSTCOPY;
+    }
+    if (migration_in_bg_snapshot()) {
+        return VBR_INHIBIT_BACKGROUND_SNAPSHOT;
+    }
+    return ram_block_discard_is_disabled() ? VBR_INHIBIT_PINNED
+                                           : VBR_INHIBIT_NO;
+}
+
+const char *vbr_inhibit_str(VbrInhibit inhibit)
+{
+    switch (inhibit) {
+    case VBR_INHIBIT_NO:
+        return "no";
+    case VBR_INHIBIT_PINNED:
+        return "vfio or another user of memory pins it";
+    case VBR_INHIBIT_INCOMING_POSTCOPY:
+        return "incoming postcopy";
+    case VBR_INHIBIT_BACKGROUND_SNAPSHOT:
+        return "background snapshot";
+    }
+    g_assert_not_reached();
+}
+
+static VirtQueue *batch_vq(VirtIOBalloonRs *s)
+{
+    return s->vq[s->batch_queue];
+}
+
+static void forget_batch(VirtIOBalloonRs *s)
+{
+    s->n_held = 0;
+    s->partial = false;
+    s->working = false;
+    qemu_bh_cancel(s->bh);
+}
+
+void vbr_queues_drop(VirtIOBalloonRs *s)
+{
+    if (s->n_held) {
+        trace_virtio_balloon_rs_drop(s->batch_queue, s->n_held);
+    }
+    for (unsigned int i = 0; i < s->n_held; i++) {
+        virtqueue_detach_element(batch_vq(s), s->held[i], 0);
+        g_free(s->held[i]);
+    }
+    forget_batch(s);
+}
+
+void vbr_queues_drop_of(VirtIOBalloonRs *s, VirtQueue *vq)
+{
+    if (s->n_held && vq == batch_vq(s)) {
+        vbr_queues_drop(s);
+        vbr_failed(s, vbr_batch_abandon(s->device));
+        vbr_queues_kick(s);
+    }
+}
+
+/* Answers the first @count held requests with used length 0. */
+static void push_held(VirtIOBalloonRs *s, unsigned int count)
+{
+    VirtQueue *vq = batch_vq(s);
+
+    if (!count) {
+        return;
+    }
+    WITH_RCU_READ_LOCK_GUARD() {
+        for (unsigned int i = 0; i < count; i++) {
+            virtqueue_fill(vq, s->held[i], 0, i);
+            g_free(s->held[i]);
+        }
+        virtqueue_flush(vq, count);
+    }
+    virtio_notify(VIRTIO_DEVICE(s), vq);
+}
+
+/*
+ * The library forgets the batch and the requests go back to their ring, to be
+ * popped again when the machine goes on, here or where it migrated to.
+ *
+ * A packed ring cannot take back a request of several descriptors. A batch
+ * with such a request is given up instead and answered: what was not
+ * discarded yet stays with the guest's machine.
+ */
+void vbr_queues_give_back(VirtIOBalloonRs *s)
+{
+    VirtQueue *vq = batch_vq(s);
+    bool packed = virtio_vdev_has_feature(VIRTIO_DEVICE(s),
+                                          VIRTIO_F_RING_PACKED);
+    bool possible = true;
+
+    if (!s->n_held) {
+        return;
+    }
+    for (unsigned int i = 0; i < s->n_held; i++) {
+        possible &= !packed || s->held[i]->ndescs == 1;
+    }
+    if (possible) {
+        trace_virtio_balloon_rs_give_back(s->batch_queue, s->n_held);
+        for (unsigned int i = s->n_held; i > 0; i--) {
+            virtqueue_unpop(vq, s->held[i - 1], 0);
+            g_free(s->held[i - 1]);
+        }
+        vbr_failed(s, vbr_batch_cancel(s->device));
+    } else {
+        push_held(s, s->n_held);
+        vbr_failed(s, vbr_batch_abandon(s->device));
+    }
+    forget_batch(s);
+}
+
+/* Adds what the batch takes of the newest held request. */
+static VbrStatus add_pfns(VirtIOBalloonRs *s, size_t room)
+{
+    VirtQueueElement *elem = s->held[s->n_held - 1];
+    size_t total = iov_size(elem->out_sg, elem->out_num);
+    uint8_t payload[PAYLOAD_CHUNK];
+    VbrPfns part = {
+        .payload = payload,
+        .big_endian = virtio_access_is_big_endian(VIRTIO_DEVICE(s)),
+        .descriptors = elem->out_num + elem->in_num,
+        .writable = elem->in_num,
+    };
+
+    part.len = iov_to_buf(elem->out_sg, elem->out_num, s->partial_offset,
+                          payload, MIN(room, sizeof(payload)));
+    s->partial_offset += part.len;
+    part.last = s->partial_offset == total;
+    s->partial = !part.last;
+    return vbr_batch_add_pfns(s->device, s->batch_queue, &part);
+}
+
+static VbrStatus add_report(VirtIOBalloonRs *s)
+{
+    VirtQueueElement *elem = s->held[s->n_held - 1];
+    g_autofree VbrReported *segments = g_new(VbrReported, elem->in_num);
+
+    for (unsigned int i = 0; i < elem->in_num; i++) {
+        segments[i] = (VbrReported) {
+            .host = elem->in_sg[i].iov_base,
+            .bytes = elem->in_sg[i].iov_len,
+        };
+    }
+    s->partial = false;
+    return vbr_batch_add_report(s->device, segments, elem->in_num,
+                                elem->out_num);
+}
+
+/* Pops requests until the batch is full or the queue is empty. */
+static VbrStatus gather(VirtIOBalloonRs *s)
+{
+    for (;;) {
+        size_t room;
+        VbrStatus status = vbr_batch_room(s->device, s->batch_queue, &room);
+
+        if (status != VBR_STATUS_OK || !room) {
+            return status;
+        }
+        if (!s->partial) {
+            VirtQueueElement *elem = virtqueue_pop(batch_vq(s), sizeof(*elem));
+
+            if (!elem) {
+                return VBR_STATUS_OK;
+            }
+            s->held[s->n_held++] = elem;
+            s->partial_offset = 0;
+        }
+        status = s->batch_queue == VBR_QUEUE_KIND_REPORTING
+                 ? add_report(s) : add_pfns(s, room);
+        if (status != VBR_STATUS_OK) {
+            return status;
+        }
+    }
+}
+
+/* The next queue, after the last batch's, that may hold requests. */
+static bool next_queue(VirtIOBalloonRs *s, VbrQueueKind *kind)
+{
+    for (unsigned int i = 1; i <= VBR_MAX_QUEUES; i++) {
+        *kind = (s->batch_queue + i) % VBR_MAX_QUEUES;
+        if (s->kicked & (1u << *kind)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Gathers a batch, from the request that the last one left or a new queue. */
+static bool next_batch(VirtIOBalloonRs *s)
+{
+    VbrStatus status = VBR_STATUS_OK;
+
+    while (!s->n_held || s->partial) {
+        if (!s->partial && !next_queue(s, &s->batch_queue)) {
+            return false;
+        }
+        status = gather(s);
+        if (vbr_failed(s, status)) {
+            return false;
+        }
+        if (virtio_queue_empty(batch_vq(s))) {
+            s->kicked &= ~(1u << s->batch_queue);
+        }
+        if (s->n_held) {
+            break;
+        }
+    }
+    trace_virtio_balloon_rs_batch(s->batch_queue, s->n_held);
+    return true;
+}
+
+/* Answers the batch; a request that goes on in the next one stays. */
+static void complete_batch(VirtIOBalloonRs *s)
+{
+    unsigned int count = s->n_held - s->partial;
+
+    push_held(s, count);
+    s->held[0] = s->held[s->n_held - 1];
+    s->n_held = s->partial;
+    s->working = false;
+}
+
+/* One slice of work, so that nobody waits for the main loop for long. */
+static void vbr_queues_turn(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+    VbrInhibit inhibit = vbr_inhibit();
+    bool done;
+
+    if (!vdev->vm_running) {
+        return;
+    }
+    if (!s->working && !next_batch(s)) {
+        return;
+    }
+    s->working = true;
+    if (vdev->broken) {
+        /* The ring turned out bad while the batch was gathered. */
+        vbr_queues_drop(s);
+        vbr_failed(s, vbr_batch_abandon(s->device));
+        return;
+    }
+    if (vbr_failed(s, vbr_batch_run(s->device, inhibit, &done))) {
+        return;
+    }
+    trace_virtio_balloon_rs_slice(s->batch_queue, vbr_inhibit_str(inhibit),
+                                  done);
+    if (done) {
+        complete_batch(s);
+    }
+    if (!done || s->partial || s->kicked) {
+        qemu_bh_schedule(s->bh);
+    }
+}
+
+static void vbr_queues_handle_output(VirtIODevice *vdev, VirtQueue *vq)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+
+    for (unsigned int i = 0; i < VBR_MAX_QUEUES; i++) {
+        if (s->vq[i] == vq) {
+            s->kicked |= 1u << i;
+        }
+    }
+    if (!s->working && !s->partial) {
+        vbr_queues_turn(s);
+    }
+}
+
+void vbr_queues_kick(VirtIOBalloonRs *s)
+{
+    for (unsigned int i = 0; i < VBR_MAX_QUEUES; i++) {
+        if (s->vq[i] && i != VBR_QUEUE_KIND_STATS) {
+            s->kicked |= 1u << i;
+        }
+    }
+    qemu_bh_schedule(s->bh);
+}
+
+void vbr_queues_init(VirtIOBalloonRs *s, const VbrOptions *options)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+    VbrQueueSpec queues[VBR_MAX_QUEUES];
+    size_t count = 0;
+
+    vbr_failed(s, vbr_options_queues(options, queues, &count));
+    for (size_t i = 0; i < count; i++) {
+        bool is_stats = queues[i].kind == VBR_QUEUE_KIND_STATS;
+
+        s->vq[queues[i].kind] =
+            virtio_add_queue(vdev, queues[i].size,
+                             is_stats ? vbr_stats_handle_output
+                                      : vbr_queues_handle_output);
+    }
+    s->bh = virtio_bh_new_guarded(DEVICE(s), vbr_queues_turn, s);
+}
+
+void vbr_queues_cleanup(VirtIOBalloonRs *s)
+{
+    vbr_queues_drop(s);
+    qemu_bh_delete(s->bh);
+    s->bh = NULL;
+    for (unsigned int i = 0; i < VBR_MAX_QUEUES; i++) {
+        if (s->vq[i]) {
+            virtio_delete_queue(s->vq[i]);
+            s->vq[i] = NULL;
+        }
+    }
+}

@@ -1,0 +1,434 @@
+/*
+ * virtio-balloon device with its logic in Rust: the QEMU object
+ *
+ * This side of the device holds no policy: it hands what the guest, the user
+ * and a migration stream say to the library and carries out the answer.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/log.h"
+#include "qemu/module.h"
+#include "qapi/error.h"
+#include "qapi/qapi-events-machine.h"
+#include "hw/boards.h"
+#include "hw/mem/memory-device.h"
+#include "migration/vmstate.h"
+#include "system/balloon.h"
+#include "system/reset.h"
+#include "virtio-balloon-rs.h"
+#include "trace.h"
+
+/* Levels of the library's log. */
+enum { VBR_LOG_ERROR = 1, VBR_LOG_WARNING, VBR_LOG_INFO, VBR_LOG_DEBUG };
+
+static void vbr_log(int level, const char *text)
+{
+    switch (level) {
+    case VBR_LOG_ERROR:
+        error_report("virtio-balloon-rs: %s", text);
+        break;
+    case VBR_LOG_WARNING:
+        warn_report("virtio-balloon-rs: %s", text);
+        break;
+    default:
+        /* A guest can cause these at will: only for those who ask. */
+        qemu_log_mask(LOG_GUEST_ERROR, "virtio-balloon-rs: %s\n", text);
+        break;
+    }
+}
+
+bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+
+    if (status == VBR_STATUS_OK) {
+        return false;
+    }
+    if (!vdev->broken) {
+        virtio_error(vdev, "virtio-balloon-rs: %s", vbr_status_str(status));
+    }
+    vbr_queues_drop(s);
+    return true;
+}
+
+uint64_t vbr_ram_size(void)
+{
+    MachineState *machine = MACHINE(qdev_get_machine());
+    uint64_t plugged = machine->device_memory
+                       ? machine->device_memory->dimm_size : 0;
+
+    return machine->ram_size + plugged;
+}
+
+/* What the guest has left, as query-balloon and BALLOON_CHANGE say it. */
+static uint64_t guest_bytes(VirtIOBalloonRs *s)
+{
+    uint64_t ram = vbr_ram_size();
+    uint64_t ballooned = 0;
+
+    vbr_failed(s, vbr_actual_get(s->device, ram, &ballooned));
+    return ram - ballooned;
+}
+
+static void announce_actual(VirtIOBalloonRs *s)
+{
+    uint64_t bytes = guest_bytes(s);
+
+    trace_virtio_balloon_rs_actual(vbr_ram_size() - bytes);
+    qapi_event_send_balloon_change(bytes);
+}
+
+static void vbr_get_config(VirtIODevice *vdev, uint8_t *config)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+
+    vbr_failed(s, vbr_config_read(s->device, config, vdev->config_len));
+}
+
+static void vbr_set_config(VirtIODevice *vdev, const uint8_t *config)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+    bool changed;
+
+    if (!vbr_failed(s, vbr_config_write(s->device, config, vdev->config_len,
+                                        &changed)) && changed) {
+        announce_actual(s);
+    }
+}
+
+static uint64_t vbr_get_features(VirtIODevice *vdev, uint64_t features,
+                                 Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+
+    features |= s->host_features;
+    virtio_add_feature(&features, VIRTIO_BALLOON_F_STATS_VQ);
+    return features;
+}
+
+static void vbr_set_features(VirtIODevice *vdev, uint64_t features)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+    bool legacy = !virtio_has_feature(features, VIRTIO_F_VERSION_1);
+
+    trace_virtio_balloon_rs_features(features, legacy);
+    vbr_failed(s, vbr_device_set_features(s->device, features, legacy));
+}
+
+static void handle_status(VirtIOBalloonRs *s, uint8_t status)
+{
+    if (!VIRTIO_DEVICE(s)->vm_running) {
+        vbr_queues_give_back(s);
+    } else if (status & VIRTIO_CONFIG_S_DRIVER_OK) {
+        vbr_stats_resume(s);
+        vbr_queues_kick(s);
+    }
+}
+
+/* QEMU 10.1 lets set_status fail. */
+#if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR == 0
+static void vbr_set_status(VirtIODevice *vdev, uint8_t status)
+{
+    handle_status(VIRTIO_BALLOON_RS(vdev), status);
+}
+#else
+static int vbr_set_status(VirtIODevice *vdev, uint8_t status)
+{
+    handle_status(VIRTIO_BALLOON_RS(vdev), status);
+    return 0;
+}
+#endif
+
+static void vbr_reset(VirtIODevice *vdev)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+    bool changed = false;
+
+    trace_virtio_balloon_rs_reset();
+    vbr_queues_drop(s);
+    s->kicked = 0;
+    vbr_stats_drop(s);
+    vbr_failed(s, vbr_device_reset(s->device, &changed));
+    /* A device that was broken until now has missed changes. */
+    vbr_memory_tell(s);
+    if (changed) {
+        announce_actual(s);
+    }
+}
+
+static void vbr_queue_reset(VirtIODevice *vdev, uint32_t queue_index)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+    VirtQueue *vq = virtio_get_queue(vdev, queue_index);
+
+    if (vq == s->vq[VBR_QUEUE_KIND_STATS]) {
+        vbr_stats_drop(s);
+    } else {
+        vbr_queues_drop_of(s, vq);
+    }
+}
+
+static void balloon_target(void *opaque, ram_addr_t target)
+{
+    VirtIOBalloonRs *s = opaque;
+    uint64_t ram = vbr_ram_size();
+    uint32_t num_pages;
+
+    if (!vbr_failed(s, vbr_target_set(s->device, target, ram, &num_pages))) {
+        trace_virtio_balloon_rs_target(target, ram, num_pages);
+        virtio_notify_config(VIRTIO_DEVICE(s));
+    }
+}
+
+static void balloon_status(void *opaque, BalloonInfo *info)
+{
+    info->actual = guest_bytes(opaque);
+}
+
+static int vbr_pre_save(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    vbr_queues_give_back(s);
+    s->state = (VbrState) {};
+    /* A device that is broken is saved as one: only virtio's part matters. */
+    vbr_state_save(s->device, s->stats_poll_interval, &s->state);
+    return 0;
+}
+
+static int vbr_pre_load(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    s->state = (VbrState) {};
+    return 0;
+}
+
+static int vbr_post_load(VirtIODevice *vdev)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+    uint64_t max_ram = MACHINE(qdev_get_machine())->maxram_size;
+    VbrStatus status = vbr_state_load(s->device, &s->state, max_ram);
+
+    if (status != VBR_STATUS_OK) {
+        error_report("virtio-balloon-rs: %s", vbr_status_str(status));
+        return -EINVAL;
+    }
+    /* What was set on this side has precedence over what comes along. */
+    if (s->state.has_stats && !s->stats_poll_interval) {
+        vbr_stats_set_interval(s, s->state.stats_polling_interval);
+    }
+    vbr_stats_rearm(s);
+    return 0;
+}
+
+static bool poison_needed(void *opaque)
+{
+    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_PAGE_POISON);
+}
+
+/* QEMU's C device never offers the feature and could not load this. */
+static bool stats_needed(void *opaque)
+{
+    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_MUST_TELL_HOST);
+}
+
+static int stats_post_load(void *opaque, int version_id)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    s->state.has_stats = true;
+    return 0;
+}
+
+static const VMStateDescription vmstate_page_poison = {
+    .name = "virtio-balloon-device/page-poison",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = poison_needed,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(state.poison_val, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
+static const VMStateDescription vmstate_stats = {
+    .name = "virtio-balloon-device/stats",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = stats_needed,
+    .post_load = stats_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT64_ARRAY(state.stats, VirtIOBalloonRs, VBR_STATS),
+        VMSTATE_INT64(state.stats_last_update, VirtIOBalloonRs),
+        VMSTATE_INT64(state.stats_polling_interval, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
+/* The names are those of QEMU's C device: each can load the other's stream. */
+static const VMStateDescription vmstate_virtio_balloon_rs_device = {
+    .name = "virtio-balloon-device",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .pre_save = vbr_pre_save,
+    .pre_load = vbr_pre_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(state.num_pages, VirtIOBalloonRs),
+        VMSTATE_UINT32(state.actual, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    },
+    .subsections = (const VMStateDescription * const []) {
+        &vmstate_page_poison,
+        &vmstate_stats,
+        NULL
+    }
+};
+
+static const VMStateDescription vmstate_virtio_balloon_rs = {
+    .name = "virtio-balloon",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .fields = (const VMStateField[]) {
+        VMSTATE_VIRTIO_DEVICE,
+        VMSTATE_END_OF_LIST()
+    },
+};
+
+static void vbr_device_realize(DeviceState *dev, Error **errp)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(dev);
+    const VbrOptions options = {
+        .features = s->host_features,
+        .qemu_4_0_config_size = s->qemu_4_0_config_size,
+    };
+    size_t config_size;
+    VbrStatus status;
+
+    if (virtio_has_feature(s->host_features, VIRTIO_BALLOON_F_FREE_PAGE_HINT)) {
+        error_setg(errp, "virtio-balloon-rs does not have 'free-page-hint' "
+                   "yet; set it to off, or use virtio-balloon");
+        return;
+    }
+    status = vbr_device_new(&options, &vbr_host_ops, &s->device);
+    if (status == VBR_STATUS_OK) {
+        status = vbr_config_size(s->device, &config_size);
+    }
+    if (status != VBR_STATUS_OK) {
+        error_setg(errp, "virtio-balloon-rs: %s", vbr_status_str(status));
+        goto free_device;
+    }
+    if (qemu_add_balloon_handler(balloon_target, balloon_status, s) < 0) {
+        error_setg(errp, "Only one balloon device is supported; "
+                   "remove the other one first");
+        goto free_device;
+    }
+
+    virtio_init(vdev, VIRTIO_ID_BALLOON, config_size);
+    vbr_queues_init(s, &options);
+    vbr_memory_init(s);
+    qemu_register_resettable(OBJECT(dev));
+    return;
+
+free_device:
+    vbr_device_free(s->device);
+    s->device = NULL;
+}
+
+static void vbr_device_unrealize(DeviceState *dev)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(dev);
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(dev);
+
+    qemu_unregister_resettable(OBJECT(dev));
+    qemu_remove_balloon_handler(s);
+    vbr_stats_set_interval(s, 0);
+    vbr_stats_drop(s);
+    vbr_memory_cleanup(s);
+    vbr_queues_cleanup(s);
+    vbr_device_free(s->device);
+    s->device = NULL;
+    virtio_cleanup(vdev);
+}
+
+static ResettableState *vbr_get_reset_state(Object *obj)
+{
+    return &VIRTIO_BALLOON_RS(obj)->reset_state;
+}
+
+/* Statistics outlive a driver, and a wake-up, but not a reset machine. */
+static void vbr_reset_enter(Object *obj, ResetType type)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+
+    if (type != RESET_TYPE_WAKEUP && s->device) {
+        vbr_stats_reset(s->device);
+    }
+}
+
+static void vbr_instance_init(Object *obj)
+{
+    vbr_props_init(VIRTIO_BALLOON_RS(obj));
+}
+
+static const Property vbr_properties[] = {
+    DEFINE_PROP_BIT("must-tell-host", VirtIOBalloonRs, host_features,
+                    VIRTIO_BALLOON_F_MUST_TELL_HOST, true),
+    DEFINE_PROP_BIT("deflate-on-oom", VirtIOBalloonRs, host_features,
+                    VIRTIO_BALLOON_F_DEFLATE_ON_OOM, false),
+    DEFINE_PROP_BIT("free-page-hint", VirtIOBalloonRs, host_features,
+                    VIRTIO_BALLOON_F_FREE_PAGE_HINT, false),
+    DEFINE_PROP_BIT("page-poison", VirtIOBalloonRs, host_features,
+                    VIRTIO_BALLOON_F_PAGE_POISON, true),
+    DEFINE_PROP_BIT("free-page-reporting", VirtIOBalloonRs, host_features,
+                    VIRTIO_BALLOON_F_REPORTING, false),
+    /* The configuration space was larger in QEMU 4.0 than before and since. */
+    DEFINE_PROP_BOOL("qemu-4-0-config-size", VirtIOBalloonRs,
+                     qemu_4_0_config_size, false),
+    DEFINE_PROP_LINK("iothread", VirtIOBalloonRs, iothread, TYPE_IOTHREAD,
+                     IOThread *),
+};
+
+static void vbr_class_init(ObjectClass *klass, VBR_CLASS_DATA *data)
+{
+    DeviceClass *dc = DEVICE_CLASS(klass);
+    VirtioDeviceClass *vdc = VIRTIO_DEVICE_CLASS(klass);
+    ResettableClass *rc = RESETTABLE_CLASS(klass);
+
+    vbr_log_set(vbr_log, VBR_LOG_DEBUG);
+    device_class_set_props(dc, vbr_properties);
+    dc->vmsd = &vmstate_virtio_balloon_rs;
+    set_bit(DEVICE_CATEGORY_MISC, dc->categories);
+    vdc->realize = vbr_device_realize;
+    vdc->unrealize = vbr_device_unrealize;
+    vdc->reset = vbr_reset;
+    vdc->queue_reset = vbr_queue_reset;
+    vdc->get_config = vbr_get_config;
+    vdc->set_config = vbr_set_config;
+    vdc->get_features = vbr_get_features;
+    vdc->set_features = vbr_set_features;
+    vdc->set_status = vbr_set_status;
+    vdc->vmsd = &vmstate_virtio_balloon_rs_device;
+    vdc->post_load = vbr_post_load;
+    rc->get_state = vbr_get_reset_state;
+    rc->phases.enter = vbr_reset_enter;
+}
+
+static const TypeInfo virtio_balloon_rs_info = {
+    .name = TYPE_VIRTIO_BALLOON_RS,
+    .parent = TYPE_VIRTIO_DEVICE,
+    .instance_size = sizeof(VirtIOBalloonRs),
+    .instance_init = vbr_instance_init,
+    .class_init = vbr_class_init,
+};
+
+static void virtio_balloon_rs_register_types(void)
+{
+    type_register_static(&virtio_balloon_rs_info);
+}
+
+type_init(virtio_balloon_rs_register_types)

@@ -1,0 +1,110 @@
+/*
+ * virtio-balloon device with its logic in Rust: QEMU's side
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_VIRTIO_BALLOON_RS_H
+#define HW_VIRTIO_BALLOON_RS_H
+
+#include "hw/qdev-properties.h"
+#include "hw/resettable.h"
+#include "hw/virtio/virtio.h"
+#include "standard-headers/linux/virtio_balloon.h"
+#include "system/iothread.h"
+#if __has_include("system/memory.h")
+#include "system/memory.h"
+#else
+#include "exec/memory.h"
+#endif
+#include "virtio_balloon_rs.h"
+
+/* QEMU 10.1 made the argument of class_init const. */
+#if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR == 0
+#define VBR_CLASS_DATA void
+#else
+#define VBR_CLASS_DATA const void
+#endif
+
+#define TYPE_VIRTIO_BALLOON_RS "virtio-balloon-rs-device"
+OBJECT_DECLARE_SIMPLE_TYPE(VirtIOBalloonRs, VIRTIO_BALLOON_RS)
+
+struct VirtIOBalloonRs {
+    VirtIODevice parent_obj;
+    ResettableState reset_state;
+
+    /* Properties */
+    uint32_t host_features;
+    bool qemu_4_0_config_size;
+    IOThread *iothread;
+
+    VbrDevice *device;
+    /* By VbrQueueKind; NULL where the queue is not offered. */
+    VirtQueue *vq[VBR_MAX_QUEUES];
+
+    /* Guest RAM as the device knows it, and as the next commit will tell it. */
+    MemoryListener listener;
+    GArray *sections;
+    GArray *next_sections;
+
+    /* Runs the slices of a batch that are left after the first. */
+    QEMUBH *bh;
+    /* Queues that may hold requests, a bit for each VbrQueueKind. */
+    uint32_t kicked;
+    /* The batch: the queue, and its requests, popped and not answered yet. */
+    VbrQueueKind batch_queue;
+    VirtQueueElement *held[VBR_BATCH_MAX_REQUESTS];
+    unsigned int n_held;
+    /* The newest of them was read up to here and goes on in the next batch. */
+    bool partial;
+    size_t partial_offset;
+    /* The batch is being worked on and takes no more requests. */
+    bool working;
+
+    VirtQueueElement *stats_elem;
+    QEMUTimer *stats_timer;
+    int64_t stats_poll_interval;
+
+    VbrState state;
+};
+
+/* Marks the device broken if a call into the library failed; says whether. */
+bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status);
+/* Bytes of RAM that the guest has, hotplugged memory included. */
+uint64_t vbr_ram_size(void);
+
+/* virtio-balloon-rs-memory.c */
+extern const VbrHostOps vbr_host_ops;
+void vbr_memory_init(VirtIOBalloonRs *s);
+void vbr_memory_cleanup(VirtIOBalloonRs *s);
+/* Tells the library where guest RAM is. */
+void vbr_memory_tell(VirtIOBalloonRs *s);
+
+/* virtio-balloon-rs-queues.c */
+VbrInhibit vbr_inhibit(void);
+const char *vbr_inhibit_str(VbrInhibit inhibit);
+void vbr_queues_init(VirtIOBalloonRs *s, const VbrOptions *options);
+void vbr_queues_cleanup(VirtIOBalloonRs *s);
+/* Looks at all queues: requests may have come unnoticed. */
+void vbr_queues_kick(VirtIOBalloonRs *s);
+/* Gives held requests back to their ring: the machine is being stopped. */
+void vbr_queues_give_back(VirtIOBalloonRs *s);
+/* Drops held requests: their ring is gone. */
+void vbr_queues_drop(VirtIOBalloonRs *s);
+/* The same, if they are from this queue. */
+void vbr_queues_drop_of(VirtIOBalloonRs *s, VirtQueue *vq);
+
+/* virtio-balloon-rs-stats.c */
+void vbr_stats_handle_output(VirtIODevice *vdev, VirtQueue *vq);
+void vbr_stats_resume(VirtIOBalloonRs *s);
+void vbr_stats_drop(VirtIOBalloonRs *s);
+void vbr_stats_set_interval(VirtIOBalloonRs *s, int64_t seconds);
+/* Starts the interval anew, if statistics are polled. */
+void vbr_stats_rearm(VirtIOBalloonRs *s);
+
+/* virtio-balloon-rs-props.c */
+void vbr_props_init(VirtIOBalloonRs *s);
+/* Makes the properties of @device readable on the proxy that it belongs to. */
+void vbr_props_alias(Object *proxy, VirtIOBalloonRs *device);
+
+#endif
