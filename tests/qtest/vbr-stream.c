@@ -1,0 +1,102 @@
+/*
+ * Saving a machine to a file and loading it into another
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "vbr-stream.h"
+
+char *vbr_stream_name(void)
+{
+    static unsigned int n;
+
+    return g_strdup_printf("%s/vbr-stream-%d-%u", g_get_tmp_dir(), getpid(),
+                           n++);
+}
+
+void vbr_stream_stop(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{ 'execute': 'stop' }");
+}
+
+char *vbr_migrate_status(QTestState *qts, char **why)
+{
+    QDict *ret = qtest_qmp_assert_success_ref(qts,
+                                              "{ 'execute': 'query-migrate' }");
+    char *status = g_strdup(qdict_get_try_str(ret, "status") ?: "none");
+
+    if (why && qdict_haskey(ret, "error-desc")) {
+        g_free(*why);
+        *why = g_strdup(qdict_get_str(ret, "error-desc"));
+    }
+    qobject_unref(ret);
+    return status;
+}
+
+bool vbr_migrate_wait(QTestState *qts, const char *good, const char *bad,
+                      char **why)
+{
+    gint64 start = g_get_monotonic_time();
+
+    for (;;) {
+        g_autofree char *status = vbr_migrate_status(qts, why);
+
+        if (!strcmp(status, good)) {
+            return true;
+        }
+        if (!strcmp(status, bad)) {
+            return false;
+        }
+        g_assert_cmpint(g_get_monotonic_time() - start, <, VBR_TIMEOUT_US);
+        g_usleep(2000);
+    }
+}
+
+void vbr_stream_save(QTestState *qts, const char *file)
+{
+    g_autofree char *uri = g_strdup_printf("file:%s", file);
+    g_autofree char *why = NULL;
+
+    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', 'arguments': "
+                             "{ 'uri': %s } }", uri);
+    if (!vbr_migrate_wait(qts, "completed", "failed", &why)) {
+        g_test_message("%s", why);
+        g_assert_not_reached();
+    }
+}
+
+bool vbr_stream_load(QTestState *qts, const char *file, char **why)
+{
+    g_autofree char *uri = g_strdup_printf("file:%s", file);
+
+    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate-incoming', "
+                             "'arguments': { 'uri': %s, "
+                             "'exit-on-error': false } }", uri);
+    return vbr_migrate_wait(qts, "completed", "failed", why);
+}
+
+void vbr_stream_adopt(VbrVm *to, const VbrVm *from)
+{
+    int i;
+
+    vbr_vm_find(to, from->pci->pdev->devfn >> 3);
+    /* What the driver knows of the device came with the machine. */
+    to->pci->bar = from->pci->bar;
+    to->pci->vdev.features = from->pci->vdev.features;
+    to->pci->vdev.features_negotiated = true;
+    to->d.offered = from->d.offered;
+    for (i = 0; i < VBR_NQUEUES; i++) {
+        to->d.ring[i] = from->d.ring[i];
+    }
+    migrate_allocator((QGuestAllocator *)&from->alloc, &to->alloc);
+}
+
+size_t vbr_stream_find(const uint8_t *data, size_t size, const char *what)
+{
+    const uint8_t *at = memmem(data, size, what, strlen(what));
+
+    g_assert_nonnull(at);
+    return at - data;
+}

@@ -1,0 +1,140 @@
+/*
+ * virtio-balloon-rs: discards that must not happen now, and who says so
+ *
+ * Memory pinned by VFIO needs hardware and is not tried here; the two
+ * kinds of migration that forbid discards are.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "vbr-probe.h"
+#include "vbr-stream.h"
+#include "vbr-vm.h"
+
+#define NPAGES 16
+
+static void limit_bandwidth(QTestState *qts, int64_t bytes)
+{
+    qtest_qmp_assert_success(qts, "{ 'execute': "
+                             "'migrate-set-parameters', 'arguments': "
+                             "{ 'max-bandwidth': %" PRId64 ", "
+                             "'max-postcopy-bandwidth': %" PRId64 " } }",
+                             bytes, bytes);
+}
+
+static void assert_inhibited(VbrDev *d, const char *why)
+{
+    g_autofree char *text = vbr_string(d, "discard-inhibited");
+
+    g_assert_cmpstr(text, ==, why);
+}
+
+static bool can_do(QTestState *qts, const char *capability)
+{
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': "
+                           "'migrate-set-capabilities', 'arguments': "
+                           "{ 'capabilities': [ { 'capability': %s, "
+                           "'state': true } ] } }", capability);
+    bool ok = qdict_haskey(rsp, "return");
+
+    qobject_unref(rsp);
+    return ok;
+}
+
+/* The guest shrinks, the host keeps the memory, and this can be seen. */
+static void assert_keeps(VbrDev *d, uint64_t base)
+{
+    uint64_t before = vbr_counter(d, "inhibited-bytes");
+
+    vbr_send_range(d, VBR_INFLATE, base, NPAGES);
+    vbr_assert_counter(d, "inhibited-bytes", before + NPAGES * VBR_PAGE);
+    vbr_assert_kept(d, base, NPAGES, 0x2f);
+    vbr_assert_counter(d, "discards", 0);
+    vbr_assert_counter(d, "discard-errors", 0);
+}
+
+static void test_background_snapshot(void)
+{
+    g_autofree char *file = vbr_stream_name();
+    g_autofree char *uri = g_strdup_printf("file:%s", file);
+    VbrVm *vm = vbr_pc_balloon(NULL);
+    VbrDev *d = &vm->d;
+    uint64_t base;
+
+    vbr_start(d, 0);
+    assert_inhibited(d, "no");
+    base = vbr_pages(d, NPAGES, VBR_PAGE);
+    if (!can_do(vm->qts, "background-snapshot")) {
+        g_test_skip("no userfaultfd write protection on this host");
+        vbr_vm_free(vm);
+        return;
+    }
+    /* Enough content that it cannot be done at once. */
+    vbr_fill(d, 32 * MiB, 64 * MiB / VBR_PAGE, 0x19);
+    vbr_fill(d, base, NPAGES, 0x2f);
+    limit_bandwidth(vm->qts, 1 * MiB);
+    qtest_qmp_assert_success(vm->qts, "{ 'execute': 'migrate', "
+                             "'arguments': { 'uri': %s } }", uri);
+    g_assert(vbr_migrate_wait(vm->qts, "active", "failed", NULL));
+    assert_inhibited(d, "background snapshot");
+    assert_keeps(d, base);
+
+    qtest_qmp_assert_success(vm->qts, "{ 'execute': 'migrate_cancel' }");
+    g_assert(vbr_migrate_wait(vm->qts, "cancelled", "failed", NULL));
+    assert_inhibited(d, "no");
+    vbr_assert_works(d);
+    vbr_vm_free(vm);
+    unlink(file);
+}
+
+static void test_postcopy(void)
+{
+    g_autofree char *sock = vbr_stream_name();
+    g_autofree char *uri = g_strdup_printf("unix:%s", sock);
+    VbrVm *from = vbr_pc_balloon(NULL);
+    VbrVm *to = vbr_pc("-device " VBR_PCI "," VBR_SLOT_ARG
+                       " -incoming defer");
+    const uint64_t base = 96 * MiB;
+
+    vbr_start(&from->d, 0);
+    if (!can_do(from->qts, "postcopy-ram") ||
+        !can_do(to->qts, "postcopy-ram")) {
+        g_test_skip("no postcopy on this host");
+        vbr_vm_free(from);
+        vbr_vm_free(to);
+        return;
+    }
+    vbr_fill(&from->d, 32 * MiB, 64 * MiB / VBR_PAGE, 0x19);
+    vbr_fill(&from->d, base, NPAGES, 0x2f);
+    limit_bandwidth(from->qts, 1 * MiB);
+    qtest_qmp_assert_success(to->qts, "{ 'execute': 'migrate-incoming', "
+                             "'arguments': { 'uri': %s } }", uri);
+    qtest_qmp_assert_success(from->qts, "{ 'execute': 'migrate', "
+                             "'arguments': { 'uri': %s } }", uri);
+    g_assert(vbr_migrate_wait(from->qts, "active", "failed", NULL));
+    qtest_qmp_assert_success(from->qts,
+                             "{ 'execute': 'migrate-start-postcopy' }");
+    g_assert(vbr_migrate_wait(from->qts, "postcopy-active", "failed", NULL));
+    qtest_qmp_eventwait(to->qts, "RESUME");
+
+    vbr_stream_adopt(to, from);
+    assert_inhibited(&to->d, "incoming postcopy");
+    assert_keeps(&to->d, base);
+
+    limit_bandwidth(from->qts, 1 * GiB);
+    g_assert(vbr_migrate_wait(from->qts, "completed", "failed", NULL));
+    g_assert(vbr_migrate_wait(to->qts, "completed", "failed", NULL));
+    assert_inhibited(&to->d, "no");
+    vbr_assert_works(&to->d);
+    vbr_vm_free(from);
+    vbr_vm_free(to);
+}
+
+void vbr_add_inhibit_tests(void)
+{
+    qtest_add_func("virtio-balloon-rs/inhibit/background-snapshot",
+                   test_background_snapshot);
+    qtest_add_func("virtio-balloon-rs/inhibit/postcopy", test_postcopy);
+}
