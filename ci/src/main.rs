@@ -16,6 +16,7 @@ mod patches;
 mod paths;
 mod progress;
 mod qemu;
+mod qemu_rust;
 mod run;
 mod series;
 mod setup;
@@ -181,7 +182,7 @@ fn build_qemu(paths: &Paths, args: QemuArgs) -> Result<()> {
         targets: args.target,
         qemu_src: args.qemu_src,
         configure_args: args.configure_arg,
-        variant: None,
+        ..qemu::Wanted::default()
     };
     let build = qemu::build(paths, &wanted)?;
     let time = progress::took(start.elapsed());

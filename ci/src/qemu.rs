@@ -10,6 +10,7 @@ use crate::error::{At, Error, Result};
 use crate::git::Git;
 use crate::patches;
 use crate::paths::Paths;
+use crate::qemu_rust;
 use crate::run::{Step, output};
 use crate::series::{self, Series};
 use crate::setup;
@@ -33,6 +34,8 @@ pub(crate) struct Wanted {
     pub(crate) qemu_src: Option<PathBuf>,
     /// More arguments for QEMU's configure.
     pub(crate) configure_args: Vec<String>,
+    /// With QEMU's own Rust devices.
+    pub(crate) qemu_rust: bool,
     /// The name of the build directory after `build`; none for the default build.
     pub(crate) variant: Option<String>,
 }
@@ -159,6 +162,9 @@ fn configure(paths: &Paths, wanted: &Wanted) -> Result<Build> {
         dir,
         target,
     };
+    if wanted.qemu_rust {
+        qemu_rust::prepare(paths, &git)?;
+    }
     configure_in(paths, &build, &git, wanted)?;
     Ok(build)
 }
@@ -178,11 +184,12 @@ fn configure_in(paths: &Paths, build: &Build, git: &Git, wanted: &Wanted) -> Res
         log: paths.log(&format!("configure-{}-{}", build.series.name, build.name())),
         todo: "see what is missing above; its own log is config.log in the build directory",
     }
-    .run(
+    .run(qemu_rust::environment(
+        paths,
         Command::new(git.dir().join("configure"))
             .args(&args)
             .current_dir(&build.dir),
-    )?;
+    ))?;
     link_firmware(&build.dir)?;
     stamp::done(&stamp, &inputs)
 }
@@ -264,7 +271,10 @@ fn ninja(paths: &Paths, build: &Build, goals: &[String]) -> Result<()> {
         log: paths.log(&format!("ninja-{}-{name}", build.series.name)),
         todo: "see the compiler's message above; after an edit run the same command again",
     }
-    .run(Command::new("ninja").arg("-C").arg(&build.dir).args(goals))
+    .run(qemu_rust::environment(
+        paths,
+        Command::new("ninja").arg("-C").arg(&build.dir).args(goals),
+    ))
 }
 
 /// `build` for the default; others have a directory of their own, so that none undoes another.
@@ -308,6 +318,9 @@ fn configure_args(git: &Git, python: &Path, wanted: &Wanted) -> Vec<String> {
         fs::read_to_string(git.dir().join("scripts/meson-buildoptions.sh")).unwrap_or_default();
     if options.contains("enable-virtio-balloon-rs") {
         args.push("--enable-virtio-balloon-rs".into());
+    }
+    if wanted.qemu_rust {
+        args.push("--enable-rust".into());
     }
     args.extend(wanted.configure_args.iter().cloned());
     args

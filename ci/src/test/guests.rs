@@ -4,7 +4,7 @@
 
 use super::rust;
 use super::tally::Tally;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::paths::Paths;
 use crate::qemu::Build;
 
@@ -18,12 +18,5 @@ pub(crate) fn test(paths: &Paths, build: &Build) -> Result<Tally> {
     command
         .env("VBR_QEMU", build.binary())
         .env("VBR_GUEST", paths.guest());
-    let tally = rust::run_counted(paths, "guest", &mut command)?;
-    if tally.passed + tally.failed == 0 {
-        return Err(Error::new(
-            "no guest was run",
-            "see target/log/test-guest.log",
-        ));
-    }
-    Ok(tally)
+    rust::run_counted(paths, "guest", &mut command)
 }

@@ -45,7 +45,7 @@ pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
     for name in our_programs(&build) {
         tally += program(paths, &build, &name, &[])?;
     }
-    if tally.passed + tally.failed == 0 {
+    if tally.is_empty() {
         let what = format!("no device test of ours ran in {}", build.dir.display());
         return Err(Error::new(
             what,

@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use super::tally::Tally;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::paths::Paths;
 use crate::run::Step;
 
@@ -69,6 +69,8 @@ pub(crate) fn run_counted(paths: &Paths, name: &str, command: &mut Command) -> R
     match result {
         // It failed for another reason than a failed test: it did not build, say.
         Err(error) if tally.failed == 0 => Err(error),
+        // A crate without tests is a mistake that would pass.
+        _ if tally.is_empty() => Err(Error::new(format!("no test of {name} ran"), "see its log")),
         _ => Ok(tally),
     }
 }

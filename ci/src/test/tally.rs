@@ -56,6 +56,11 @@ impl Tally {
         }
     }
 
+    /// Whether no test ran or was skipped.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.passed + self.failed == 0 && self.skipped.is_empty()
+    }
+
     /// Takes a line that `cargo test` printed.
     ///
     /// A test that finds it cannot run prints `skipped: NAME: REASON`; it passes then, as Rust's

@@ -39,4 +39,13 @@ pub(super) fn all(paths: &Paths, build: &Build, run: &mut Run) {
     run.section("with address and undefined-behaviour sanitizers", || {
         qtest::ours(paths, &sanitized)
     });
+    let with_rust = Wanted {
+        series: Some(build.series.name.to_owned()),
+        qemu_rust: true,
+        variant: Some("rust".into()),
+        ..Wanted::default()
+    };
+    run.section("with QEMU's own Rust in the same binary", || {
+        qtest::ours(paths, &with_rust)
+    });
 }
