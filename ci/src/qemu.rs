@@ -94,7 +94,7 @@ pub(crate) fn build_where(
     let _lock = lock(paths)?;
     let build = configure(paths, wanted)?;
     // Brings the list of goals up to date with meson's files first.
-    ninja(paths, &build, &["build.ninja".to_owned()])?;
+    regenerate(paths, &build)?;
     let mut list = Command::new("ninja");
     let list = output(
         list.arg("-C")
@@ -256,6 +256,18 @@ fn series_of(dir: &Path, asked: Option<&str>) -> Result<String> {
         )),
         _ => Ok(series),
     }
+}
+
+/// Runs meson again if one of its files changed.
+fn regenerate(paths: &Paths, build: &Build) -> Result<()> {
+    let mut command = Command::new("ninja");
+    let command = command.arg("-C").arg(&build.dir).arg("build.ninja");
+    Step {
+        name: "configure QEMU again",
+        log: paths.log(&format!("meson-{}-{}", build.series.name, build.name())),
+        todo: "see its log; after an edit run the same command again",
+    }
+    .run_quietly(qemu_rust::environment(paths, command))
 }
 
 /// Runs ninja for these goals.

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use crate::error::{At, Error, Result};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::stamp::make_dir;
 
 /// How much of a failed step's log is shown.
 const TAIL: usize = 20;
+/// Where its lines are cut: a linker's command has thousands of characters.
+const WIDTH: usize = 160;
 
 /// A program that runs as a named step.
 pub(crate) struct Step<'a> {
@@ -34,6 +36,21 @@ impl Step<'_> {
         self.run_lines(command, &mut |_| {})
     }
 
+    /// The same for a step that is too short to be mentioned when all is well.
+    pub(crate) fn run_quietly(&self, command: &mut Command) -> Result<()> {
+        let mut last = String::new();
+        let status = stream(command, &self.log, &mut |line| line.clone_into(&mut last))?;
+        if status.success() {
+            return Ok(());
+        }
+        let what = format!(
+            "{} failed ({last}), log in {}",
+            self.name,
+            self.log.display()
+        );
+        Err(Error::new(what, self.todo))
+    }
+
     /// The same, and shows each line of output to `seen` as it comes.
     pub(crate) fn run_lines(
         &self,
@@ -45,10 +62,14 @@ impl Step<'_> {
         let status = stream(command, &self.log, &mut |line| {
             progress.line(line);
             seen(line);
+            // What else ninja ran beside the failed command only hides its message.
+            if progress::ninja(line).is_some() {
+                return;
+            }
             if tail.len() == TAIL {
                 tail.pop_front();
             }
-            tail.push_back(line.to_owned());
+            tail.push_back(line.chars().take(WIDTH).collect::<String>());
         })?;
         if status.success() {
             progress.end("done");

@@ -18,5 +18,7 @@ pub(crate) fn test(paths: &Paths, build: &Build) -> Result<Tally> {
     command
         .env("VBR_QEMU", build.binary())
         .env("VBR_GUEST", paths.guest());
+    // They are marked as ignored because they need a QEMU, which is here now.
+    command.args(["--", "--show-output", "--include-ignored"]);
     rust::run_counted(paths, "guest", &mut command)
 }

@@ -44,13 +44,14 @@ pub(crate) fn test(paths: &Paths, packages: &[&str]) -> Result<Tally> {
     for package in packages {
         command.args(["-p", package]);
     }
+    command.args(["--", "--show-output"]);
     run_counted(paths, &packages.join(", "), &mut command)
 }
 
 /// Runs a `cargo test` command and counts; a failed test is a count, not an error.
+///
+/// Without `--show-output` the reason why a test did not run is lost.
 pub(crate) fn run_counted(paths: &Paths, name: &str, command: &mut Command) -> Result<Tally> {
-    // Otherwise the reason why a test did not run would be lost.
-    command.args(["--", "--show-output"]);
     let log = paths.log(&format!("test-{}", name.replace(", ", "-")));
     let mut tally = Tally::default();
     let mut failed = Vec::new();
