@@ -198,12 +198,14 @@ static VbrStatus gather(VirtIOBalloonRs *s)
     }
 }
 
-/* The next queue, after the last batch's, that may hold requests. */
-static bool next_queue(VirtIOBalloonRs *s, VbrQueueKind *kind)
+/* Turns to the next queue, after the last batch's, that may hold requests. */
+static bool next_queue(VirtIOBalloonRs *s)
 {
+    unsigned int last = s->batch_queue;
+
     for (unsigned int i = 1; i <= VBR_MAX_QUEUES; i++) {
-        *kind = (s->batch_queue + i) % VBR_MAX_QUEUES;
-        if (s->kicked & (1u << *kind)) {
+        s->batch_queue = (last + i) % VBR_MAX_QUEUES;
+        if (s->kicked & (1u << s->batch_queue)) {
             return true;
         }
     }
@@ -213,23 +215,17 @@ static bool next_queue(VirtIOBalloonRs *s, VbrQueueKind *kind)
 /* Gathers a batch, from the request that the last one left or a new queue. */
 static bool next_batch(VirtIOBalloonRs *s)
 {
-    VbrStatus status = VBR_STATUS_OK;
-
-    while (!s->n_held || s->partial) {
-        if (!s->partial && !next_queue(s, &s->batch_queue)) {
+    do {
+        if (!s->partial && !next_queue(s)) {
             return false;
         }
-        status = gather(s);
-        if (vbr_failed(s, status)) {
+        if (vbr_failed(s, gather(s))) {
             return false;
         }
-        if (virtio_queue_empty(batch_vq(s))) {
+        if (!s->n_held || virtio_queue_empty(batch_vq(s))) {
             s->kicked &= ~(1u << s->batch_queue);
         }
-        if (s->n_held) {
-            break;
-        }
-    }
+    } while (!s->n_held);
     trace_virtio_balloon_rs_batch(s->batch_queue, s->n_held);
     return true;
 }

@@ -6,6 +6,7 @@
 //! - `VBR_DEVICE`: the device under test; `virtio-balloon-pci` runs what can be
 //!   run with QEMU's own, for a comparison
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
@@ -147,9 +148,9 @@ impl Drop for Slot {
     }
 }
 
-/// Says in one line why a test is not run.
+/// Says in one line why a test is not run, even where output is captured.
 pub fn skip(test: &str, why: &str) {
-    eprintln!("skipped: {test}: {why}");
+    let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
 }
 
 impl Vm {
