@@ -5,34 +5,34 @@ use std::fs;
 
 const COUNT: &str = "/proc/sys/vm/nr_hugepages";
 
-/// Reserved huge pages; what was reserved before is restored when this is dropped.
+/// Reserved huge pages; they are given up when this is dropped.
 #[derive(Debug)]
 pub struct HugePages {
-    before: Option<u64>,
+    added: u64,
 }
 
 impl HugePages {
-    /// Makes sure that `mib` MiB of huge pages are free.
+    /// Reserves `mib` MiB of huge pages, beside those that others have; where
+    /// that is not allowed, free ones that are there already do.
     ///
     /// # Errors
     /// Why not, in words, when this user may not or memory is too fragmented.
     pub fn reserve(mib: u64) -> Result<HugePages, String> {
-        if size_kib()? != 2048 {
+        if meminfo("Hugepagesize:")? != 2048 {
             return Err("the host's huge pages are not of 2 MiB".into());
         }
-        let missing = (mib / 2).saturating_sub(meminfo("HugePages_Free:")?);
-        if missing == 0 {
-            return Ok(HugePages { before: None });
-        }
+        let wanted = mib / 2;
         let before = meminfo("HugePages_Total:")?;
-        fs::write(COUNT, (before + missing).to_string())
-            .map_err(|e| format!("cannot reserve huge pages: {e}"))?;
-        let reserved = HugePages {
-            before: Some(before),
-        };
-        let free = meminfo("HugePages_Free:")?;
-        if free < mib / 2 {
-            return Err(format!("only {free} of {} huge pages can be had", mib / 2));
+        if let Err(e) = fs::write(COUNT, (before + wanted).to_string()) {
+            return match meminfo("HugePages_Free:")? >= wanted {
+                true => Ok(HugePages { added: 0 }),
+                false => Err(format!("cannot reserve huge pages: {e}")),
+            };
+        }
+        let added = meminfo("HugePages_Total:")?.saturating_sub(before);
+        let reserved = HugePages { added };
+        if added < wanted {
+            return Err(format!("only {added} of {wanted} huge pages can be had"));
         }
         Ok(reserved)
     }
@@ -40,15 +40,14 @@ impl HugePages {
 
 impl Drop for HugePages {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
-            // Without it they stay reserved, which the next run makes use of.
-            let _ = fs::write(COUNT, before.to_string());
+        if self.added == 0 {
+            return;
+        }
+        if let Ok(total) = meminfo("HugePages_Total:") {
+            // Without it they stay reserved, which costs memory but no test.
+            let _ = fs::write(COUNT, total.saturating_sub(self.added).to_string());
         }
     }
-}
-
-fn size_kib() -> Result<u64, String> {
-    meminfo("Hugepagesize:")
 }
 
 fn meminfo(name: &str) -> Result<u64, String> {
