@@ -274,7 +274,7 @@ typedef struct VbrCounters {
    */
   uint64_t ranges;
   /**
-   * Discard calls made, the failed ones included.
+   * Discards wanted, those that failed included.
    */
   uint64_t discards;
   /**
@@ -282,7 +282,7 @@ typedef struct VbrCounters {
    */
   uint64_t batches;
   /**
-   * Discard calls that failed.
+   * Discards that the host refused, or would have: after 16 refusals it is asked no more.
    */
   uint64_t discard_errors;
   /**

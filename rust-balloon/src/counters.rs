@@ -18,11 +18,11 @@ pub struct Counters {
     pub discarded_bytes: u64,
     /// Ranges that were left after merging.
     pub ranges: u64,
-    /// Discard calls made, the failed ones included.
+    /// Discards wanted, those that failed included.
     pub discards: u64,
     /// Batches finished.
     pub batches: u64,
-    /// Discard calls that failed.
+    /// Discards that the host refused, or would have: after 16 refusals it is asked no more.
     pub discard_errors: u64,
     /// Pages named in inflate and deflate requests that are not guest RAM.
     pub ignored_bad_pfns: u64,

@@ -59,6 +59,8 @@ pub struct Balloon {
     batch: Batch,
     stats: Stats,
     counters: Counters,
+    /// How often the host refused to discard since it last did.
+    refusals: u32,
     inject_panic: bool,
 }
 
@@ -76,6 +78,7 @@ impl Balloon {
             batch: Batch::default(),
             stats: Stats::default(),
             counters: Counters::default(),
+            refusals: 0,
             inject_panic: false,
         }
     }
@@ -109,6 +112,7 @@ impl Balloon {
         self.batch.clear();
         self.balloon.clear_all();
         self.balloon_complete = true;
+        self.refusals = 0;
         self.negotiated = Features::empty();
         self.skip_stats = false;
         let was_inflated = self.config.actual != 0;
@@ -136,6 +140,9 @@ impl Balloon {
             let (first, end) = range.page_indices();
             balloon.clear(first..end);
         });
+        if self.memory.sections() != memory.sections() {
+            self.refusals = 0;
+        }
         self.memory = memory;
     }
 
@@ -261,6 +268,7 @@ impl Balloon {
             inhibit,
             poison_val: self.config.poison_val,
             host,
+            refusals: &mut self.refusals,
             counters: &mut self.counters,
             budget: Budget::slice(),
         };

@@ -18,6 +18,11 @@ use crate::page::GpaRange;
 /// not split just because a slice was over.
 const HUGE_PAGE_SIZE: u64 = 2 << 20;
 
+/// Discards that the host may refuse one after the other before it is asked no more, until the next
+/// reset or change of the map of memory: QEMU prints a line for each, and a guest can cause as many as
+/// it likes.
+const MAX_REFUSALS: u32 = 16;
+
 /// What a handler works with.
 pub struct Work<'a> {
     /// Where guest RAM is.
@@ -30,6 +35,8 @@ pub struct Work<'a> {
     pub poison_val: u32,
     /// The host.
     pub host: &'a mut dyn Host,
+    /// How often the host refused to discard since it last did.
+    pub refusals: &'a mut u32,
     /// Where it is all accounted for.
     pub counters: &'a mut Counters,
     /// What is left of the slice.
@@ -50,13 +57,25 @@ impl Work<'_> {
             self.counters.inhibited_bytes += range.bytes();
             return;
         }
-        self.budget.spend_call(range.bytes(), section.page_size);
         self.counters.discards += 1;
+        if *self.refusals >= MAX_REFUSALS {
+            self.counters.discard_errors += 1;
+            return;
+        }
+        self.budget.spend_call(range.bytes(), section.page_size);
         match self.host.discard(section.block_range(range)) {
-            Ok(()) => self.counters.discarded_bytes += range.bytes(),
+            Ok(()) => {
+                *self.refusals = 0;
+                self.counters.discarded_bytes += range.bytes();
+            }
             Err(error) => {
+                *self.refusals += 1;
                 self.counters.discard_errors += 1;
-                log::debug!("{range:x?} not discarded: {error}");
+                if *self.refusals == MAX_REFUSALS {
+                    log::warn!(
+                        "the host discards no memory ({error}); it is not asked again until the next reset"
+                    );
+                }
             }
         }
     }
