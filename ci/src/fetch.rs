@@ -89,6 +89,8 @@ impl Apt {
             at("Dir::Cache", "cache"),
             // Without this, root's downloads are tried as a user who may not write here.
             "APT::Sandbox::User=root".into(),
+            // Otherwise a mirror that does not answer is only a warning.
+            "APT::Update::Error-Mode=any".into(),
         ] {
             command.args(["-o", &option]);
         }

@@ -52,6 +52,8 @@ enum Door {
     Demo(DemoArgs),
     /// Run all tests; the last line is `N passed, N failed`
     Test(TestArgs),
+    /// Run only our device tests in QEMU's test library
+    Qtest(QemuArgs),
     /// Look after the patch series in qemu-patches
     #[command(subcommand)]
     Patches(Patches),
@@ -115,6 +117,21 @@ struct QemuArgs {
     /// One more argument for QEMU's configure; may be given again
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     configure_arg: Vec<String>,
+    /// A special build, in a build directory of its own
+    #[arg(long)]
+    variant: Option<qemu::Variant>,
+}
+
+impl QemuArgs {
+    fn wanted(self) -> qemu::Wanted {
+        qemu::Wanted {
+            series: self.series,
+            targets: self.target,
+            qemu_src: self.qemu_src,
+            configure_args: self.configure_arg,
+            variant: self.variant,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -138,6 +155,7 @@ fn enter(door: Door) -> Result<bool> {
         Door::Test(TestArgs { quick, all, series }) => {
             return test::run(&paths, &test::Options { quick, all, series });
         }
+        Door::Qtest(args) => return test::device_tests(&paths, &args.wanted()),
         Door::Patches(Patches::Check { series, build }) => check_patches(&paths, series, build)?,
         Door::Patches(Patches::Refresh { series }) => refresh_patches(&paths, series)?,
         Door::Header => header::write(&paths)?,
@@ -177,14 +195,7 @@ fn refresh_patches(paths: &Paths, series: Option<String>) -> Result<()> {
 
 fn build_qemu(paths: &Paths, args: QemuArgs) -> Result<()> {
     let start = Instant::now();
-    let wanted = qemu::Wanted {
-        series: args.series,
-        targets: args.target,
-        qemu_src: args.qemu_src,
-        configure_args: args.configure_arg,
-        ..qemu::Wanted::default()
-    };
-    let build = qemu::build(paths, &wanted)?;
+    let build = qemu::build(paths, &args.wanted())?;
     let time = progress::took(start.elapsed());
     println!(
         "QEMU {} is ready in {time}: {}",

@@ -34,10 +34,33 @@ pub(crate) struct Wanted {
     pub(crate) qemu_src: Option<PathBuf>,
     /// More arguments for QEMU's configure.
     pub(crate) configure_args: Vec<String>,
-    /// With QEMU's own Rust devices.
-    pub(crate) qemu_rust: bool,
-    /// The name of the build directory after `build`; none for the default build.
-    pub(crate) variant: Option<String>,
+    /// A special build; none for the default one.
+    pub(crate) variant: Option<Variant>,
+}
+
+/// A special build, with a build directory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Variant {
+    /// With the sanitizers of addresses and of undefined behaviour.
+    Asan,
+    /// With QEMU's own Rust devices in the same binary.
+    Rust,
+}
+
+impl Variant {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Asan => "asan",
+            Self::Rust => "rust",
+        }
+    }
+
+    fn configure_args(self) -> &'static [&'static str] {
+        match self {
+            Self::Asan => &["--enable-asan", "--enable-ubsan"],
+            Self::Rust => &["--enable-rust"],
+        }
+    }
 }
 
 /// A build that is there.
@@ -162,7 +185,7 @@ fn configure(paths: &Paths, wanted: &Wanted) -> Result<Build> {
         dir,
         target,
     };
-    if wanted.qemu_rust {
+    if wanted.variant == Some(Variant::Rust) {
         qemu_rust::prepare(paths, &git)?;
     }
     configure_in(paths, &build, &git, wanted)?;
@@ -291,16 +314,18 @@ fn ninja(paths: &Paths, build: &Build, goals: &[String]) -> Result<()> {
 
 /// `build` for the default; others have a directory of their own, so that none undoes another.
 fn dir_name(wanted: &Wanted) -> String {
-    let short: Vec<&str> = wanted
+    let mut name = String::from("build");
+    let machines = wanted
         .targets
         .iter()
-        .map(|target| target.trim_end_matches("-softmmu"))
-        .collect();
-    match &wanted.variant {
-        Some(variant) => format!("build-{variant}"),
-        None if short.is_empty() || short == ["x86_64"] => "build".to_owned(),
-        None => format!("build-{}", short.join("-")),
+        .map(|target| target.trim_end_matches("-softmmu"));
+    let machines = machines.collect::<Vec<_>>().join("-");
+    for part in [machines.as_str(), wanted.variant.map_or("", Variant::name)] {
+        if !part.is_empty() && part != "x86_64" {
+            name = name + "-" + part;
+        }
     }
+    name
 }
 
 fn configure_args(git: &Git, python: &Path, wanted: &Wanted) -> Vec<String> {
@@ -331,9 +356,8 @@ fn configure_args(git: &Git, python: &Path, wanted: &Wanted) -> Vec<String> {
     if options.contains("enable-virtio-balloon-rs") {
         args.push("--enable-virtio-balloon-rs".into());
     }
-    if wanted.qemu_rust {
-        args.push("--enable-rust".into());
-    }
+    let special = wanted.variant.map_or(&[][..], Variant::configure_args);
+    args.extend(special.iter().map(|&arg| arg.to_owned()));
     args.extend(wanted.configure_args.iter().cloned());
     args
 }
@@ -344,14 +368,14 @@ mod tests {
 
     #[test]
     fn each_kind_of_build_has_its_directory() {
-        let wanted = |targets: &[&str], variant: Option<&str>| Wanted {
+        let wanted = |targets: &[&str], variant: Option<Variant>| Wanted {
             targets: targets.iter().map(|&target| target.to_owned()).collect(),
-            variant: variant.map(str::to_owned),
+            variant,
             ..Wanted::default()
         };
         assert_eq!(dir_name(&wanted(&[], None)), "build");
         assert_eq!(dir_name(&wanted(&["x86_64-softmmu"], None)), "build");
         assert_eq!(dir_name(&wanted(&["s390x-softmmu"], None)), "build-s390x");
-        assert_eq!(dir_name(&wanted(&[], Some("asan"))), "build-asan");
+        assert_eq!(dir_name(&wanted(&[], Some(Variant::Asan))), "build-asan");
     }
 }

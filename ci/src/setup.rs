@@ -77,7 +77,12 @@ pub(crate) fn packages(paths: &Paths, wanted: &[&[&str]]) -> Result<()> {
         log: paths.log("apt-update"),
         todo,
     }
-    .run(Command::new("apt-get").args(["-q", "update"]))?;
+    .run(Command::new("apt-get").args([
+        "-q",
+        "-o",
+        "APT::Update::Error-Mode=any",
+        "update",
+    ]))?;
     Step {
         name: &format!("install {list}"),
         log,

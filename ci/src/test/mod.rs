@@ -45,6 +45,16 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<bool> {
     Ok(run.account())
 }
 
+/// Builds QEMU as wanted and runs our device tests in it; gives whether none failed.
+///
+/// # Errors
+/// When it does not build, or no test ran.
+pub(crate) fn device_tests(paths: &Paths, wanted: &Wanted) -> Result<bool> {
+    let start = Instant::now();
+    let tally = qtest::ours(paths, wanted)?;
+    Ok(Run { start, tally }.account())
+}
+
 fn quick(paths: &Paths, run: &mut Run) {
     run.section("Rust is formatted", || rust::format(paths));
     run.section("clippy has nothing to say", || rust::clippy(paths));

@@ -4,7 +4,7 @@
 
 use super::{Run, qtest};
 use crate::paths::Paths;
-use crate::qemu::{Build, Wanted};
+use crate::qemu::{Build, Variant, Wanted};
 use crate::series::Series;
 
 /// Builds and tests every series, other targets, and special builds.
@@ -30,22 +30,18 @@ pub(super) fn all(paths: &Paths, build: &Build, run: &mut Run) {
         let heading = format!("QEMU {} for {target}", build.series.name);
         run.section(&heading, || qtest::ours(paths, &wanted));
     }
-    let sanitized = Wanted {
-        series: Some(build.series.name.to_owned()),
-        configure_args: vec!["--enable-asan".into(), "--enable-ubsan".into()],
-        variant: Some("asan".into()),
-        ..Wanted::default()
-    };
-    run.section("with address and undefined-behaviour sanitizers", || {
-        qtest::ours(paths, &sanitized)
-    });
-    let with_rust = Wanted {
-        series: Some(build.series.name.to_owned()),
-        qemu_rust: true,
-        variant: Some("rust".into()),
-        ..Wanted::default()
-    };
-    run.section("with QEMU's own Rust in the same binary", || {
-        qtest::ours(paths, &with_rust)
-    });
+    for (variant, heading) in [
+        (
+            Variant::Asan,
+            "with sanitizers of addresses and undefined behaviour",
+        ),
+        (Variant::Rust, "with QEMU's own Rust in the same binary"),
+    ] {
+        let wanted = Wanted {
+            series: Some(build.series.name.to_owned()),
+            variant: Some(variant),
+            ..Wanted::default()
+        };
+        run.section(heading, || qtest::ours(paths, &wanted));
+    }
 }
