@@ -242,6 +242,7 @@ fn sources(paths: &Paths, wanted: &Wanted) -> Result<(&'static Series, Git)> {
     }
     let mut last = Error::new("qemu-patches holds no series", "check the source tree");
     for series in Series::newest_first(paths) {
+        room(paths, series)?;
         match one_series(paths, series, None) {
             Ok(found) => return Ok(found),
             // Only sources that cannot be had are a reason to take an older series.
@@ -255,15 +256,20 @@ fn sources(paths: &Paths, wanted: &Wanted) -> Result<(&'static Series, Git)> {
     Err(last)
 }
 
+/// Checks that there is room for a series that is not there yet.
+fn room(paths: &Paths, series: &Series) -> Result<()> {
+    match paths.qemu_src(series.name).exists() {
+        true => Ok(()),
+        false => setup::room(&paths.series(series.name)),
+    }
+}
+
 fn one_series(
     paths: &Paths,
     series: &'static Series,
     given: Option<&Path>,
 ) -> Result<(&'static Series, Git)> {
-    let dir = paths.series(series.name);
-    if !paths.qemu_src(series.name).exists() {
-        setup::room(&dir)?;
-    }
+    room(paths, series)?;
     let git = source::prepare(paths, series, given)?;
     patches::apply(paths, series, &git)?;
     Ok((series, git))

@@ -2,6 +2,7 @@
 
 //! What the machine must have: system packages, room, and meson.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -54,10 +55,11 @@ const SERIES_MIB: u64 = 6 * 1024;
 /// # Errors
 /// When some are missing and this is not root on a Debian; the line holds the command to type.
 pub(crate) fn packages(paths: &Paths, wanted: &[&[&str]]) -> Result<()> {
-    let names: Vec<&str> = wanted
+    let names: BTreeSet<&str> = wanted
         .iter()
         .flat_map(|list| list.iter().copied())
         .collect();
+    let names: Vec<&str> = names.into_iter().collect();
     let missing = missing(&names)?;
     if missing.is_empty() {
         return Ok(());

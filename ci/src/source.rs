@@ -130,7 +130,10 @@ fn unpack(paths: &Paths, source: &Source, part: &Path) -> Result<String> {
         Source::Debian(dsc) => {
             // dpkg-source compares the files with the sums in the .dsc.
             let mut command = Command::new("dpkg-source");
-            command.args(["--skip-patches", "-x"]).arg(dsc).arg(part);
+            command
+                .args(["--no-copy", "--skip-patches", "-x"])
+                .arg(dsc)
+                .arg(part);
             step("unpack the sources").run(&mut command)?;
             apply_debian_edits(part)?;
         }
