@@ -14,6 +14,8 @@ const SOON: Duration = Duration::from_secs(30);
 const EVENT_LIMIT: Duration = Duration::from_secs(5);
 /// Host memory above the balloon's target: what was plugged or read meanwhile.
 const SLACK_MIB: u64 = 24;
+/// The guest's feature bit that a driver of virtio 1.0 takes.
+const VERSION_1_BIT: usize = 32;
 
 #[test]
 #[ignore = "needs a patched QEMU: run cargo xtask test"]
@@ -134,4 +136,28 @@ fn targets_above_the_ram_are_cut() -> Result<()> {
     vm.balloon_to(400, SOON)?;
     vm.set_balloon(100_000)?;
     vm.wait_balloon(512, SOON)
+}
+
+/// A driver of the time before virtio 1.0, with numbers in the guest's own order.
+#[test]
+#[ignore = "needs a patched QEMU: run cargo xtask test"]
+fn the_legacy_interface_works_too() -> Result<()> {
+    let _slot = slot();
+    let mut vm = Vm::start(&config("disable-modern=on,disable-legacy=off")?)?;
+    let features = vm.shell("cat /sys/bus/virtio/drivers/virtio_balloon/virtio*/features")?;
+    assert_eq!(features.as_bytes()[VERSION_1_BIT], b'0', "{features}");
+    vm.touch(380)?;
+    vm.set_polling(1)?;
+    for mib in [300, 200] {
+        vm.balloon_to(mib, SOON)?;
+        vm.wait_resident(mib + SLACK_MIB, SOON)?;
+    }
+    // The next report but one was certainly asked for after the balloon was still.
+    let first = vm.stats()?.last_update;
+    let next = vm.wait_stats(first, SOON)?.last_update;
+    let stats = vm.wait_stats(next, SOON)?;
+    let total = vm.guest(|agent| agent.meminfo("MemTotal"))?;
+    assert_eq!(stats.get("stat-total-memory"), Some(total));
+    vm.balloon_to(512, SOON)?;
+    vm.touch(380)
 }

@@ -154,3 +154,34 @@ fn from_ours_to_ours_statistics_and_polling_move_too() -> Result<()> {
     assert_eq!(vm.counter("ballooned-bytes")?, (512 - INFLATED_MIB) * MIB);
     goes_on(&mut vm, worker)
 }
+
+/// What the device holds when it stops goes back to the ring, and the other
+/// device finds it there.
+#[test]
+#[ignore = "needs a patched QEMU: run cargo xtask test"]
+fn in_the_middle_of_inflating() -> Result<()> {
+    let _slot = slot();
+    let ours = config("")?;
+    let like_stock = VmConfig {
+        device: Some(like_stock()),
+        ..config("")?
+    };
+    let stock = VmConfig {
+        device: Some(STOCK.into()),
+        ..config("")?
+    };
+    for (from, to) in [(&ours, &ours), (&stock, &ours), (&like_stock, &stock)] {
+        let mut vm = Vm::start(from)?;
+        let worker = vm.guest(|agent| agent.start_worker(100, 22, false))?;
+        vm.wait_filled(worker)?;
+        vm.set_balloon(INFLATED_MIB)?;
+        let mut vm = vm.migrate_to(to)?;
+        vm.wait_balloon(INFLATED_MIB, SOON)?;
+        vm.set_balloon(512)?;
+        let mut vm = vm.migrate_to(from)?;
+        vm.wait_balloon(512, SOON)?;
+        vm.touch(250)?;
+        vm.assert_intact(worker)?;
+    }
+    Ok(())
+}

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use guest::testing::{config, is_ours, slot};
+use guest::config::{Backing, VmConfig};
+use guest::hugepages::HugePages;
+use guest::testing::{config, is_ours, skip, slot};
 use guest::vm::Vm;
 use guest::{MIB, Result};
 
@@ -13,8 +15,27 @@ const REPORT_LIMIT: Duration = Duration::from_secs(30);
 #[test]
 #[ignore = "needs a patched QEMU: run cargo xtask test"]
 fn freed_memory_is_returned_and_used_memory_is_kept() -> Result<()> {
+    returned(Backing::Anonymous)
+}
+
+#[test]
+#[ignore = "needs a patched QEMU: run cargo xtask test"]
+fn freed_memory_in_2_mib_pages_is_returned() -> Result<()> {
+    match HugePages::reserve(512) {
+        Ok(_reserved) => returned(Backing::Huge2m),
+        Err(why) => {
+            skip("freed_memory_in_2_mib_pages_is_returned", &why);
+            Ok(())
+        }
+    }
+}
+
+fn returned(backing: Backing) -> Result<()> {
     let _slot = slot();
-    let mut vm = Vm::start(&config("free-page-reporting=on")?)?;
+    let mut vm = Vm::start(&VmConfig {
+        backing,
+        ..config("free-page-reporting=on")?
+    })?;
     let kept = vm.guest(|agent| agent.start_worker(100, 7, false))?;
     vm.wait_filled(kept)?;
     let freed = vm.guest(|agent| agent.start_worker(250, 8, false))?;
