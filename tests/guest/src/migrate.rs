@@ -19,7 +19,19 @@ impl Vm {
     /// # Errors
     /// When the new QEMU does not start or the migration fails, with the words of
     /// the side that refused.
-    pub fn migrate_to(mut self, config: &VmConfig) -> Result<Vm> {
+    pub fn migrate_to(self, config: &VmConfig) -> Result<Vm> {
+        self.migrate_to_while(config, |_| Ok(()))
+    }
+
+    /// The same, and does `meanwhile` again and again until the guest has moved.
+    ///
+    /// # Errors
+    /// The same, or what `meanwhile` returns.
+    pub fn migrate_to_while(
+        mut self,
+        config: &VmConfig,
+        meanwhile: impl FnMut(&mut Vm) -> Result<()>,
+    ) -> Result<Vm> {
         let config = VmConfig {
             incoming: true,
             ..config.clone()
@@ -32,7 +44,7 @@ impl Vm {
         let limits = json!({ "downtime-limit": 2000, "max-bandwidth": 4_u64 << 30 });
         self.qmp("migrate-set-parameters", limits)?;
         self.qmp("migrate", json!({ "uri": uri }))?;
-        self.wait_migrated()
+        self.wait_migrated(meanwhile)
             .map_err(|e| both_said(e, &destination))?;
         destination.wait_until("guest running after migration", MIGRATION_LIMIT, |vm| {
             Ok(vm.qmp("query-status", json!({}))?["running"] == true)
@@ -40,9 +52,10 @@ impl Vm {
         Ok(destination)
     }
 
-    fn wait_migrated(&mut self) -> Result<()> {
+    fn wait_migrated(&mut self, mut meanwhile: impl FnMut(&mut Vm) -> Result<()>) -> Result<()> {
         let mut failed = None;
         self.wait_until("end of the migration", MIGRATION_LIMIT, |vm| {
+            meanwhile(vm)?;
             let state = vm.qmp("query-migrate", json!({}))?;
             if state["status"] == "failed" || state["status"] == "cancelled" {
                 failed = Some(state.to_string());
