@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A bug in the library costs the device, not the machine; and the log says so. */
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "calls.h"
+#include "check.h"
+#include "host.h"
+#include "themes.h"
+
+static unsigned errors;
+static unsigned warnings;
+
+static void on_log(int level, const char *text)
+{
+    CHECK(level >= 1 && level <= 4);
+    CHECK(text != NULL && strlen(text) > 0);
+    CHECK(strchr(text, '\n') == NULL);
+    errors += level == 1;
+    warnings += level == 2;
+}
+
+/* A device that inflated, has a target and an `actual`, and then breaks. */
+static struct host *broken_host(uint32_t *num_pages)
+{
+    struct host *host = host_new(ALL_FEATURES);
+    const uint8_t image[8] = { 0, 0, 0, 0, 0, 1 };
+    bool done = true, changed;
+
+    CHECK_OK(vbr_target_set(host->device, RAM / 2, RAM, num_pages));
+    CHECK_OK(vbr_config_write(host->device, image, sizeof(image), &changed));
+    inflate(host, 4 * MIB, 1 * MIB);
+    guest_fill(host, 8 * MIB, 1 * MIB);
+    CHECK_OK(vbr_device_inject_panic(host->device));
+    CHECK_OK(request_range(host, VBR_QUEUE_KIND_INFLATE, 8 * MIB, 1 * MIB));
+    CHECK_STATUS(vbr_batch_run(host->device, VBR_INHIBIT_NO, &done), VBR_STATUS_BROKEN);
+    CHECK(done);
+    CHECK(guest_kept(host, 8 * MIB, 1 * MIB));
+    return host;
+}
+
+static void a_reset_mends(void)
+{
+    uint32_t num_pages;
+    bool changed = false;
+    struct host *host = broken_host(&num_pages);
+    struct VbrState state;
+
+    expect_of_all_but_reset(host->device, VBR_STATUS_BROKEN);
+    CHECK_OK(vbr_device_reset(host->device, &changed));
+    CHECK(changed);
+
+    /* The host's target and the counts stay, the rest is that of a new device. */
+    CHECK_OK(vbr_state_save(host->device, 0, &state));
+    CHECK_EQ(state.num_pages, num_pages);
+    CHECK_EQ(state.actual, 0);
+    struct VbrCounters counters = host_counters(host);
+    CHECK_EQ(counters.inflated_bytes, 1 * MIB);
+    CHECK_EQ(counters.batches, 1);
+    CHECK_EQ(counters.ballooned_bytes, 0);
+
+    /* It does not know where memory is until it is told, and ignores what it does not know. */
+    host_forget(host);
+    CHECK_OK(vbr_device_set_features(host->device, ALL_FEATURES, false));
+    inflate(host, 8 * MIB, 1 * MIB);
+    CHECK(guest_kept(host, 8 * MIB, 1 * MIB));
+    CHECK_EQ(host->discard_count, 0);
+    CHECK_EQ(host_counters(host).ignored_bad_pfns, 256);
+    CHECK_OK(vbr_device_set_memory(host->device, host->sections, SECTIONS));
+    inflate(host, 8 * MIB, 1 * MIB);
+    CHECK(guest_gone(host, 8 * MIB, 1 * MIB));
+    CHECK_EQ(host_counters(host).ballooned_bytes, 1 * MIB);
+    host_free(host);
+}
+
+static void a_broken_device_can_be_freed(void)
+{
+    uint32_t num_pages;
+
+    host_free(broken_host(&num_pages));
+}
+
+static void only_inflating_panics(void)
+{
+    struct host *host = host_new(ALL_FEATURES);
+    bool done = false;
+
+    CHECK_OK(vbr_device_inject_panic(host->device));
+    CHECK_OK(vbr_batch_run(host->device, VBR_INHIBIT_NO, &done));
+    CHECK(done);
+    deflate(host, 4 * MIB, 1 * MIB);
+    CHECK_OK(report(host, 4 * MIB, 1 * MIB));
+    run_batch(host);
+    CHECK_OK(request_range(host, VBR_QUEUE_KIND_INFLATE, 4 * MIB, 1 * MIB));
+    CHECK_STATUS(vbr_batch_run(host->device, VBR_INHIBIT_NO, &done), VBR_STATUS_BROKEN);
+    host_free(host);
+}
+
+/* Once, however many there are. */
+static void failing_discards_are_logged(void)
+{
+    struct host *host = host_new(ALL_FEATURES);
+
+    host->discard_answer = -12;
+    for (uint64_t i = 0; i < 50; i++) {
+        inflate(host, 4 * MIB + i * PAGE, PAGE);
+    }
+    host_free(host);
+}
+
+void theme_broken(void)
+{
+    CHECK_OK(vbr_log_set(on_log, 4));
+    CHECK_STATUS(vbr_log_set(on_log, 4), VBR_STATUS_INVALID_ARGUMENT);
+    a_reset_mends();
+    CHECK_EQ(errors, 1);
+    a_broken_device_can_be_freed();
+    CHECK_EQ(errors, 2);
+    only_inflating_panics();
+    CHECK_EQ(errors, 3);
+    CHECK_EQ(warnings, 0);
+    failing_discards_are_logged();
+    CHECK_EQ(warnings, 1);
+    CHECK_EQ(errors, 3);
+}

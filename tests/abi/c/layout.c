@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What C and Rust must agree on before the first call. */
+
+#include <stddef.h>
+#include <string.h>
+
+#include "check.h"
+#include "host.h"
+#include "themes.h"
+
+#define IS(what, value) _Static_assert((what) == (value), #what " is not " #value)
+#define AT(type, field, place) IS(offsetof(struct type, field), place)
+
+IS(sizeof(enum VbrStatus), 4);
+IS(sizeof(enum VbrQueueKind), 4);
+IS(sizeof(enum VbrInhibit), 4);
+IS(VBR_STATUS_OK, 0);
+IS(VBR_STATUS_INVALID_ARGUMENT, 1);
+IS(VBR_STATUS_BUSY, 2);
+IS(VBR_STATUS_BROKEN, 3);
+IS(VBR_STATUS_BATCH_IN_WORK, 4);
+IS(VBR_STATUS_STATE_TARGET, 5);
+IS(VBR_STATUS_STATE_STATS, 6);
+IS(VBR_BATCH_MAX_REQUESTS, 128);
+IS(VBR_STATS, 16);
+IS(VBR_STATS_MAX_BYTES % 10, 0);
+
+/* The layouts below are those of 64-bit machines, the only ones that QEMU still runs on. */
+IS(sizeof(void *), 8);
+
+IS(sizeof(struct VbrPfns), 40);
+AT(VbrPfns, payload, 0);
+AT(VbrPfns, len, 8);
+AT(VbrPfns, big_endian, 16);
+AT(VbrPfns, last, 17);
+AT(VbrPfns, descriptors, 24);
+AT(VbrPfns, writable, 32);
+
+IS(sizeof(struct VbrReported), 16);
+AT(VbrReported, host, 0);
+AT(VbrReported, bytes, 8);
+
+IS(sizeof(struct VbrOptions), 16);
+AT(VbrOptions, features, 0);
+AT(VbrOptions, qemu_4_0_config_size, 8);
+
+IS(sizeof(struct VbrHostOps), 24);
+AT(VbrHostOps, opaque, 0);
+AT(VbrHostOps, discard, 8);
+AT(VbrHostOps, populate, 16);
+
+IS(sizeof(struct VbrQueueSpec), 8);
+AT(VbrQueueSpec, kind, 0);
+AT(VbrQueueSpec, size, 4);
+
+IS(sizeof(struct VbrSection), 56);
+AT(VbrSection, gpa, 0);
+AT(VbrSection, bytes, 8);
+AT(VbrSection, block, 16);
+AT(VbrSection, offset, 24);
+AT(VbrSection, page_size, 32);
+AT(VbrSection, host, 40);
+AT(VbrSection, populate, 48);
+
+/* 20 counts of 8 bytes: no room between them for padding. */
+IS(sizeof(struct VbrCounters), 20 * 8);
+AT(VbrCounters, ballooned_bytes, 0);
+AT(VbrCounters, discarded_bytes, 4 * 8);
+AT(VbrCounters, batches, 7 * 8);
+AT(VbrCounters, ignored_bad_pfns, 9 * 8);
+AT(VbrCounters, ignored_stats, 16 * 8);
+AT(VbrCounters, inhibited_bytes, 19 * 8);
+
+IS(sizeof(struct VbrState), 160);
+AT(VbrState, num_pages, 0);
+AT(VbrState, actual, 4);
+AT(VbrState, poison_val, 8);
+AT(VbrState, has_stats, 12);
+AT(VbrState, stats, 16);
+AT(VbrState, stats_last_update, 144);
+AT(VbrState, stats_polling_interval, 152);
+
+IS(sizeof(struct VbrStatsBuffer), 56);
+AT(VbrStatsBuffer, payload, 0);
+AT(VbrStatsBuffer, payload_len, 8);
+AT(VbrStatsBuffer, len, 16);
+AT(VbrStatsBuffer, big_endian, 24);
+AT(VbrStatsBuffer, writable, 32);
+AT(VbrStatsBuffer, held, 40);
+AT(VbrStatsBuffer, now, 48);
+
+IS(sizeof(struct VbrStats), 136);
+AT(VbrStats, values, 0);
+AT(VbrStats, last_update, 128);
+
+static void texts_differ_and_have_no_end_mark(void)
+{
+    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_STATE_STATS; status++) {
+        const char *text = vbr_status_str((enum VbrStatus)status);
+        CHECK(text != NULL);
+        size_t length = strlen(text);
+        CHECK(length > 5);
+        CHECK(text[length - 1] != '.' && text[length - 1] != '\n');
+        CHECK(text == vbr_status_str((enum VbrStatus)status));
+        for (int other = VBR_STATUS_OK; other < status; other++) {
+            CHECK(strcmp(text, vbr_status_str((enum VbrStatus)other)) != 0);
+        }
+    }
+}
+
+static void queues_follow_the_offered_features(void)
+{
+    struct VbrQueueSpec queues[VBR_MAX_QUEUES];
+    struct VbrOptions options = { STATS_VQ | MUST_TELL_HOST, false };
+    size_t count = 0;
+
+    CHECK_OK(vbr_options_queues(&options, queues, &count));
+    CHECK_EQ(count, 3);
+    for (size_t i = 0; i < count; i++) {
+        CHECK_EQ(queues[i].kind, i);
+        CHECK_EQ(queues[i].size, 128);
+    }
+    /* Bits that are no feature of a balloon change nothing. */
+    options.features = ~(uint64_t)0;
+    CHECK_OK(vbr_options_queues(&options, queues, &count));
+    CHECK_EQ(count, 4);
+    CHECK_EQ(queues[3].kind, VBR_QUEUE_KIND_REPORTING);
+    CHECK_EQ(queues[3].size, 32);
+}
+
+void theme_layout(void)
+{
+    CHECK_EQ(vbr_abi_version(), VBR_ABI_VERSION);
+    texts_differ_and_have_no_end_mark();
+    queues_follow_the_offered_features();
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* NULL for each pointer that a function takes: refused, and nothing has changed. */
+
+#include <stddef.h>
+#include <string.h>
+
+#include "check.h"
+#include "host.h"
+#include "themes.h"
+
+/* Valid arguments, one of which each row of the table replaces. */
+struct arguments {
+    struct VbrDevice *device;
+    struct VbrOptions options;
+    struct VbrHostOps ops;
+    struct VbrPfns pfns;
+    struct VbrState state;
+    struct VbrStatsBuffer buffer;
+    struct VbrQueueSpec queues[VBR_MAX_QUEUES];
+    struct VbrCounters counters;
+    struct VbrStats stats;
+    struct VbrDevice *made;
+    uint8_t image[16];
+    size_t size;
+    uint64_t bytes;
+    uint32_t pages;
+    bool flag;
+};
+
+#define INFLATE VBR_QUEUE_KIND_INFLATE
+
+/* A row: a name of its own, and the call. `a` are the arguments. */
+#define ROWS(X)                                                                \
+    X(room_device, vbr_batch_room(NULL, INFLATE, &a->size))                    \
+    X(room_bytes, vbr_batch_room(a->device, INFLATE, NULL))                    \
+    X(add_device, vbr_batch_add_pfns(NULL, INFLATE, &a->pfns))                 \
+    X(add_pfns, vbr_batch_add_pfns(a->device, INFLATE, NULL))                  \
+    X(report_device, vbr_batch_add_report(NULL, NULL, 0, 0))                   \
+    X(report_segments, vbr_batch_add_report(a->device, NULL, 1, 0))            \
+    X(run_device, vbr_batch_run(NULL, VBR_INHIBIT_NO, &a->flag))               \
+    X(run_done, vbr_batch_run(a->device, VBR_INHIBIT_NO, NULL))                \
+    X(cancel_device, vbr_batch_cancel(NULL))                                   \
+    X(abandon_device, vbr_batch_abandon(NULL))                                 \
+    X(size_device, vbr_config_size(NULL, &a->size))                            \
+    X(size_size, vbr_config_size(a->device, NULL))                             \
+    X(read_device, vbr_config_read(NULL, a->image, 16))                        \
+    X(read_image, vbr_config_read(a->device, NULL, 16))                        \
+    X(write_device, vbr_config_write(NULL, a->image, 16, &a->flag))            \
+    X(write_image, vbr_config_write(a->device, NULL, 16, &a->flag))            \
+    X(write_changed, vbr_config_write(a->device, a->image, 16, NULL))          \
+    X(target_device, vbr_target_set(NULL, 0, RAM, &a->pages))                  \
+    X(target_pages, vbr_target_set(a->device, 0, RAM, NULL))                   \
+    X(actual_device, vbr_actual_get(NULL, RAM, &a->bytes))                     \
+    X(actual_bytes, vbr_actual_get(a->device, RAM, NULL))                      \
+    X(new_options, vbr_device_new(NULL, &a->ops, &a->made))                    \
+    X(new_ops, vbr_device_new(&a->options, NULL, &a->made))                    \
+    X(new_out, vbr_device_new(&a->options, &a->ops, NULL))                     \
+    X(reset_device, vbr_device_reset(NULL, &a->flag))                          \
+    X(reset_changed, vbr_device_reset(a->device, NULL))                        \
+    X(queues_options, vbr_options_queues(NULL, a->queues, &a->size))           \
+    X(queues_queues, vbr_options_queues(&a->options, NULL, &a->size))          \
+    X(queues_count, vbr_options_queues(&a->options, a->queues, NULL))          \
+    X(features_device, vbr_device_set_features(NULL, 0, false))                \
+    X(memory_device, vbr_device_set_memory(NULL, NULL, 0))                     \
+    X(memory_sections, vbr_device_set_memory(a->device, NULL, 1))              \
+    X(counters_device, vbr_device_counters(NULL, RAM, &a->counters))           \
+    X(counters_out, vbr_device_counters(a->device, RAM, NULL))                 \
+    X(panic_device, vbr_device_inject_panic(NULL))                             \
+    X(log_function, vbr_log_set(NULL, 5))                                      \
+    X(save_device, vbr_state_save(NULL, 1, &a->state))                         \
+    X(save_out, vbr_state_save(a->device, 1, NULL))                            \
+    X(load_device, vbr_state_load(NULL, &a->state, RAM))                       \
+    X(load_state, vbr_state_load(a->device, NULL, RAM))                        \
+    X(receive_device, vbr_stats_receive(NULL, &a->buffer))                     \
+    X(receive_buffer, vbr_stats_receive(a->device, NULL))                      \
+    X(stats_device, vbr_stats_get(NULL, &a->stats))                            \
+    X(stats_out, vbr_stats_get(a->device, NULL))                               \
+    X(stats_reset_device, vbr_stats_reset(NULL))                               \
+    X(pfns_payload, vbr_batch_add_pfns(a->device, INFLATE,                     \
+                                       &(struct VbrPfns){ .len = 4, .last = true })) \
+    X(stats_payload, vbr_stats_receive(a->device,                              \
+                                       &(struct VbrStatsBuffer){ .payload_len = 10 })) \
+    X(misplaced_bytes, vbr_actual_get(a->device, RAM, (void *)&a->image[1]))
+
+#define CALL(name, call)                                                       \
+    static enum VbrStatus null_##name(struct arguments *a)                     \
+    {                                                                          \
+        (void)a;                                                               \
+        return call;                                                           \
+    }
+ROWS(CALL)
+#undef CALL
+
+static const struct {
+    const char *call;
+    enum VbrStatus (*run)(struct arguments *a);
+} rows[] = {
+#define ROW(name, call) { #call, null_##name },
+    ROWS(ROW)
+#undef ROW
+};
+
+/* All of a device that can be seen from outside. */
+struct view {
+    struct VbrCounters counters;
+    struct VbrState state;
+};
+
+static struct view look(struct host *host)
+{
+    struct view view;
+    struct VbrState state;
+
+    memset(&view, 0, sizeof(view));
+    view.counters = host_counters(host);
+    CHECK_OK(vbr_state_save(host->device, 7, &state));
+    /* One by one: what lies between the fields may be anything. */
+    view.state.num_pages = state.num_pages;
+    view.state.actual = state.actual;
+    view.state.poison_val = state.poison_val;
+    view.state.has_stats = state.has_stats;
+    memcpy(view.state.stats, state.stats, sizeof(state.stats));
+    view.state.stats_last_update = state.stats_last_update;
+    view.state.stats_polling_interval = state.stats_polling_interval;
+    return view;
+}
+
+/* A device in which every call would leave a trace. */
+static struct host *lively_host(void)
+{
+    struct host *host = host_new(ALL_FEATURES);
+    const uint8_t image[16] = { 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 5 };
+    const uint8_t entry[10] = { 4, 0, 77 };
+    const struct VbrStatsBuffer buffer = {
+        .payload = entry, .payload_len = 10, .len = 10, .now = 3
+    };
+    uint32_t pages;
+    bool changed;
+
+    CHECK_OK(vbr_target_set(host->device, RAM / 2, RAM, &pages));
+    CHECK_OK(vbr_config_write(host->device, image, sizeof(image), &changed));
+    CHECK_OK(vbr_stats_receive(host->device, &buffer));
+    inflate(host, 4 * MIB, 1 * MIB);
+    CHECK_OK(request_range(host, INFLATE, 8 * MIB, 1 * MIB));
+    return host;
+}
+
+void theme_null(void)
+{
+    struct host *host = lively_host();
+    size_t bytes = room(host, INFLATE);
+    struct view before = look(host);
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct arguments a, untouched;
+        memset(&a, 0, sizeof(a));
+        a.device = host->device;
+        a.ops = host_ops(host);
+        memcpy(&untouched, &a, sizeof(a));
+        check_status(__FILE__, __LINE__, rows[i].call, rows[i].run(&a),
+                     VBR_STATUS_INVALID_ARGUMENT);
+        check_that(__FILE__, __LINE__, rows[i].call, memcmp(&a, &untouched, sizeof(a)) == 0);
+        struct view after = look(host);
+        check_that(__FILE__, __LINE__, rows[i].call,
+                   memcmp(&before, &after, sizeof(after)) == 0);
+        CHECK_EQ(room(host, INFLATE), bytes);
+    }
+    /* The batch that was open all the time is whole. */
+    guest_fill(host, 8 * MIB, 1 * MIB);
+    run_batch(host);
+    CHECK(guest_gone(host, 8 * MIB, 1 * MIB));
+    CHECK_EQ(host_counters(host).ballooned_bytes, 2 * MIB);
+
+    /* Where nothing is pointed at, NULL is a pointer like others. */
+    CHECK_OK(vbr_batch_add_report(host->device, NULL, 0, 1));
+    run_batch(host);
+    CHECK_OK(vbr_device_set_memory(host->device, NULL, 0));
+    host_free(host);
+    vbr_device_free(NULL);
+}
