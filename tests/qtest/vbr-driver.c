@@ -113,6 +113,20 @@ void vbr_restart(VbrDev *d, uint64_t refuse)
     vbr_start(d, refuse);
 }
 
+void vbr_system_reset(VbrDev *d)
+{
+    qtest_system_reset(d->qts);
+    if (d->pci) {
+        qvirtio_pci_device_enable(d->pci);
+    } else {
+        QVirtioMMIODevice *dev = container_of(d->vdev, QVirtioMMIODevice,
+                                              vdev);
+
+        qtest_writel(d->qts, dev->addr + QVIRTIO_MMIO_GUEST_PAGE_SIZE,
+                     dev->page_size);
+    }
+}
+
 static void vbr_write_desc(VbrDev *d, uint64_t desc, const VbrSeg *seg,
                            uint16_t flags, uint16_t next)
 {

@@ -29,7 +29,7 @@
 #define VBR_PAGE_SHIFT 12
 
 /* How long a test waits for the device before it gives up. */
-#define VBR_TIMEOUT_US (120 * G_USEC_PER_SEC)
+#define VBR_TIMEOUT_US (60 * G_USEC_PER_SEC)
 
 typedef enum VbrQueue {
     VBR_INFLATE,
@@ -67,6 +67,8 @@ typedef struct VbrSeg {
 void vbr_start(VbrDev *d, uint64_t refuse);
 /* Resets the device and starts it again on fresh rings. */
 void vbr_restart(VbrDev *d, uint64_t refuse);
+/* Resets the machine and makes the device reachable again. */
+void vbr_system_reset(VbrDev *d);
 bool vbr_has(VbrDev *d, unsigned int feature);
 bool vbr_is_modern(VbrDev *d);
 

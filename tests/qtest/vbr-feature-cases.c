@@ -39,10 +39,14 @@ static uint64_t expected_features(unsigned int combo)
     return f;
 }
 
-static uint16_t queue_size(VbrDev *d, uint16_t index)
+/* virtio-mmio tells the largest size of all queues, or that there is none. */
+static void check_queue(VbrDev *d, uint16_t index, uint16_t size)
 {
     d->vdev->bus->queue_select(d->vdev, index);
-    return d->vdev->bus->get_queue_size(d->vdev);
+    if (!d->pci && size) {
+        size = 1024;
+    }
+    g_assert_cmpuint(d->vdev->bus->get_queue_size(d->vdev), ==, size);
 }
 
 static void check_combo(VbrDev *d)
@@ -53,11 +57,11 @@ static void check_combo(VbrDev *d)
 
     g_assert_cmphex(qvirtio_get_features(d->vdev) & OWN_FEATURES, ==,
                     features);
-    g_assert_cmpuint(queue_size(d, VBR_INFLATE), ==, 128);
-    g_assert_cmpuint(queue_size(d, VBR_DEFLATE), ==, 128);
-    g_assert_cmpuint(queue_size(d, VBR_STATS), ==, 128);
-    g_assert_cmpuint(queue_size(d, VBR_REPORT), ==, reporting ? 32 : 0);
-    g_assert_cmpuint(queue_size(d, VBR_REPORT + 1), ==, 0);
+    check_queue(d, VBR_INFLATE, 128);
+    check_queue(d, VBR_DEFLATE, 128);
+    check_queue(d, VBR_STATS, 128);
+    check_queue(d, VBR_REPORT, reporting ? 32 : 0);
+    check_queue(d, VBR_REPORT + 1, 0);
 
     vbr_start(d, 0);
     g_assert_cmphex(vbr_config_read(d, 0), ==, 0);

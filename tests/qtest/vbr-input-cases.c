@@ -168,10 +168,11 @@ static bool is_x86(void)
 }
 
 /*
- * Pages that are no RAM: far beyond it, and on x86 the firmware at its
- * place below 4 GiB (ROM) and the interrupt controllers (MMIO).
+ * Pages that are no RAM: far beyond it, and on x86 the interrupt
+ * controllers (MMIO) and the firmware at its place below 4 GiB, which is
+ * ROM on a PC and RAM on a microvm.
  */
-static size_t bad_pfns(uint32_t *pfns)
+static size_t bad_pfns(VbrDev *d, uint32_t *pfns)
 {
     size_t n = 0;
 
@@ -179,10 +180,12 @@ static size_t bad_pfns(uint32_t *pfns)
     pfns[n++] = 0xfffffff0;
     pfns[n++] = 0x80000000;
     if (is_x86()) {
-        pfns[n++] = 0xffff0;
-        pfns[n++] = 0xfffff;
         pfns[n++] = 0xfec00;
         pfns[n++] = 0xfee00;
+    }
+    if (is_x86() && d->pci) {
+        pfns[n++] = 0xffff0;
+        pfns[n++] = 0xfffff;
     }
     return n;
 }
@@ -196,7 +199,7 @@ static void check_bad_pfns(VbrDev *d, VbrQueue q)
 
     vbr_start(d, 0);
     base = filled_pages(d, NPAGES);
-    bad = bad_pfns(pfns);
+    bad = bad_pfns(d, pfns);
     for (i = 0; i < NPAGES; i++) {
         pfns[bad + i] = (base >> VBR_PAGE_SHIFT) + i;
     }

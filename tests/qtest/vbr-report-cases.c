@@ -100,7 +100,7 @@ static void test_32_descriptors(VbrDev *d)
     int i;
 
     vbr_start(d, 0);
-    g_assert_cmpuint(d->ring[VBR_REPORT].vq->size, ==, 32);
+    g_assert_cmpuint(d->ring[VBR_REPORT].vq->size, >=, 32);
     base = filled_pages(d, 64);
     for (i = 0; i < 32; i++) {
         segs[i] = seg_of(base + (62 - 2 * i) * VBR_PAGE, VBR_PAGE);

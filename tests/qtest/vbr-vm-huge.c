@@ -222,8 +222,7 @@ static void check_reset_forgets(bool system)
     base = filled(&vm->d, 1);
     vbr_send_range(&vm->d, VBR_INFLATE, base, PARTS / 2);
     if (system) {
-        qtest_system_reset(vm->qts);
-        qvirtio_pci_device_enable(vm->pci);
+        vbr_system_reset(&vm->d);
     }
     vbr_restart(&vm->d, 0);
     vbr_send_range(&vm->d, VBR_INFLATE, base + HUGE / 2, PARTS / 2);

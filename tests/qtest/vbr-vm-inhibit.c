@@ -121,6 +121,8 @@ static void test_postcopy(void)
 
     vbr_stream_adopt(to, from);
     assert_inhibited(&to->d, "incoming postcopy");
+    /* Reading brings the pages over; then they are there to be lost. */
+    vbr_assert_filled(&to->d, base, NPAGES, 0x2f);
     assert_keeps(&to->d, base);
 
     limit_bandwidth(from->qts, 1 * GiB);

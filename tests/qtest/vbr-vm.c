@@ -10,9 +10,10 @@
 #include "vbr-vm.h"
 #include "vbr-probe.h"
 
+/* As many as there are with the second interrupt controller of microvm. */
 #define MICROVM_MMIO_BASE 0xfeb00000
 #define MICROVM_MMIO_SIZE 512
-#define MICROVM_TRANSPORTS 8
+#define MICROVM_TRANSPORTS 24
 #define MICROVM_RAM (128 * MiB)
 #define VIRTIO_ID_BALLOON 5
 
