@@ -16,6 +16,7 @@ mod patches;
 mod paths;
 mod progress;
 mod qemu;
+mod qemu_crates;
 mod qemu_rust;
 mod run;
 mod series;

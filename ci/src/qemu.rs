@@ -95,8 +95,7 @@ impl Build {
 /// # Errors
 /// When any of it fails; each step that was done stays done.
 pub(crate) fn build(paths: &Paths, wanted: &Wanted) -> Result<Build> {
-    let _lock = lock(paths)?;
-    let build = configure(paths, wanted)?;
+    let (build, _held) = configure(paths, wanted)?;
     let targets = if wanted.targets.is_empty() {
         &[TARGET.to_owned()][..]
     } else {
@@ -114,8 +113,7 @@ pub(crate) fn build_where(
     wanted: &Wanted,
     is_wanted: impl Fn(&str) -> bool,
 ) -> Result<(Build, usize)> {
-    let _lock = lock(paths)?;
-    let build = configure(paths, wanted)?;
+    let (build, _held) = configure(paths, wanted)?;
     // Brings the list of goals up to date with meson's files first.
     regenerate(paths, &build)?;
     let mut list = Command::new("ninja");
@@ -144,7 +142,7 @@ pub(crate) fn sources_of(paths: &Paths, series: &'static Series) -> Result<Git> 
     Ok(one_series(paths, series, None)?.1)
 }
 
-/// Keeps a second command of this program from working on the same files.
+/// Keeps a second command of this program from doing the same set-up; a build has its own lock.
 fn lock(paths: &Paths) -> Result<File> {
     stamp::lock(&paths.target().join("qemu"))
 }
@@ -161,40 +159,49 @@ pub(crate) fn build_in(
     git: &Git,
     dir: &Path,
 ) -> Result<()> {
-    let _lock = lock(paths)?;
+    let python = setup::python(paths)?;
     let build = Build {
         series,
         dir: dir.to_path_buf(),
         target: TARGET.to_owned(),
     };
-    configure_in(paths, &build, git, &Wanted::default())?;
+    let _held = stamp::lock(&build.dir)?;
+    configure_in(paths, &build, git, &python, &Wanted::default())?;
     ninja(paths, &build, &[emulator(TARGET)])
 }
 
-fn configure(paths: &Paths, wanted: &Wanted) -> Result<Build> {
+/// A configured build, held against a second command of this program.
+fn configure(paths: &Paths, wanted: &Wanted) -> Result<(Build, File)> {
+    let set_up = lock(paths)?;
     setup::packages(paths, &[setup::BASE, setup::QEMU, setup::GUEST])?;
+    let python = setup::python(paths)?;
     let (series, git) = sources(paths, wanted)?;
-    let target = wanted
-        .targets
-        .first()
-        .map_or(TARGET, String::as_str)
-        .to_owned();
-    let dir = paths.series(series.name).join(dir_name(wanted));
-    let build = Build {
-        series,
-        dir,
-        target,
-    };
     if wanted.variant == Some(Variant::Rust) {
         qemu_rust::prepare(paths, &git)?;
     }
-    configure_in(paths, &build, &git, wanted)?;
-    Ok(build)
+    drop(set_up);
+    let build = Build {
+        series,
+        dir: paths.series(series.name).join(dir_name(wanted)),
+        target: wanted
+            .targets
+            .first()
+            .map_or(TARGET, String::as_str)
+            .to_owned(),
+    };
+    let held = stamp::lock(&build.dir)?;
+    configure_in(paths, &build, &git, &python, wanted)?;
+    Ok((build, held))
 }
 
-fn configure_in(paths: &Paths, build: &Build, git: &Git, wanted: &Wanted) -> Result<()> {
-    let python = setup::python(paths)?;
-    let args = configure_args(git, &python, wanted);
+fn configure_in(
+    paths: &Paths,
+    build: &Build,
+    git: &Git,
+    python: &Path,
+    wanted: &Wanted,
+) -> Result<()> {
+    let args = configure_args(git, python, wanted);
     let stamp = build.dir.join(".configured");
     let inputs = args.join("\n");
     if stamp::is_done(&stamp, &inputs) && build.dir.join("build.ninja").exists() {

@@ -12,6 +12,7 @@ use std::process::Command;
 use crate::error::{At, Error, Result};
 use crate::git::Git;
 use crate::paths::Paths;
+use crate::qemu_crates;
 use crate::run::Step;
 use crate::setup;
 use crate::stamp;
@@ -25,6 +26,8 @@ struct Wrap {
     name: String,
     version: String,
     file: String,
+    /// The folder of its meson file.
+    directory: String,
 }
 
 /// Installs bindgen and fills the folder that meson takes crates from.
@@ -81,7 +84,11 @@ fn bindgen(paths: &Paths) -> Result<()> {
 }
 
 fn crates(paths: &Paths, git: &Git) -> Result<()> {
-    let wraps = wraps(&git.dir().join("subprojects"))?;
+    let subprojects = git.dir().join("subprojects");
+    let wraps = wraps(&subprojects)?;
+    for wrap in &wraps {
+        qemu_crates::provide(&subprojects, &wrap.directory, &wrap.name)?;
+    }
     let files = crate_files(paths);
     if wraps.iter().all(|wrap| files.join(&wrap.file).exists()) {
         return Ok(());
@@ -161,6 +168,7 @@ fn wrap(text: &str) -> Option<Wrap> {
         name: name.into(),
         version: version.into(),
         file: field("source_filename")?,
+        directory: field("patch_directory")?,
     })
 }
 
@@ -185,11 +193,12 @@ mod tests {
     #[test]
     fn a_wrap_of_a_crate_is_read() {
         let text = "[wrap-file]\ndirectory = attrs-0.2.9\nsource_url = https://example.org/crates/a\n\
-                    source_filename = attrs-0.2.9.tar.gz\n";
+                    source_filename = attrs-0.2.9.tar.gz\npatch_directory = attrs-0.2-rs\n";
         let want = Wrap {
             name: "attrs".into(),
             version: "0.2.9".into(),
             file: "attrs-0.2.9.tar.gz".into(),
+            directory: "attrs-0.2-rs".into(),
         };
         assert_eq!(wrap(text), Some(want));
         assert_eq!(
@@ -204,6 +213,7 @@ mod tests {
             name: "syn".into(),
             version: "2.0.1".into(),
             file: String::new(),
+            directory: String::new(),
         };
         assert!(manifest(&[wrap]).ends_with("[dependencies]\nsyn = \"=2.0.1\"\n"));
     }

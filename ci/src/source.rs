@@ -261,7 +261,7 @@ pub(crate) fn link_glue(paths: &Paths, git: &Git) -> Result<()> {
     }
     let exclude = PathBuf::from(git.read(&["rev-parse", "--git-path", "info/exclude"])?);
     let exclude = git.dir().join(exclude);
-    stamp::write_whole(&exclude, &format!("/{LINK}\n"))?;
+    stamp::write_whole(&exclude, &format!("/{LINK}\n/subprojects/packagefiles\n"))?;
     std::os::unix::fs::symlink(paths.glue(), &link).at("link", &link)
 }
 
