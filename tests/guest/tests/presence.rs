@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The device goes away and comes back under a live guest.
+//! The device goes away, sleeps or breaks under a live guest, and comes back.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use guest::testing::{config, device, slot};
+use guest::testing::{config, device, is_ours, skip, slot};
 use guest::vm::Vm;
 use guest::{MIB, Result};
 
@@ -77,4 +77,28 @@ fn a_guest_that_slept_has_its_balloon_and_its_statistics() -> Result<()> {
     vm.wait_resident(300 + SLACK_MIB, SOON)?;
     vm.balloon_to(512, SOON)?;
     vm.assert_intact(worker)
+}
+
+/// A panic in the device's code breaks the device, not the machine.
+#[test]
+#[ignore = "needs a patched QEMU: run cargo xtask test"]
+fn a_guest_whose_device_broke_lives_and_a_reset_heals() -> Result<()> {
+    if !is_ours() {
+        skip("a_guest_whose_device_broke", "VBR_DEVICE is another device");
+        return Ok(());
+    }
+    let _slot = slot();
+    let mut vm = Vm::start(&config("")?)?;
+    let panic = json!({ "path": "/machine/peripheral/balloon0",
+                        "property": "x-inject-panic", "value": true });
+    vm.qmp("qom-set", panic)?;
+    let worker = vm.guest(|agent| agent.start_worker(100, 12, false))?;
+    vm.wait_filled(worker)?;
+    vm.set_balloon(300)?;
+    vm.assert_intact(worker)?;
+    assert_eq!(vm.balloon_actual()?, 512 * MIB, "nothing was inflated");
+    vm.qmp("system_reset", json!({}))?;
+    vm.wait_ready()?;
+    vm.wait_balloon(300, SOON)?;
+    vm.wait_resident(300 + SLACK_MIB, SOON)
 }
