@@ -2,6 +2,7 @@
 
 //! House rules that a compiler does not know.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -16,6 +17,10 @@ use crate::run::output;
 const CRATE: &str = "rust-balloon/src/";
 /// The only place in it where unsafe code belongs.
 const UNSAFE_ROOM: &str = "rust-balloon/src/ffi/";
+/// The file that gives each module of the crate its level.
+const LEVELS: &str = "ARCHITECTURE.md";
+/// Modules and their levels.
+type Levels = BTreeMap<String, u32>;
 /// A file that is longer does more than one thing.
 const LONGEST: usize = 500;
 /// Words by which unsafe code, raw pointers and the C library are known.
@@ -37,7 +42,7 @@ pub(crate) fn check(paths: &Paths) -> Result<()> {
     let git = Git::new(paths.top());
     let files = git.read(&["ls-files"])?;
     let private = private_words(paths);
-    let order = order_of_modules(paths);
+    let levels = levels(&fs::read_to_string(paths.top().join(LEVELS)).unwrap_or_default());
     let mut findings = Vec::new();
     for name in files.lines() {
         // A file that was removed and not yet committed, or that is not text, has no rules.
@@ -46,7 +51,7 @@ pub(crate) fn check(paths: &Paths) -> Result<()> {
         };
         let found = [
             unsafe_room(name, &text),
-            imports(name, &text, &order),
+            imports(name, &text, &levels),
             words(&text, &private),
             form(name, &text),
         ];
@@ -88,15 +93,25 @@ fn unsafe_room(name: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The modules of the crate from the bottom up, as the map in its lib.rs lists them.
-fn order_of_modules(paths: &Paths) -> Vec<String> {
-    let text = fs::read_to_string(paths.top().join(CRATE).join("lib.rs")).unwrap_or_default();
-    let name = |line: &str| Some(line.strip_prefix("//! - [`")?.split_once('`')?.0.to_owned());
-    text.lines().filter_map(name).collect()
+/// The level of each module of the crate, from lines such as ``1. `bitmap`, `runs` ``.
+fn levels(text: &str) -> Levels {
+    let mut levels = Levels::new();
+    for line in text.lines() {
+        let Some((number, rest)) = line.split_once(". `") else {
+            continue;
+        };
+        let Ok(level) = number.parse() else { continue };
+        // Words in parentheses or after a comma without a name explain; names come first.
+        for name in rest.split("`, `") {
+            let name = name.split('`').next().unwrap_or_default();
+            levels.insert(name.to_owned(), level);
+        }
+    }
+    levels
 }
 
-/// A module uses only those above it in the map; a queue never uses another queue.
-fn imports(name: &str, text: &str, order: &[String]) -> Vec<String> {
+/// A module uses only those of lower levels; a queue never uses another queue.
+fn imports(name: &str, text: &str, levels: &Levels) -> Vec<String> {
     let Some(path) = name.strip_prefix(CRATE) else {
         return Vec::new();
     };
@@ -104,17 +119,15 @@ fn imports(name: &str, text: &str, order: &[String]) -> Vec<String> {
     if own == "lib" {
         return Vec::new();
     }
-    let place = |module: &str| order.iter().position(|listed| listed == module);
-    let Some(here) = place(own) else {
-        return vec![format!("module {own} is not in the map of lib.rs")];
+    let Some(here) = levels.get(own) else {
+        return vec![format!("module {own} has no level in {LEVELS}")];
     };
     let mut found = Vec::new();
     for (number, line) in code(text) {
-        for part in line.split("crate::").skip(1) {
-            for module in imported(part) {
-                if place(module).is_some_and(|there| there > here) {
-                    found.push(format!("line {number}: {own} must not use {module}"));
-                }
+        let used = line.split("crate::").skip(1).flat_map(imported);
+        for module in used.filter(|module| *module != own) {
+            if levels.get(module).is_some_and(|there| there >= here) {
+                found.push(format!("line {number}: {own} must not use {module}"));
             }
         }
         if let Some(other) = other_queue(path, line) {
@@ -246,10 +259,21 @@ fn form(name: &str, text: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn order() -> Vec<String> {
-        ["page", "runs", "host", "queue", "device", "ffi"]
-            .map(str::to_owned)
-            .to_vec()
+    fn order() -> Levels {
+        levels(
+            "text\n0. `page`, `error`\n1. `runs`, `bitmap`\n2. `host`\n\
+             3. `queue` (never `another`)\n4. `device`\n5. `ffi`, the last\n",
+        )
+    }
+
+    #[test]
+    fn levels_are_read() {
+        let levels = order();
+        assert_eq!(
+            (levels["page"], levels["bitmap"], levels["queue"]),
+            (0, 1, 3)
+        );
+        assert_eq!((levels["ffi"], levels.len()), (5, 8));
     }
 
     #[test]
@@ -272,6 +296,8 @@ mod tests {
             imports("rust-balloon/src/device.rs", list, &order()).len(),
             1
         );
+        let same = "use crate::bitmap::B;\n";
+        assert_eq!(imports("rust-balloon/src/runs.rs", same, &order()).len(), 1);
         let down = "use crate::page::{Gpa, Pfn};\n#[cfg(test)]\nuse crate::ffi;\n";
         assert!(imports("rust-balloon/src/runs.rs", down, &order()).is_empty());
         assert_eq!(imports("rust-balloon/src/other.rs", "", &order()).len(), 1);
