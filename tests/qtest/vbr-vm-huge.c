@@ -44,6 +44,11 @@ static void write_number(const char *file, uint64_t val)
     }
 }
 
+static void give_back(void *unused)
+{
+    write_number(NR_HUGEPAGES, pages_before);
+}
+
 /* Enough free huge pages for the guest; skips the test if there are not. */
 static bool reserve(void)
 {
@@ -55,12 +60,14 @@ static bool reserve(void)
         return false;
     }
     pages_before = nr;
+    qtest_add_abrt_handler(give_back, &pages_before);
     if (have < RAM / HUGE) {
         write_number(NR_HUGEPAGES, nr + RAM / HUGE - have);
         read_number(FREE_HUGEPAGES, &have);
     }
     if (have < RAM / HUGE) {
-        write_number(NR_HUGEPAGES, nr);
+        give_back(NULL);
+        qtest_remove_abrt_handler(&pages_before);
         g_test_skip("cannot reserve 64 huge pages of 2 MiB");
         return false;
     }
@@ -85,7 +92,8 @@ static VbrVm *huge_machine(uint64_t refuse)
 static void huge_free(VbrVm *vm)
 {
     vbr_vm_free(vm);
-    write_number(NR_HUGEPAGES, pages_before);
+    give_back(NULL);
+    qtest_remove_abrt_handler(&pages_before);
 }
 
 static uint64_t filled(VbrDev *d, unsigned int n)
