@@ -126,6 +126,7 @@ void vbr_queues_give_back(VirtIOBalloonRs *s)
             virtqueue_unpop(vq, s->held[i - 1], 0);
             g_free(s->held[i - 1]);
         }
+        s->kicked |= 1u << s->batch_queue;
         vbr_failed(s, vbr_batch_cancel(s->device));
     } else {
         push_held(s, s->n_held);
