@@ -11,6 +11,12 @@
 
 #define NUM_PAGES offsetof(struct virtio_balloon_config, num_pages)
 
+/* The memory hotplug registers of ACPI on a PC. */
+#define ACPI_MEMHP_BASE 0xa00
+#define ACPI_MEMHP_SELECT 0
+#define ACPI_MEMHP_FLAGS 0x14
+#define ACPI_MEMHP_EJECT (1 << 3)
+
 static void plug_dimm(VbrVm *vm)
 {
     qtest_qmp_assert_success(vm->qts,
@@ -58,6 +64,76 @@ static void test_dimm(void)
     vbr_set_actual(d, 64);
     g_assert_cmpint(vbr_query_balloon(vm->qts), ==,
                     256 * MiB - 64 * VBR_PAGE);
+    vbr_vm_free(vm);
+}
+
+/* The guest's side of it: select the slot, eject what is in it. */
+static void unplug_dimm(VbrVm *vm)
+{
+    qtest_qmp_device_del_send(vm->qts, "dimm1");
+    qtest_outl(vm->qts, ACPI_MEMHP_BASE + ACPI_MEMHP_SELECT, 0);
+    qtest_outb(vm->qts, ACPI_MEMHP_BASE + ACPI_MEMHP_FLAGS,
+               ACPI_MEMHP_EJECT);
+    qtest_qmp_eventwait(vm->qts, "DEVICE_DELETED");
+    qtest_qmp_assert_success(vm->qts, "{ 'execute': 'object-del', "
+                             "'arguments': { 'id': 'mem1' } }");
+}
+
+/* Memory that went away is no memory, and comes back as new memory. */
+static void test_dimm_unplug(void)
+{
+    VbrVm *vm = vbr_pc("-m 128M,slots=2,maxmem=1G -device " VBR_PCI ","
+                       VBR_SLOT_ARG);
+    VbrDev *d = &vm->d;
+    uint64_t addr;
+
+    vbr_vm_attach(vm, VBR_SLOT);
+    vbr_start(d, 0);
+    plug_dimm(vm);
+    addr = dimm_address(vm);
+    vbr_send_range(d, VBR_INFLATE, addr, 64);
+    unplug_dimm(vm);
+    g_assert_cmpint(vbr_query_balloon(vm->qts), ==, 128 * MiB);
+    vbr_send_range(d, VBR_INFLATE, addr, 64);
+    vbr_send_range(d, VBR_DEFLATE, addr, 64);
+    vbr_assert_counter(d, "ignored-bad-pfns", 128);
+    vbr_assert_works(d);
+
+    plug_dimm(vm);
+    g_assert_cmphex(dimm_address(vm), ==, addr);
+    vbr_fill(d, addr, 64, 0x72);
+    vbr_send_range(d, VBR_INFLATE, addr, 32);
+    vbr_assert_gone(d, addr, 32);
+    vbr_assert_kept(d, addr + 32 * VBR_PAGE, 32, 0x72);
+    vbr_vm_free(vm);
+}
+
+/*
+ * Unplugged while a request is in work whose payload lies in the DIMM and
+ * names its pages: the device may not touch what is gone.
+ */
+static void test_dimm_unplug_in_request(void)
+{
+    VbrVm *vm = vbr_pc("-m 128M,slots=2,maxmem=1G -device " VBR_PCI ","
+                       VBR_SLOT_ARG);
+    VbrDev *d = &vm->d;
+    uint64_t addr;
+    VbrSeg seg;
+
+    vbr_vm_attach(vm, VBR_SLOT);
+    vbr_start(d, 0);
+    plug_dimm(vm);
+    addr = dimm_address(vm);
+    seg = (VbrSeg) { .addr = addr + 32 * MiB, .len = 96 * MiB };
+    for (uint64_t at = 0; at < seg.len; at += 2 * MiB) {
+        vbr_w32(d, seg.addr + at, (addr + at) >> VBR_PAGE_SHIFT);
+    }
+    vbr_add(d, VBR_INFLATE, &seg, 1);
+    vbr_notify(d, VBR_INFLATE);
+    g_assert_cmpuint(vbr_used(d, VBR_INFLATE), ==, 0);
+    unplug_dimm(vm);
+    vbr_take(d, VBR_INFLATE, 1);
+    vbr_assert_works(d);
     vbr_vm_free(vm);
 }
 
@@ -136,5 +212,9 @@ void vbr_add_memory_tests(void)
     qtest_add_func("virtio-balloon-rs/memory/dimm", test_dimm);
     qtest_add_func("virtio-balloon-rs/memory/dimm-in-request",
                    test_dimm_in_request);
+    qtest_add_func("virtio-balloon-rs/memory/dimm-unplug",
+                   test_dimm_unplug);
+    qtest_add_func("virtio-balloon-rs/memory/dimm-unplug-in-request",
+                   test_dimm_unplug_in_request);
     qtest_add_func("virtio-balloon-rs/memory/above-16t", test_above_16t);
 }

@@ -95,7 +95,7 @@ static void test_phantom(void)
     vbr_vm_free(vm);
 }
 
-/* Asks the guest to let the device go, and lets it go by a reset. */
+/* A device that was asked to go goes at the next reset of the machine. */
 static void unplug(VbrVm *vm)
 {
     qtest_qmp_device_del_send(vm->qts, VBR_ID);
