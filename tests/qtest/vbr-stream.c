@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
+#include "qobject/qlist.h"
 #include "vbr-stream.h"
 
 char *vbr_stream_name(void)
@@ -91,6 +92,48 @@ void vbr_stream_adopt(VbrVm *to, const VbrVm *from)
         to->d.ring[i] = from->d.ring[i];
     }
     migrate_allocator((QGuestAllocator *)&from->alloc, &to->alloc);
+}
+
+static bool job_is_done(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-jobs' }");
+    QListEntry *e = qlist_first(qdict_get_qlist(rsp, "return"));
+    QDict *job = qobject_to(QDict, qlist_entry_obj(e));
+    bool done = !strcmp(qdict_get_str(job, "status"), "concluded");
+
+    g_assert(!qdict_haskey(job, "error"));
+    qobject_unref(rsp);
+    return done;
+}
+
+void vbr_snapshot_disk(QTestState *qts, const char *file)
+{
+    int fd = open(file, O_CREAT | O_RDWR, 0600);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'blockdev-add', "
+                             "'arguments': { 'driver': 'file', "
+                             "'node-name': 'file', 'filename': %s } }", file);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'blockdev-create', "
+                             "'arguments': { 'job-id': 'create', "
+                             "'options': { 'driver': 'qcow2', "
+                             "'file': 'file', 'size': 67108864 } } }");
+    while (!job_is_done(qts)) {
+        g_usleep(1000);
+    }
+    qtest_qmp_assert_success(qts, "{ 'execute': 'job-dismiss', "
+                             "'arguments': { 'id': 'create' } }");
+    qtest_qmp_assert_success(qts, "{ 'execute': 'blockdev-add', "
+                             "'arguments': { 'driver': 'qcow2', "
+                             "'node-name': 'disk', 'file': 'file' } }");
+}
+
+void vbr_snapshot(QTestState *qts, const char *hmp)
+{
+    g_autofree char *out = qtest_hmp(qts, "%s vbr", hmp);
+
+    g_assert_cmpstr(out, ==, "");
 }
 
 size_t vbr_stream_find(const uint8_t *data, size_t size, const char *what)

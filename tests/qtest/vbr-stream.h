@@ -17,6 +17,9 @@ void vbr_stream_save(QTestState *qts, const char *file);
 bool vbr_stream_load(QTestState *qts, const char *file, char **why);
 /* The driver of @from goes on in @to. */
 void vbr_stream_adopt(VbrVm *to, const VbrVm *from);
+/* A disk that takes snapshots; without qemu-img, which need not be built. */
+void vbr_snapshot_disk(QTestState *qts, const char *file);
+void vbr_snapshot(QTestState *qts, const char *hmp);
 size_t vbr_stream_find(const uint8_t *data, size_t size, const char *what);
 
 /* query-migrate's status, and waiting for one of two. */

@@ -10,6 +10,7 @@
 
 #include "qemu/osdep.h"
 #include "vbr-probe.h"
+#include "vbr-stream.h"
 #include "vbr-vm.h"
 
 #define NR_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
@@ -18,6 +19,9 @@
 #define HUGE (2 * MiB)
 #define PARTS (HUGE / VBR_PAGE)
 #define RAM (128 * MiB)
+#define HUGE_ARGS "-M pc,memory-backend=ram -m 128M -object " \
+    "memory-backend-memfd,id=ram,size=128M,hugetlb=on,hugetlbsize=2M " \
+    "-device " VBR_PCI "," VBR_SLOT_ARG ",free-page-reporting=on "
 #define NO_MTH (1ull << VIRTIO_BALLOON_F_MUST_TELL_HOST)
 
 /* How many huge pages the host had before we asked for more. */
@@ -81,9 +85,7 @@ static VbrVm *huge_machine(uint64_t refuse)
     if (!reserve()) {
         return NULL;
     }
-    vm = vbr_pc("-M pc,memory-backend=ram -m 128M -object "
-                "memory-backend-memfd,id=ram,size=128M,hugetlb=on,"
-                "hugetlbsize=2M -device " VBR_PCI "," VBR_SLOT_ARG);
+    vm = vbr_pc(HUGE_ARGS);
     vbr_vm_attach(vm, VBR_SLOT);
     vbr_start(&vm->d, refuse);
     return vm;
@@ -250,6 +252,33 @@ static void test_system_reset_forgets(void)
     check_reset_forgets(true);
 }
 
+/*
+ * A snapshot takes the guest back to before it inflated: its pages are in
+ * use again, and the device may not count them as given.
+ */
+static void test_snapshot_forgets(void)
+{
+    g_autofree char *image = vbr_stream_name();
+    VbrVm *vm = huge_machine(0);
+    uint64_t base;
+
+    if (!vm) {
+        return;
+    }
+    vbr_snapshot_disk(vm->qts, image);
+    base = filled(&vm->d, 1);
+    vbr_snapshot(vm->qts, "savevm");
+    vbr_send_range(&vm->d, VBR_INFLATE, base, PARTS / 2);
+    vm->d.ring[VBR_INFLATE] = (VbrRing) { .vq = vm->d.ring[VBR_INFLATE].vq };
+    vbr_snapshot(vm->qts, "loadvm");
+    vbr_send_range(&vm->d, VBR_INFLATE, base + HUGE / 2, PARTS / 2);
+    vbr_settle(&vm->d);
+    vbr_assert_kept(&vm->d, base, PARTS, 0xd1);
+    vbr_assert_counter(&vm->d, "discards", 0);
+    huge_free(vm);
+    unlink(image);
+}
+
 /* A guest that does not promise to tell: one request, all or nothing. */
 static void test_one_request(void)
 {
@@ -306,19 +335,13 @@ static void test_neighbours(void)
 /* A report is cut inward to host pages. */
 static void test_report(void)
 {
-    VbrVm *vm;
+    VbrVm *vm = huge_machine(0);
     uint64_t base;
     VbrSeg seg;
 
-    if (!reserve()) {
+    if (!vm) {
         return;
     }
-    vm = vbr_pc("-M pc,memory-backend=ram -m 128M -object "
-                "memory-backend-memfd,id=ram,size=128M,hugetlb=on,"
-                "hugetlbsize=2M -device " VBR_PCI "," VBR_SLOT_ARG
-                ",free-page-reporting=on");
-    vbr_vm_attach(vm, VBR_SLOT);
-    vbr_start(&vm->d, 0);
     base = filled(&vm->d, 3);
     seg = (VbrSeg) {
         .addr = base + HUGE / 2, .len = 2 * HUGE, .write = true,
@@ -344,6 +367,8 @@ void vbr_add_huge_tests(void)
                    test_reset_forgets);
     qtest_add_func("virtio-balloon-rs/huge/system-reset-forgets",
                    test_system_reset_forgets);
+    qtest_add_func("virtio-balloon-rs/huge/snapshot-forgets",
+                   test_snapshot_forgets);
     qtest_add_func("virtio-balloon-rs/huge/one-request", test_one_request);
     qtest_add_func("virtio-balloon-rs/huge/two-requests", test_two_requests);
     qtest_add_func("virtio-balloon-rs/huge/neighbours", test_neighbours);

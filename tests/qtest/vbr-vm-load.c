@@ -113,6 +113,64 @@ static void test_completes(void)
     vbr_vm_free(vm);
 }
 
+/* The registers of a modern PCI device for the reset of one queue. */
+#define QUEUE_SELECT 22
+#define QUEUE_RESET 58
+
+static void reset_queue(VbrVm *vm, VbrQueue q)
+{
+    QVirtioPCIDevice *pci = vm->pci;
+    uint64_t cfg = pci->common_cfg_offset;
+
+    qpci_io_writew(pci->pdev, pci->bar, cfg + QUEUE_SELECT, q);
+    qpci_io_writew(pci->pdev, pci->bar, cfg + QUEUE_RESET, 1);
+    g_assert_cmpuint(qpci_io_readw(pci->pdev, pci->bar, cfg + QUEUE_RESET),
+                     ==, 0);
+    qvirtqueue_cleanup(vm->d.vdev->bus, vm->d.ring[q].vq, vm->d.alloc);
+    vm->d.ring[q] = (VbrRing) {
+        .vq = qvirtqueue_setup(vm->d.vdev, vm->d.alloc, q),
+    };
+}
+
+/* A queue is reset in the middle of its request; the others go on. */
+static void test_queue_reset(void)
+{
+    VbrVm *vm = big_machine();
+    VbrDev *d = &vm->d;
+    VbrSeg seg = { .addr = 512 * MiB, .len = 1 * GiB };
+    VbrSeg stats = { .addr = 64 * MiB, .len = 10 };
+    uint64_t batches;
+
+    if (!vbr_has(d, VIRTIO_F_RING_RESET)) {
+        g_test_skip("this QEMU resets no single queues");
+        vbr_vm_free(vm);
+        return;
+    }
+    vbr_poll_stats(d, 1);
+    vbr_add(d, VBR_STATS, &stats, 1);
+    vbr_notify(d, VBR_STATS);
+    vbr_add(d, VBR_INFLATE, &seg, 1);
+    vbr_notify(d, VBR_INFLATE);
+    reset_queue(vm, VBR_INFLATE);
+    vbr_settle(d);
+    batches = vbr_counter(d, "batches");
+    vbr_settle(d);
+    vbr_assert_counter(d, "batches", batches);
+    g_assert_cmpuint(vbr_used(d, VBR_INFLATE), ==, 0);
+    vbr_assert_works(d);
+
+    /* The statistics buffer was held all the while. */
+    qtest_clock_step(vm->qts, 2 * NANOSECONDS_PER_SECOND);
+    vbr_take(d, VBR_STATS, 1);
+    vbr_add(d, VBR_STATS, &stats, 1);
+    vbr_notify(d, VBR_STATS);
+    reset_queue(vm, VBR_STATS);
+    qtest_clock_step(vm->qts, 5 * NANOSECONDS_PER_SECOND);
+    g_assert_cmpuint(vbr_used(d, VBR_STATS), ==, 0);
+    vbr_assert_works(d);
+    vbr_vm_free(vm);
+}
+
 static unsigned int count_lines(const char *file, const char *with)
 {
     g_autofree char *text = NULL;
@@ -166,6 +224,7 @@ void vbr_add_load_tests(void)
     qtest_add_func("virtio-balloon-rs/load/many-long", test_many_long);
     qtest_add_func("virtio-balloon-rs/load/long-stats", test_long_stats);
     qtest_add_func("virtio-balloon-rs/load/completes", test_completes);
+    qtest_add_func("virtio-balloon-rs/load/queue-reset", test_queue_reset);
     qtest_add_func("virtio-balloon-rs/load/one-notification",
                    test_one_notification);
 }
