@@ -5,6 +5,7 @@
 //! QEMU's releases carry a meson file for each crate; Debian's tarball leaves them out. The facts
 //! here are those of the crates' own manifests and build scripts, for the features QEMU uses.
 
+use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -185,29 +186,37 @@ const fn recipe(
     }
 }
 
-/// Writes the meson file of a crate to where its wrap file wants it, unless there is one.
+/// The first line of a file that is written here.
+const MARK: &str = "# Written by `cargo xtask`\n";
+
+/// Writes the meson file of a crate to where its wrap file wants it, unless QEMU has one.
+///
+/// `unpacked` is where meson unpacks the crate and copies that file to; it is removed when the
+/// file changes, as meson would keep the old one.
 ///
 /// # Errors
 /// When the crate is none of those that are known here.
-pub(crate) fn provide(subprojects: &Path, directory: &str, name: &str) -> Result<()> {
-    let path = subprojects
-        .join("packagefiles")
-        .join(directory)
-        .join("meson.build");
-    if path.exists() {
+pub(crate) fn provide(packagefile: &Path, unpacked: &Path, name: &str) -> Result<()> {
+    let path = packagefile.join("meson.build");
+    let there = fs::read_to_string(&path).ok();
+    if there.as_ref().is_some_and(|text| !text.starts_with(MARK)) {
         return Ok(());
     }
-    let recipe = RECIPES
-        .iter()
-        .find(|recipe| recipe.name == name)
-        .ok_or_else(|| {
-            let what = format!("these QEMU sources have no meson file for the crate {name}");
-            Error::new(
-                what,
-                "give the sources of a QEMU release with --qemu-src DIR",
-            )
-        })?;
-    stamp::write_whole(&path, &recipe.meson(directory))
+    let recipe = RECIPES.iter().find(|recipe| recipe.name == name);
+    let recipe = recipe.ok_or_else(|| {
+        let what = format!("these QEMU sources have no meson file for the crate {name}");
+        Error::new(
+            what,
+            "give the sources of a QEMU release with --qemu-src DIR",
+        )
+    })?;
+    let directory = packagefile.file_name().unwrap_or_default();
+    let wanted = recipe.meson(&directory.to_string_lossy());
+    if there.as_ref() == Some(&wanted) {
+        return Ok(());
+    }
+    stamp::remove_dir(unpacked)?;
+    stamp::write_whole(&path, &wanted)
 }
 
 impl Recipe {
@@ -221,12 +230,8 @@ impl Recipe {
         for cfg in self.cfgs.iter().map(|&cfg| cfg.to_owned()).chain(features) {
             args.extend(["'--cfg'".to_owned(), format!("'{cfg}'")]);
         }
-        let uses = self.uses.iter().map(|used| {
-            format!(
-                "dependency('{used}-rs', native: {})",
-                native || is_macro(used)
-            )
-        });
+        let uses = self.uses.iter();
+        let uses = uses.map(|used| format!("dependency('{used}-rs', native: {native})"));
         let uses: Vec<String> = uses.collect();
         let name = self.name.replace('-', "_");
         let (function, more) = match self.kind {
@@ -236,35 +241,18 @@ impl Recipe {
                 format!("  native: {native},\n  rust_abi: 'rust',\n"),
             ),
         };
-        // A macro runs in the compiler, yet what uses it looks for it as for any library.
-        let both = if self.kind == Kind::Macro {
-            &[true, false][..]
-        } else {
-            &[native][..]
-        };
-        let mut text = format!(
-            "project('{directory}', 'rust')\n\
+        format!(
+            "{MARK}project('{directory}', 'rust', meson_version: '>=1.5.0')\n\
              built = {function}(\n  '{name}',\n  'src/lib.rs',\n{more}  \
              override_options: ['rust_std={0}', 'build.rust_std={0}'],\n  \
              rust_args: [{1}],\n  dependencies: [{2}],\n)\n\
-             found = declare_dependency(link_with: built)\n",
+             found = declare_dependency(link_with: built)\n\
+             meson.override_dependency('{directory}', found, native: {native})\n",
             self.edition,
             args.join(", "),
             uses.join(", "),
-        );
-        for native in both {
-            text += &format!("meson.override_dependency('{directory}', found, native: {native})\n");
-        }
-        text
+        )
     }
-}
-
-fn is_macro(used: &str) -> bool {
-    let is = |recipe: &Recipe| recipe.kind == Kind::Macro;
-    let name = used.rsplit_once('-').map_or(used, |(name, _)| name);
-    RECIPES
-        .iter()
-        .any(|recipe| recipe.name == name && is(recipe))
 }
 
 #[cfg(test)]
@@ -278,7 +266,7 @@ mod tests {
             .find(|recipe| recipe.name == "quote")
             .unwrap();
         let text = quote.meson("quote-1-rs");
-        assert!(text.starts_with("project('quote-1-rs', 'rust')\n"));
+        assert!(text.contains("\nproject('quote-1-rs', 'rust', "));
         assert!(text.contains("'--cfg', 'feature=\"proc-macro\"'"));
         assert!(text.contains("dependency('proc-macro2-1-rs', native: true)"));
         assert!(text.ends_with("meson.override_dependency('quote-1-rs', found, native: true)\n"));

@@ -87,7 +87,9 @@ fn crates(paths: &Paths, git: &Git) -> Result<()> {
     let subprojects = git.dir().join("subprojects");
     let wraps = wraps(&subprojects)?;
     for wrap in &wraps {
-        qemu_crates::provide(&subprojects, &wrap.directory, &wrap.name)?;
+        let packagefile = subprojects.join("packagefiles").join(&wrap.directory);
+        let unpacked = subprojects.join(format!("{}-{}", wrap.name, wrap.version));
+        qemu_crates::provide(&packagefile, &unpacked, &wrap.name)?;
     }
     let files = crate_files(paths);
     if wraps.iter().all(|wrap| files.join(&wrap.file).exists()) {

@@ -57,9 +57,27 @@ pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
 
 /// Builds and runs those of QEMU.
 pub(crate) fn qemus(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
-    let build = qemu::build_where(paths, wanted, |goal| QEMUS.contains(&goal))?.0;
+    named(paths, wanted, QEMUS)
+}
+
+/// Builds the emulator and runs QEMU's test that creates and describes every device.
+///
+/// # Errors
+/// When it does not build, or our device is not among them.
+pub(crate) fn introspect(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
+    let build = qemu::build(paths, wanted)?;
+    let mut help = Command::new(build.binary());
+    if !output(help.args(["-device", "help"]))?.contains(OURS) {
+        let what = format!("{} does not have {OURS}", build.binary().display());
+        return Err(Error::new(what, "see why meson left it out of this build"));
+    }
+    named(paths, wanted, &["tests/qtest/device-introspect-test"])
+}
+
+fn named(paths: &Paths, wanted: &Wanted, programs: &[&str]) -> Result<Tally> {
+    let build = qemu::build_where(paths, wanted, |goal| programs.contains(&goal))?.0;
     let mut tally = Tally::default();
-    for name in QEMUS {
+    for name in programs {
         if build.dir.join(name).exists() {
             tally += program(paths, &build, name, &[])?;
         } else {
