@@ -97,7 +97,7 @@ void vbr_stream_adopt(VbrVm *to, const VbrVm *from)
 static bool job_is_done(QTestState *qts)
 {
     QDict *rsp = qtest_qmp(qts, "{ 'execute': 'query-jobs' }");
-    QListEntry *e = qlist_first(qdict_get_qlist(rsp, "return"));
+    const QListEntry *e = qlist_first(qdict_get_qlist(rsp, "return"));
     QDict *job = qobject_to(QDict, qlist_entry_obj(e));
     bool done = !strcmp(qdict_get_str(job, "status"), "concluded");
 
