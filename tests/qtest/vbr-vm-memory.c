@@ -159,7 +159,8 @@ static bool can_have(const char *args)
 {
     g_autofree char *cmd = g_strdup_printf("%s %s -S -display none "
                                            "-accel qtest -monitor stdio",
-                                           qtest_qemu_binary(NULL), args);
+                                           g_getenv("QTEST_QEMU_BINARY"),
+                                           args);
     g_autofree char *shell = g_strdup_printf("echo quit | %s", cmd);
     const char *argv[] = { "/bin/sh", "-c", shell, NULL };
     int status;
