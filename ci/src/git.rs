@@ -8,8 +8,19 @@ use std::process::Command;
 use crate::error::Result;
 use crate::run::{output, succeeds};
 
+/// Settings that the user's own must not change: hooks, signing, line ends, hints; and the
+/// length of the names of objects in patches, which would grow with the repository.
+const SETTINGS: &[(&str, &str)] = &[
+    ("core.abbrev", "7"),
+    ("core.autocrlf", "false"),
+    ("core.hooksPath", "/dev/null"),
+    ("commit.gpgSign", "false"),
+    ("am.threeWay", "false"),
+    ("advice.mergeConflict", "false"),
+    ("gc.auto", "0"),
+];
 /// Who commits what this program commits; patches keep their own authors.
-const COMMITTER: [&str; 4] = ["-c", "user.name=xtask", "-c", "user.email=xtask@localhost"];
+const COMMITTER: (&str, &str) = ("xtask", "xtask@localhost");
 
 /// A git repository with a work tree.
 pub(crate) struct Git {
@@ -34,24 +45,22 @@ impl Git {
         self.dir.join(".git").join(name)
     }
 
-    /// A git command in this repository, not touched by the user's configuration of hooks,
-    /// signing or line ends.
+    /// A git command in this repository.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("git");
-        command.arg("-C").arg(&self.dir).args(COMMITTER);
-        for setting in [
-            "core.autocrlf=false",
-            "core.hooksPath=/dev/null",
-            "commit.gpgSign=false",
-            "am.threeWay=false",
-            "advice.detachedHead=false",
-            "gc.auto=0",
-        ] {
-            command.args(["-c", setting]);
-        }
-        command.args(args);
+        command.arg("-C").arg(&self.dir).args(args);
         for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
             command.env_remove(name);
+        }
+        let (name, email) = COMMITTER;
+        for who in ["COMMITTER", "AUTHOR"] {
+            command.env(format!("GIT_{who}_NAME"), name);
+            command.env(format!("GIT_{who}_EMAIL"), email);
+        }
+        command.env("GIT_CONFIG_COUNT", SETTINGS.len().to_string());
+        for (index, (key, value)) in SETTINGS.iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{index}"), key);
+            command.env(format!("GIT_CONFIG_VALUE_{index}"), value);
         }
         command
     }

@@ -61,7 +61,8 @@ pub(crate) fn tree_of(git: &Git, files: &[PathBuf]) -> Result<String> {
     };
     output(&mut with_index(&["read-tree", BASE]))?;
     for file in files {
-        output(with_index(&["apply", "--cached"]).arg(file)).map_err(|e| not_applying(file, &e))?;
+        output(with_index(&["apply", "--cached"]).arg(file))
+            .map_err(|_| not_applying(git, file))?;
     }
     Ok(output(&mut with_index(&["write-tree"]))?.trim().to_owned())
 }
@@ -189,15 +190,23 @@ fn apply_all(git: &Git, files: &[PathBuf]) -> Result<()> {
     for file in files {
         let mut command = git.command(&["am", "-q", "--keep-non-patch"]);
         // git's own message would name a file in .git, not the patch.
-        output(command.arg(file)).map_err(|error| not_applying(file, &error))?;
+        output(command.arg(file)).map_err(|_| not_applying(git, file))?;
     }
     Ok(())
 }
 
-fn not_applying(file: &Path, error: &Error) -> Error {
-    let file = file.display();
+/// Says which patch it was, and where in which file.
+fn not_applying(git: &Git, file: &Path) -> Error {
+    let check = git.command(&["apply", "--check"]).arg(file).output();
+    let said = check.map(|out| String::from_utf8_lossy(&out.stderr).into_owned());
+    let said = said.unwrap_or_default();
+    let first = said.lines().find_map(|line| line.strip_prefix("error: "));
     Error::new(
-        format!("{file} does not apply ({error})"),
+        format!(
+            "{} does not apply: {}",
+            file.display(),
+            first.unwrap_or("see git am")
+        ),
         "rebase it on this QEMU release and run `cargo xtask patches refresh`",
     )
 }
