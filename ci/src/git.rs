@@ -11,7 +11,7 @@ use crate::run::{output, succeeds};
 /// Settings that the user's own must not change: hooks, signing, line ends, hints; and the
 /// length of the names of objects in patches, which would grow with the repository.
 const SETTINGS: &[(&str, &str)] = &[
-    ("core.abbrev", "7"),
+    ("core.abbrev", "12"),
     ("core.autocrlf", "false"),
     ("core.hooksPath", "/dev/null"),
     ("commit.gpgSign", "false"),
