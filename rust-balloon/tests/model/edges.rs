@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The edges of each handler, one by one.
+
+use virtio_balloon_rs::device::{Balloon, HostRange, Options, Progress, RequestEnd, StatsBuffer};
+use virtio_balloon_rs::error::Error;
+use virtio_balloon_rs::features::{Features, QueueKind};
+use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::memory::{BlockId, BlockRange, MemoryMap, Section};
+use virtio_balloon_rs::page::PAGE_SIZE;
+use virtio_balloon_rs::queue::stats::NOT_REPORTED;
+use virtio_balloon_rs::wire::ByteOrder;
+
+use crate::mock::{MockHost, RAM, memory_map, section};
+
+const ONE: Option<RequestEnd> = Some(RequestEnd {
+    descriptors: 1,
+    wrong_way: 0,
+});
+const M2: u64 = 2 << 20;
+
+fn balloon(told: bool, map: MemoryMap) -> Balloon {
+    let mut balloon = Balloon::new(Options::default());
+    balloon.set_memory(map);
+    let mut features = Features::all();
+    features.set(Features::MUST_TELL_HOST, told);
+    balloon.set_features(features, false);
+    balloon
+}
+
+fn map(sections: &[Section]) -> MemoryMap {
+    MemoryMap::new(sections.to_vec()).unwrap()
+}
+
+fn add(balloon: &mut Balloon, queue: QueueKind, pfns: impl IntoIterator<Item = u32>) {
+    let payload: Vec<u8> = pfns.into_iter().flat_map(u32::to_le_bytes).collect();
+    let added = balloon.batch_add(queue, &payload, ByteOrder::Little, ONE);
+    assert_eq!(added, Ok(()));
+}
+
+/// Runs to the end; the discards as (block, first page, pages), and the slices.
+fn run(balloon: &mut Balloon) -> (Vec<(usize, u64, u64)>, u32) {
+    let mut host = MockHost::default();
+    let mut slices = 1;
+    while balloon.batch_run(&mut host, Inhibit::No) == Progress::More {
+        slices += 1;
+    }
+    let list = host.discards.into_iter().map(
+        |BlockRange {
+             block: BlockId(block),
+             offset,
+             bytes,
+         }| (block, offset / PAGE_SIZE, bytes / PAGE_SIZE),
+    );
+    (list.collect(), slices)
+}
+
+fn inflate(balloon: &mut Balloon, pfns: impl IntoIterator<Item = u32>) -> Vec<(usize, u64, u64)> {
+    add(balloon, QueueKind::Inflate, pfns);
+    run(balloon).0
+}
+
+fn deflate(balloon: &mut Balloon, pfns: impl IntoIterator<Item = u32>) {
+    add(balloon, QueueKind::Deflate, pfns);
+    assert_eq!(run(balloon).0, []);
+}
+
+fn report(balloon: &mut Balloon, host: usize, bytes: u64) -> Vec<(usize, u64, u64)> {
+    let ranges = [HostRange { host, bytes }];
+    let added = balloon.batch_add_report(ranges, RequestEnd::default());
+    assert_eq!(added, Ok(()));
+    run(balloon).0
+}
+
+#[test]
+fn a_request_may_name_nothing() {
+    let mut balloon = balloon(true, memory_map(0));
+    for queue in [QueueKind::Inflate, QueueKind::Deflate] {
+        add(&mut balloon, queue, []);
+        assert_eq!(run(&mut balloon), (vec![], 1));
+    }
+    assert_eq!(report(&mut balloon, 1 << 40, 0), []);
+    let counters = balloon.counters(RAM);
+    assert_eq!((counters.batches, counters.ranges), (3, 0));
+}
+
+/// The highest page that a PFN can name is RAM like any other; beyond it reports go on.
+#[test]
+fn the_end_of_what_pfns_can_name() {
+    let last = u64::from(u32::MAX);
+    let mut balloon = balloon(true, map(&[section(1, last - 1, 4, 0, PAGE_SIZE)]));
+    let pfns = [u32::MAX, u32::MAX - 1, u32::MAX - 2, 0];
+    assert_eq!(inflate(&mut balloon, pfns), [(1, 0, 2)]);
+    let counters = balloon.counters(u64::MAX);
+    assert_eq!(counters.ballooned_bytes, 2 * PAGE_SIZE);
+    assert_eq!(counters.ignored_bad_pfns, 2);
+    let all = report(&mut balloon, 1 << 40, 4 * PAGE_SIZE);
+    assert_eq!(all, [(1, 0, 4)]);
+    deflate(&mut balloon, [u32::MAX]);
+    assert_eq!(balloon.counters(u64::MAX).ballooned_bytes, PAGE_SIZE);
+}
+
+/// A large page of which PFNs can name a half only is never complete.
+#[test]
+fn a_large_page_at_the_end_of_what_pfns_can_name() {
+    for told in [true, false] {
+        let first = u64::from(u32::MAX) - 255;
+        let mut balloon = balloon(told, map(&[section(1, first, 512, 0, M2)]));
+        assert_eq!(inflate(&mut balloon, u32::MAX - 255..=u32::MAX), []);
+        assert_eq!(balloon.counters(u64::MAX).inflated_bytes, 1 << 20);
+    }
+}
+
+/// What other machines have: backing pages of 64 KiB, and a block that begins within one.
+#[test]
+fn pages_of_other_sizes() {
+    let mut balloon = balloon(true, map(&[section(7, 100, 64, 5, 64 << 10)]));
+    // Block pages 5 to 68: of 16 each, those from 16 on are whole, up to 63.
+    assert_eq!(inflate(&mut balloon, 100..164), [(7, 16, 48)]);
+    deflate(&mut balloon, [111, 163]);
+    assert_eq!(inflate(&mut balloon, [112]), [], "page 111 is the guest's");
+    assert_eq!(inflate(&mut balloon, [128]), [(7, 32, 16)]);
+    assert_eq!(inflate(&mut balloon, [111]), [(7, 16, 16)]);
+    assert_eq!(
+        inflate(&mut balloon, [163]),
+        [],
+        "in a page that is not all here"
+    );
+}
+
+/// Neighbours in a block that are not neighbours to the guest are different ranges to it.
+#[test]
+fn a_large_page_in_two_places_is_never_whole() {
+    let parts = [section(1, 0, 256, 0, M2), section(1, 1000, 768, 256, M2)];
+    for told in [true, false] {
+        let mut balloon = balloon(told, map(&parts));
+        let mut pfns: Vec<u32> = (0..256).collect();
+        pfns.extend(1000..1768);
+        assert_eq!(inflate(&mut balloon, pfns), [(1, 512, 512)]);
+        let (start, bytes) = (1 << 40, 1024 * PAGE_SIZE);
+        assert_eq!(report(&mut balloon, start, bytes), [(1, 512, 512)]);
+        let unaligned = balloon.counters(RAM).ignored_report_unaligned_bytes;
+        assert_eq!(unaligned, M2);
+    }
+}
+
+/// The oldest case of all: B completes a page of which A is the guest's again.
+#[test]
+fn inflate_a_deflate_a_inflate_b() {
+    for told in [true, false] {
+        let mut balloon = balloon(told, map(&[section(1, 0, 512, 0, M2)]));
+        assert_eq!(inflate(&mut balloon, 0..256), []);
+        deflate(&mut balloon, 0..256);
+        assert_eq!(inflate(&mut balloon, 256..512), []);
+        let discarded = inflate(&mut balloon, 0..256);
+        assert_eq!(discarded, if told { vec![(1, 0, 512)] } else { vec![] });
+    }
+}
+
+/// An acknowledged deflate that was not carried out leaves nothing that could complete a page.
+#[test]
+fn an_abandoned_deflate_forgets() {
+    let mut balloon = balloon(true, map(&[section(1, 0, 512, 0, M2)]));
+    assert_eq!(inflate(&mut balloon, 0..511), []);
+    add(&mut balloon, QueueKind::Deflate, [7]);
+    balloon.batch_abandon();
+    assert_eq!(inflate(&mut balloon, [511]), []);
+    // A cancelled one was not acknowledged: the pages are in the balloon until it comes again.
+    assert_eq!(inflate(&mut balloon, 0..512), [(1, 0, 512)]);
+    add(&mut balloon, QueueKind::Deflate, [7]);
+    balloon.batch_cancel();
+    assert_eq!(inflate(&mut balloon, [8]), [(1, 0, 512)]);
+    deflate(&mut balloon, [7]);
+    assert_eq!(inflate(&mut balloon, [8]), []);
+}
+
+/// Refusals count only in a row; after too many the host is left in peace until a reset.
+#[test]
+fn a_host_that_refuses_is_left_in_peace() {
+    let mut balloon = balloon(true, memory_map(0));
+    let mut host = MockHost::default();
+    for round in 0..3 {
+        for pfn in 0..10 {
+            host.refuse = pfn < 9;
+            add(&mut balloon, QueueKind::Inflate, [pfn]);
+            balloon.batch_run(&mut host, Inhibit::No);
+        }
+        assert_eq!((host.refused, host.done), (9 * (round + 1), round + 1));
+    }
+    host.refuse = true;
+    add(&mut balloon, QueueKind::Inflate, (0..64).step_by(2));
+    balloon.batch_run(&mut host, Inhibit::No);
+    assert_eq!(host.refused, 27 + 16);
+    assert_eq!(balloon.counters(RAM).discard_errors, 27 + 32);
+    assert_eq!(balloon.counters(RAM).inflated_bytes, 62 * PAGE_SIZE);
+    assert_eq!(inflate(&mut balloon, [1]), []);
+    balloon.reset();
+    assert_eq!(inflate(&mut balloon, [1]), [(1, 1, 1)]);
+}
+
+#[test]
+fn deflating_what_was_never_inflated_is_harmless() {
+    let mut balloon = balloon(true, memory_map(0));
+    deflate(&mut balloon, (0..64).chain(5_000_000..5_000_010));
+    let counters = balloon.counters(RAM);
+    assert_eq!(counters.deflated_bytes, 64 * PAGE_SIZE);
+    assert_eq!(counters.ignored_bad_pfns, 10);
+    assert_eq!(counters.ballooned_bytes, 0);
+}
+
+/// However a guest chooses its pages, a slice asks the host only so often.
+#[test]
+fn slices_are_short() {
+    let mut balloon = balloon(true, map(&[section(4, 0, 1 << 17, 0, PAGE_SIZE)]));
+    add(&mut balloon, QueueKind::Inflate, (0..1 << 16).step_by(2));
+    let mut host = MockHost::default();
+    let mut before = 0;
+    while balloon.batch_run(&mut host, Inhibit::No) == Progress::More {
+        assert!((1..=512).contains(&(host.done - before)), "{}", host.done);
+        before = host.done;
+    }
+    assert_eq!(host.done, 1 << 15);
+    // Pages that are not there cost less, and still end a slice.
+    add(
+        &mut balloon,
+        QueueKind::Deflate,
+        (1 << 20..(1 << 20) + (1 << 16)).step_by(2),
+    );
+    let (_, slices) = run(&mut balloon);
+    assert!((2..20).contains(&slices), "{slices}");
+}
+
+/// A slice that is over in the middle of a large page would lose it: neither side holds all of it.
+#[test]
+fn slices_end_between_large_pages() {
+    let pages = 1 << 15;
+    let section = section(1, 0, u64::from(pages), 1, 16 << 10);
+    for told in [true, false] {
+        let mut balloon = balloon(told, map(&[section]));
+        add(&mut balloon, QueueKind::Inflate, 0..pages);
+        let (discards, slices) = run(&mut balloon);
+        assert!(slices > 1);
+        assert!(
+            discards
+                .windows(2)
+                .all(|two| two[0].1 + two[0].2 == two[1].1)
+        );
+        let all: u64 = discards.iter().map(|(_, _, pages)| pages).sum();
+        // All but the incomplete ones at both ends.
+        assert_eq!((discards[0].1, all), (4, u64::from(pages) - 3 - 1));
+    }
+}
+
+#[test]
+fn batches_of_two_queues_do_not_mix() {
+    let mut balloon = balloon(true, memory_map(0));
+    add(&mut balloon, QueueKind::Deflate, [1]);
+    let inflate = balloon.batch_add(QueueKind::Inflate, &[0; 4], ByteOrder::Little, ONE);
+    assert_eq!(inflate, Err(Error::BatchInWork));
+    let ranges = [HostRange {
+        host: 1 << 40,
+        bytes: 1,
+    }];
+    let report = balloon.batch_add_report(ranges, RequestEnd::default());
+    assert_eq!(report, Err(Error::BatchInWork));
+    let stats = balloon.batch_add(QueueKind::Stats, &[0; 4], ByteOrder::Little, ONE);
+    assert_eq!(stats, Err(Error::InvalidArgument));
+    let counters = balloon.counters(RAM);
+    assert_eq!(
+        counters.ignored_report_bytes, 0,
+        "what is refused changes nothing"
+    );
+    run(&mut balloon);
+    assert_eq!(balloon.counters(RAM).deflated_bytes, PAGE_SIZE);
+}
+
+/// Reports of parts of a page that make it whole together: none of them is acknowledged before all
+/// are done, so the page may go.
+#[test]
+fn reports_of_one_batch_complete_each_other() {
+    let mut balloon = balloon(true, memory_map(0));
+    let host = 1 << 40;
+    let halves = [
+        HostRange {
+            host: host + 2048,
+            bytes: 2048,
+        },
+        HostRange { host, bytes: 2048 },
+    ];
+    assert_eq!(
+        balloon.batch_add_report(halves, RequestEnd::default()),
+        Ok(())
+    );
+    assert_eq!(run(&mut balloon).0, [(1, 0, 1)]);
+    // In two batches they do not.
+    assert_eq!(report(&mut balloon, host, 2048), []);
+    assert_eq!(report(&mut balloon, host + 2048, 2048), []);
+    let unaligned = balloon.counters(RAM).ignored_report_unaligned_bytes;
+    assert_eq!(unaligned, PAGE_SIZE);
+}
+
+/// A legacy driver's first statistics mean nothing, and a reset in between is a new first time.
+#[test]
+fn first_statistics_of_legacy_drivers() {
+    let mut balloon = Balloon::new(Options::default());
+    let entry = [4, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+    let buffer = StatsBuffer {
+        len: entry.len(),
+        now: 5,
+        ..StatsBuffer::default()
+    };
+    for legacy in [true, false, true] {
+        balloon.reset();
+        balloon.reset_stats();
+        balloon.set_features(Features::STATS_VQ, legacy);
+        balloon.receive_stats(&entry, buffer);
+        let expected = if legacy { NOT_REPORTED } else { 9 };
+        assert_eq!(balloon.stats().values[4], expected);
+        balloon.receive_stats(&entry, buffer);
+        assert_eq!(balloon.stats().values[4], 9);
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A host that notes what it is asked for, and the maps of memory that the tests use.
+
+use virtio_balloon_rs::error::HostError;
+use virtio_balloon_rs::host::Host;
+use virtio_balloon_rs::memory::{BlockId, BlockRange, MemoryMap, Section};
+use virtio_balloon_rs::page::{Gpa, GpaRange, PAGE_SIZE};
+
+/// What the host was asked for, and how it answers.
+#[derive(Default)]
+pub(crate) struct MockHost {
+    /// Discards that were done, since they were last taken.
+    pub(crate) discards: Vec<BlockRange>,
+    /// Pages to be used again, since they were last taken.
+    pub(crate) populates: Vec<BlockRange>,
+    /// Whether to refuse discards.
+    pub(crate) refuse: bool,
+    /// Discards done in all, and their bytes.
+    pub(crate) done: u64,
+    pub(crate) done_bytes: u64,
+    /// Discards refused in all, and since the last that was done.
+    pub(crate) refused: u64,
+    pub(crate) refused_in_a_row: u32,
+}
+
+impl Host for MockHost {
+    fn discard(&mut self, range: BlockRange) -> Result<(), HostError> {
+        if self.refuse {
+            self.refused += 1;
+            self.refused_in_a_row += 1;
+            return Err(HostError(12));
+        }
+        self.refused_in_a_row = 0;
+        self.done += 1;
+        self.done_bytes += range.bytes;
+        self.discards.push(range);
+        Ok(())
+    }
+
+    fn populate(&mut self, range: BlockRange) {
+        self.populates.push(range);
+    }
+}
+
+/// Where the pages of the small blocks, of the one with 2 MiB pages and of the large one begin, and
+/// where the guest's memory ends; page numbers.
+pub(crate) const SMALL: u64 = 0;
+pub(crate) const HUGE: u64 = 512;
+pub(crate) const LONG: u64 = 4096;
+pub(crate) const END: u64 = LONG + 8192;
+
+/// Guest memory in bytes, for the counters.
+pub(crate) const RAM: u64 = END * PAGE_SIZE;
+
+/// How many maps there are.
+pub(crate) const MAPS: usize = 7;
+
+/// `pages` pages of the guest's from `first` on, in a block of pages of `page_size` bytes from page
+/// `offset` on.
+pub(crate) fn section(
+    block: usize,
+    first: u64,
+    pages: u64,
+    offset: u64,
+    page_size: u64,
+) -> Section {
+    let (start, offset) = (Gpa(first * PAGE_SIZE), offset * PAGE_SIZE);
+    Section {
+        gpa: GpaRange::with_len(start, pages * PAGE_SIZE).expect("a range"),
+        block: BlockId(block),
+        offset,
+        page_size,
+        // Block by block far apart, so that no address is in two.
+        host: (block << 40) + offset as usize,
+        populate: block == 1,
+    }
+}
+
+const K4: u64 = 4 << 10;
+const K16: u64 = 16 << 10;
+const M2: u64 = 2 << 20;
+
+/// A map of memory. The first is that of a machine which was just started, the others are what it
+/// may become.
+pub(crate) fn sections(map: usize) -> Vec<Section> {
+    let small = section(1, SMALL, 64, 0, K4);
+    // Begins and ends within a backing page.
+    let medium = section(2, 96, 64, 2, K16);
+    let huge = section(3, HUGE, 2048, 0, M2);
+    let long = section(4, LONG, 8192, 0, K4);
+    match map {
+        0 => vec![long, huge, medium, small],
+        // The medium block is not there, or other parts of it are.
+        1 => vec![small, huge, long],
+        2 => vec![small, section(2, 96, 32, 6, K16), huge, long],
+        // The same memory in more sections; a backing page of 2 MiB is in two of them.
+        3 => vec![
+            section(1, SMALL, 30, 0, K4),
+            section(1, 30, 34, 30, K4),
+            medium,
+            section(3, HUGE, 700, 0, M2),
+            section(3, HUGE + 700, 1348, 700, M2),
+            long,
+        ],
+        // The medium block's halves have changed places, the small block is another.
+        4 => vec![
+            section(5, SMALL, 64, 0, K4),
+            section(2, 96, 32, 34, K16),
+            section(2, 128, 32, 2, K16),
+            huge,
+            long,
+        ],
+        5 => vec![small, long],
+        // Slices end within a range of large backing pages, which must not be cut.
+        _ => vec![small, huge, section(6, LONG, 8192, 1, K16)],
+    }
+}
+
+/// The same as the library has it.
+pub(crate) fn memory_map(map: usize) -> MemoryMap {
+    MemoryMap::new(sections(map)).expect("a map that can be")
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A device between a guest that does anything and the model that watches.
+
+use virtio_balloon_rs::counters::Counters;
+use virtio_balloon_rs::device::{Balloon, HostRange, Options, Progress, RequestEnd};
+use virtio_balloon_rs::features::{Features, QueueKind};
+use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::page::PAGE_SIZE;
+use virtio_balloon_rs::wire::ByteOrder;
+
+use crate::expect::{Batch, Bytes, Model};
+use crate::mock::{MockHost, RAM, memory_map, sections};
+
+/// The device's patience with a host that refuses.
+const PATIENCE: u32 = 16;
+
+/// A request of the inflate or deflate queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) pfns: Vec<u32>,
+    pub(crate) order: ByteOrder,
+    pub(crate) trailing: usize,
+}
+
+/// How a batch goes on after it was added.
+#[derive(Clone, Debug)]
+pub(crate) struct Course {
+    /// In which slices discards are inhibited; the last holds for all that follow.
+    pub(crate) inhibited: Vec<bool>,
+    /// Whether the host refuses to discard.
+    pub(crate) refuse: bool,
+    /// After which slice memory changes, and to which map.
+    pub(crate) change: Option<(u32, usize)>,
+    pub(crate) end: End,
+}
+
+/// What ends a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    Done,
+    /// These, after so many slices if it is not done by then.
+    Cancel(u32),
+    Abandon(u32),
+    Reset(u32),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Pages(QueueKind, Vec<Request>, Course),
+    /// Reports: host addresses and lengths.
+    Report(Vec<(usize, u64)>, Course),
+    Reset,
+    /// With or without MUST_TELL_HOST.
+    Negotiate(bool),
+    Memory(usize),
+    /// What the driver writes to `actual` and `poison_val`.
+    Config(u32, u32),
+}
+
+pub(crate) struct World {
+    balloon: Balloon,
+    host: MockHost,
+    model: Model,
+    map: usize,
+}
+
+impl World {
+    pub(crate) fn new(told: bool) -> World {
+        let mut world = World {
+            balloon: Balloon::new(Options {
+                features: Features::all(),
+                qemu_4_0_config_size: false,
+            }),
+            host: MockHost::default(),
+            model: Model::new(sections(0)),
+            map: 0,
+        };
+        world.balloon.set_memory(memory_map(0));
+        world.negotiate(told);
+        world
+    }
+
+    pub(crate) fn step(&mut self, step: Step) {
+        match step {
+            Step::Pages(queue, requests, course) => self.requests(queue, &requests, &course),
+            Step::Report(segments, course) => self.report(&segments, &course),
+            Step::Reset => self.reset(),
+            Step::Negotiate(told) => self.negotiate(told),
+            Step::Memory(map) => self.change_memory(map),
+            Step::Config(actual, poison_val) => self.write_config(actual, poison_val),
+        }
+        self.check_totals();
+    }
+
+    fn counters(&self) -> Counters {
+        self.balloon.counters(RAM)
+    }
+
+    fn check_totals(&self) {
+        let counters = self.counters();
+        assert_eq!(counters.discarded_bytes, self.host.done_bytes);
+        assert_eq!(counters.discards - counters.discard_errors, self.host.done);
+        assert!(counters.discard_errors >= self.host.refused);
+        self.model.check_size(counters.ballooned_bytes, RAM);
+    }
+
+    /// Adds what the batch takes, sees it to its end, and goes on with the rest.
+    fn requests(&mut self, queue: QueueKind, mut requests: &[Request], course: &Course) {
+        while !requests.is_empty() {
+            let before = self.counters();
+            let mut ranges: Vec<Bytes> = Vec::new();
+            let mut trailing = 0;
+            let mut taken = 0;
+            for request in requests {
+                let payload = payload(request);
+                if payload.len() > self.balloon.batch_room(queue) {
+                    break;
+                }
+                let end = Some(RequestEnd {
+                    descriptors: 1,
+                    wrong_way: 0,
+                });
+                let added = self.balloon.batch_add(queue, &payload, request.order, end);
+                assert_eq!(added, Ok(()));
+                trailing += request.trailing as u64;
+                let page =
+                    |&pfn: &u32| (u64::from(pfn) * PAGE_SIZE, (u64::from(pfn) + 1) * PAGE_SIZE);
+                ranges.extend(request.pfns.iter().map(page));
+                taken += 1;
+            }
+            assert!(taken > 0, "an empty batch has room for any request");
+            let large = self.model.sections.iter().any(|s| s.page_size > PAGE_SIZE);
+            let alone = queue == QueueKind::Inflate && !self.model.told && large;
+            assert!(!alone || taken == 1, "one request must be the whole batch");
+            let counters = self.counters();
+            assert_eq!(
+                counters.ignored_trailing_bytes,
+                before.ignored_trailing_bytes + trailing
+            );
+            let batch = self.model.open(queue, ranges, counters);
+            if !self.run(batch, course) {
+                return;
+            }
+            requests = &requests[taken..];
+        }
+    }
+
+    fn report(&mut self, segments: &[(usize, u64)], course: &Course) {
+        let before = self.counters();
+        let (mut ranges, mut outside) = (Vec::new(), 0);
+        for &(host, bytes) in segments {
+            let (found, left) = self.model.at_host(host, bytes);
+            ranges.extend(found);
+            outside += left;
+        }
+        let given = segments
+            .iter()
+            .map(|&(host, bytes)| HostRange { host, bytes });
+        let end = RequestEnd {
+            descriptors: segments.len(),
+            wrong_way: 0,
+        };
+        assert_eq!(self.balloon.batch_add_report(given, end), Ok(()));
+        let counters = self.counters();
+        assert_eq!(
+            counters.ignored_report_bytes,
+            before.ignored_report_bytes + outside
+        );
+        let batch = self.model.open(QueueKind::Reporting, ranges, counters);
+        self.run(batch, course);
+    }
+
+    /// Sees the batch to its end; says whether that was its regular one.
+    fn run(&mut self, mut batch: Batch, course: &Course) -> bool {
+        self.host.refuse = course.refuse;
+        let mut slices = 0;
+        loop {
+            match course.end {
+                End::Cancel(after) if slices == after => {
+                    self.balloon.batch_cancel();
+                    self.model.cancel(&batch);
+                    return false;
+                }
+                End::Abandon(after) if slices == after => {
+                    self.balloon.batch_abandon();
+                    self.model.abandon(&batch);
+                    return false;
+                }
+                End::Reset(after) if slices == after => {
+                    self.reset();
+                    return false;
+                }
+                _ => {}
+            }
+            if self.slice(&mut batch, course, slices) == Progress::Done {
+                self.model.finish(&batch, &self.counters());
+                return true;
+            }
+            slices += 1;
+            assert!(slices < 1000, "a batch must come to an end");
+            match course.change {
+                Some((after, map)) if slices == after => {
+                    self.change_memory(map);
+                    batch.moved = true;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn slice(&mut self, batch: &mut Batch, course: &Course, number: u32) -> Progress {
+        let inhibited = course.inhibited.get(number as usize);
+        let inhibited = *inhibited.or(course.inhibited.last()).unwrap_or(&false);
+        let inhibit = if inhibited {
+            Inhibit::Pinned
+        } else {
+            Inhibit::No
+        };
+        let progress = self.balloon.batch_run(&mut self.host, inhibit);
+        let discards = std::mem::take(&mut self.host.discards);
+        let populates = std::mem::take(&mut self.host.populates);
+        batch.refused |= course.refuse || self.host.refused_in_a_row >= PATIENCE;
+        self.model.slice(batch, inhibited, &discards, &populates);
+        progress
+    }
+
+    fn reset(&mut self) {
+        let changed = self.balloon.reset();
+        assert_eq!(changed, self.model.actual != 0);
+        self.model.reset();
+        self.host.refused_in_a_row = 0;
+    }
+
+    fn negotiate(&mut self, told: bool) {
+        let mut features = Features::all();
+        features.set(Features::MUST_TELL_HOST, told);
+        self.balloon.set_features(features, false);
+        self.model.negotiate(told);
+    }
+
+    fn change_memory(&mut self, map: usize) {
+        self.balloon.set_memory(memory_map(map));
+        self.model.remap(sections(map));
+        if map != self.map {
+            self.host.refused_in_a_row = 0;
+        }
+        self.map = map;
+    }
+
+    fn write_config(&mut self, actual: u32, poison_val: u32) {
+        let mut image = [0; 16];
+        image[4..8].copy_from_slice(&actual.to_le_bytes());
+        image[12..].copy_from_slice(&poison_val.to_le_bytes());
+        let changed = self.balloon.write_config(&image);
+        // Before a driver negotiated, the value for free pages has no meaning.
+        let negotiated = self.balloon.negotiated();
+        assert_eq!(changed, actual != self.model.actual);
+        self.model.actual = actual;
+        if negotiated.contains(Features::PAGE_POISON) {
+            self.model.poison_val = poison_val;
+        }
+    }
+}
+
+fn payload(request: &Request) -> Vec<u8> {
+    let bytes = |pfn: &u32| match request.order {
+        ByteOrder::Little => pfn.to_le_bytes(),
+        ByteOrder::Big => pfn.to_be_bytes(),
+    };
+    let mut payload: Vec<u8> = request.pfns.iter().flat_map(bytes).collect();
+    payload.resize(payload.len() + request.trailing, 0x01);
+    payload
+}
