@@ -9,15 +9,15 @@
 
 #include "qemu/osdep.h"
 #include "qemu/madvise.h"
-#if __has_include("system/ramblock.h")
-#include "system/ramblock.h"
-#include "system/address-spaces.h"
-#else
-#include "exec/ramblock.h"
-#include "exec/address-spaces.h"
-#endif
 #include "exec/cpu-common.h"
 #include "virtio-balloon-rs.h"
+#ifdef VBR_QEMU_10_0
+#include "exec/ramblock.h"
+#include "exec/address-spaces.h"
+#else
+#include "system/ramblock.h"
+#include "system/address-spaces.h"
+#endif
 #include "trace.h"
 
 /*
@@ -102,9 +102,9 @@ static void vbr_memory_commit(MemoryListener *listener)
     s->next_sections = last;
     vbr_memory_tell(s);
     /*
-     * Only now: the references keep the blocks alive that the library knew. A
-     * broken one may still know them, but does nothing until the next reset
-     * has told it anew.
+     * Only now: the references keep the blocks alive that the library knew. If
+     * it took the new map, or refused it, it knows them no more; if it is
+     * broken it does nothing until the next reset has told it anew.
      */
     unref_sections(last);
 }

@@ -129,11 +129,9 @@ static void get_guest_stats(Object *obj, Visitor *v, const char *name,
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
     VbrStats stats = {};
 
-    /* Before the device is realized nothing was reported. */
-    memset(stats.values, 0xff, sizeof(stats.values));
-    if (s->device && vbr_stats_get(s->device, &stats) != VBR_STATUS_OK) {
-        error_setg(errp, "the balloon is broken until it is reset");
-        return;
+    if (!s->device || vbr_stats_get(s->device, &stats) != VBR_STATUS_OK) {
+        /* Not realized, or broken: nothing was reported, all bits are set. */
+        memset(stats.values, 0xff, sizeof(stats.values));
     }
     if (visit_start_struct(v, name, NULL, 0, errp)) {
         visit_stats(v, &stats, errp);

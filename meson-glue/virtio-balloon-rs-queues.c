@@ -81,21 +81,31 @@ void vbr_queues_drop_of(VirtIOBalloonRs *s, VirtQueue *vq)
     }
 }
 
-/* Answers the first @count held requests with used length 0. */
+/*
+ * Answers the first @count held requests with used length 0 and holds them no
+ * more; without a notification, see notify().
+ */
 static void push_held(VirtIOBalloonRs *s, unsigned int count)
 {
     VirtQueue *vq = batch_vq(s);
 
-    if (!count) {
-        return;
+    RCU_READ_LOCK_GUARD();
+    for (unsigned int i = 0; i < count; i++) {
+        virtqueue_fill(vq, s->held[i], 0, i);
+        g_free(s->held[i]);
     }
-    WITH_RCU_READ_LOCK_GUARD() {
-        for (unsigned int i = 0; i < count; i++) {
-            virtqueue_fill(vq, s->held[i], 0, i);
-            g_free(s->held[i]);
-        }
-        virtqueue_flush(vq, count);
-    }
+    virtqueue_flush(vq, count);
+    s->n_held -= count;
+    memmove(s->held, s->held + count, s->n_held * sizeof(s->held[0]));
+}
+
+/*
+ * A notification is a write to an address that the guest chose, which may be
+ * this very device: it can be reset by it. So everything is in its final state
+ * before, and nothing is taken for granted afterwards.
+ */
+static void notify(VirtIOBalloonRs *s, VirtQueue *vq)
+{
     virtio_notify(VIRTIO_DEVICE(s), vq);
 }
 
@@ -128,11 +138,13 @@ void vbr_queues_give_back(VirtIOBalloonRs *s)
         }
         s->kicked |= 1u << s->batch_queue;
         vbr_failed(s, vbr_batch_cancel(s->device));
+        forget_batch(s);
     } else {
         push_held(s, s->n_held);
         vbr_failed(s, vbr_batch_abandon(s->device));
+        forget_batch(s);
+        notify(s, vq);
     }
-    forget_batch(s);
 }
 
 /* Adds what the batch takes of the newest held request. */
@@ -172,6 +184,25 @@ static VbrStatus add_report(VirtIOBalloonRs *s)
                                 elem->out_num);
 }
 
+/*
+ * With IN_ORDER, QEMU 10.2 loses count of a ring all of whose descriptors were
+ * popped and not answered yet, so one is left.
+ */
+static bool ring_is_exhausted(VirtIOBalloonRs *s)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+    int size = virtio_queue_get_num(vdev, virtio_get_queue_index(batch_vq(s)));
+    int used = 0;
+
+    if (!virtio_vdev_has_feature(vdev, VIRTIO_F_IN_ORDER)) {
+        return false;
+    }
+    for (unsigned int i = 0; i < s->n_held; i++) {
+        used += s->held[i]->ndescs;
+    }
+    return used > 0 && used >= size - 1;
+}
+
 /* Pops requests until the batch is full or the queue is empty. */
 static VbrStatus gather(VirtIOBalloonRs *s)
 {
@@ -181,6 +212,9 @@ static VbrStatus gather(VirtIOBalloonRs *s)
 
         if (status != VBR_STATUS_OK || !room) {
             return status;
+        }
+        if (!s->partial && ring_is_exhausted(s)) {
+            return VBR_STATUS_OK;
         }
         if (!s->partial) {
             VirtQueueElement *elem = virtqueue_pop(batch_vq(s), sizeof(*elem));
@@ -235,11 +269,13 @@ static bool next_batch(VirtIOBalloonRs *s)
 static void complete_batch(VirtIOBalloonRs *s)
 {
     unsigned int count = s->n_held - s->partial;
+    VirtQueue *vq = batch_vq(s);
 
-    push_held(s, count);
-    s->held[0] = s->held[s->n_held - 1];
-    s->n_held = s->partial;
     s->working = false;
+    if (count) {
+        push_held(s, count);
+        notify(s, vq);
+    }
 }
 
 /* One slice of work, so that nobody waits for the main loop for long. */

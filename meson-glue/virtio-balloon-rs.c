@@ -17,7 +17,6 @@
 #include "hw/mem/memory-device.h"
 #include "migration/vmstate.h"
 #include "system/balloon.h"
-#include "system/reset.h"
 #include "virtio-balloon-rs.h"
 #include "trace.h"
 
@@ -120,16 +119,18 @@ static void vbr_set_features(VirtIODevice *vdev, uint64_t features)
 
 static void handle_status(VirtIOBalloonRs *s, uint8_t status)
 {
-    if (!VIRTIO_DEVICE(s)->vm_running) {
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+
+    if (!vdev->vm_running) {
         vbr_queues_give_back(s);
-    } else if (status & VIRTIO_CONFIG_S_DRIVER_OK) {
+    } else if (virtio_device_started(vdev, status)) {
         vbr_stats_resume(s);
         vbr_queues_kick(s);
     }
 }
 
 /* QEMU 10.1 lets set_status fail. */
-#if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR == 0
+#ifdef VBR_QEMU_10_0
 static void vbr_set_status(VirtIODevice *vdev, uint8_t status)
 {
     handle_status(VIRTIO_BALLOON_RS(vdev), status);
@@ -193,6 +194,7 @@ static int vbr_pre_save(void *opaque)
     VirtIOBalloonRs *s = opaque;
 
     vbr_queues_give_back(s);
+    vbr_stats_give_back(s);
     s->state = (VbrState) {};
     /* A device that is broken is saved as one: only virtio's part matters. */
     vbr_state_save(s->device, s->stats_poll_interval, &s->state);
@@ -222,6 +224,10 @@ static int vbr_post_load(VirtIODevice *vdev)
         vbr_stats_set_interval(s, s->state.stats_polling_interval);
     }
     vbr_stats_rearm(s);
+    if (s->state.actual) {
+        /* The reset before has announced that nothing is in the balloon. */
+        announce_actual(s);
+    }
     return 0;
 }
 
@@ -330,8 +336,8 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
 
     virtio_init(vdev, VIRTIO_ID_BALLOON, config_size);
     vbr_queues_init(s, &options);
+    vbr_stats_init(s);
     vbr_memory_init(s);
-    qemu_register_resettable(OBJECT(dev));
     return;
 
 free_device:
@@ -344,20 +350,13 @@ static void vbr_device_unrealize(DeviceState *dev)
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(dev);
 
-    qemu_unregister_resettable(OBJECT(dev));
     qemu_remove_balloon_handler(s);
-    vbr_stats_set_interval(s, 0);
-    vbr_stats_drop(s);
+    vbr_stats_cleanup(s);
     vbr_memory_cleanup(s);
     vbr_queues_cleanup(s);
     vbr_device_free(s->device);
     s->device = NULL;
     virtio_cleanup(vdev);
-}
-
-static ResettableState *vbr_get_reset_state(Object *obj)
-{
-    return &VIRTIO_BALLOON_RS(obj)->reset_state;
 }
 
 /* Statistics outlive a driver, and a wake-up, but not a reset machine. */
@@ -366,7 +365,7 @@ static void vbr_reset_enter(Object *obj, ResetType type)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
 
     if (type != RESET_TYPE_WAKEUP && s->device) {
-        vbr_stats_reset(s->device);
+        vbr_machine_reset(s->device);
     }
 }
 
@@ -414,7 +413,6 @@ static void vbr_class_init(ObjectClass *klass, VBR_CLASS_DATA *data)
     vdc->set_status = vbr_set_status;
     vdc->vmsd = &vmstate_virtio_balloon_rs_device;
     vdc->post_load = vbr_post_load;
-    rc->get_state = vbr_get_reset_state;
     rc->phases.enter = vbr_reset_enter;
 }
 

@@ -12,17 +12,18 @@
 #include "hw/virtio/virtio.h"
 #include "standard-headers/linux/virtio_balloon.h"
 #include "system/iothread.h"
-#if __has_include("system/memory.h")
-#include "system/memory.h"
-#else
-#include "exec/memory.h"
-#endif
 #include "virtio_balloon_rs.h"
 
-/* QEMU 10.1 made the argument of class_init const. */
 #if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR == 0
+#define VBR_QEMU_10_0
+#endif
+
+/* QEMU 10.1 moved headers, and made the argument of class_init const. */
+#ifdef VBR_QEMU_10_0
+#include "exec/memory.h"
 #define VBR_CLASS_DATA void
 #else
+#include "system/memory.h"
 #define VBR_CLASS_DATA const void
 #endif
 
@@ -31,7 +32,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(VirtIOBalloonRs, VIRTIO_BALLOON_RS)
 
 struct VirtIOBalloonRs {
     VirtIODevice parent_obj;
-    ResettableState reset_state;
 
     /* Properties */
     uint32_t host_features;
@@ -96,6 +96,10 @@ void vbr_queues_drop_of(VirtIOBalloonRs *s, VirtQueue *vq);
 
 /* virtio-balloon-rs-stats.c */
 void vbr_stats_handle_output(VirtIODevice *vdev, VirtQueue *vq);
+void vbr_stats_init(VirtIOBalloonRs *s);
+void vbr_stats_cleanup(VirtIOBalloonRs *s);
+/* Before the device's state is saved, and when the machine goes on. */
+void vbr_stats_give_back(VirtIOBalloonRs *s);
 void vbr_stats_resume(VirtIOBalloonRs *s);
 void vbr_stats_drop(VirtIOBalloonRs *s);
 void vbr_stats_set_interval(VirtIOBalloonRs *s, int64_t seconds);

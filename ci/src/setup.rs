@@ -12,7 +12,7 @@ use crate::run::{Step, output, succeeds};
 use crate::stamp;
 
 /// Debian packages that the Rust and C parts of the project take.
-pub(crate) const BASE: &[&str] = &["ca-certificates", "gcc", "git", "libc6-dev"];
+pub(crate) const BASE: &[&str] = &["ca-certificates", "g++", "gcc", "git", "libc6-dev"];
 /// Debian packages that building QEMU takes on top.
 pub(crate) const QEMU: &[&str] = &[
     "bison",

@@ -274,7 +274,7 @@ typedef struct VbrCounters {
    */
   uint64_t ranges;
   /**
-   * Discards wanted, those that failed included.
+   * Discard calls made, those that failed included.
    */
   uint64_t discards;
   /**
@@ -282,7 +282,8 @@ typedef struct VbrCounters {
    */
   uint64_t batches;
   /**
-   * Discards that the host refused, or would have: after 16 refusals it is asked no more.
+   * Discards that the host refused, or would have: after 16 in a row it is asked no more for that
+   * block.
    */
   uint64_t discard_errors;
   /**
@@ -488,8 +489,8 @@ enum VbrStatus vbr_batch_run(struct VbrDevice *device,
 enum VbrStatus vbr_batch_cancel(struct VbrDevice *device);
 
 /**
- * Gives up what is left of the batch, though its requests will be acknowledged now. Nothing more is
- * discarded, and no page that the guest got back is taken for one in the balloon.
+ * Gives up what is left of the batch, whose requests will be acknowledged now, or neither that nor come
+ * again. Nothing more is discarded, and no page that the guest uses is taken for one in the balloon.
  *
  * # Safety
  *
@@ -618,7 +619,8 @@ enum VbrStatus vbr_device_set_features(struct VbrDevice *device,
                                        bool legacy);
 
 /**
- * Takes over the map of guest memory: all `count` sections of it, in any order.
+ * Takes over the map of guest memory: all `count` sections of it, in any order. A map that cannot
+ * be leaves the device without any memory: the old one is not true any more either.
  *
  * # Safety
  *
@@ -647,6 +649,16 @@ enum VbrStatus vbr_device_counters(const struct VbrDevice *device,
  * `device` is NULL or a live device.
  */
 enum VbrStatus vbr_device_inject_panic(struct VbrDevice *device);
+
+/**
+ * A reset of the whole machine, unlike a wake-up: the statistics are forgotten, and a host that refused
+ * to discard is asked again.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device.
+ */
+enum VbrStatus vbr_machine_reset(struct VbrDevice *device);
 
 /**
  * Sends all of the library's messages up to `max_level` (1 error, 2 warning, 3 information, 4 debug,
@@ -701,15 +713,6 @@ enum VbrStatus vbr_stats_receive(struct VbrDevice *device,
  * `device` is NULL or a live device, `out` NULL or writable.
  */
 enum VbrStatus vbr_stats_get(const struct VbrDevice *device, struct VbrStats *out);
-
-/**
- * Forgets the statistics, as a reset of the machine does.
- *
- * # Safety
- *
- * `device` is NULL or a live device.
- */
-enum VbrStatus vbr_stats_reset(struct VbrDevice *device);
 
 /**
  * A sentence for people, without a full stop; static, never NULL.

@@ -108,15 +108,25 @@ impl Batch {
         (MAX_PFNS - self.pfns) * PFN_BYTES
     }
 
-    /// Opens the batch to requests of `queue`.
+    /// Whether the batch can be opened to requests of `queue`.
     ///
     /// # Errors
     ///
     /// [`Error::BatchInWork`] when it is another queue's or in work already.
-    pub fn open(&mut self, queue: QueueKind) -> Result<(), Error> {
+    pub fn check(&self, queue: QueueKind) -> Result<(), Error> {
         if self.work.is_some() || self.queue.is_some_and(|owner| owner != queue) {
             return Err(Error::BatchInWork);
         }
+        Ok(())
+    }
+
+    /// Opens the batch to requests of `queue`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batch::check`].
+    pub fn open(&mut self, queue: QueueKind) -> Result<(), Error> {
+        self.check(queue)?;
         self.queue = Some(queue);
         Ok(())
     }
@@ -168,6 +178,11 @@ impl Batch {
                 cursor.run += 1;
             }
         }
+    }
+
+    /// Leaves nothing to do of the batch; its requests stay and are still to be acknowledged.
+    pub fn drop_ranges(&mut self) {
+        self.runs.clear();
     }
 
     /// Empties the batch, done or not, and keeps its memory for the next one.

@@ -10,11 +10,11 @@ use zerocopy::IntoBytes;
 /// How many bytes of [`Config`] a device that offers `features` shows.
 ///
 /// The sizes are those of QEMU's C device, as a migration stream between the two needs;
-/// `qemu_4_0_size` is its quirk of machine types 4.0, which always show all up to `poison_val`.
+/// `qemu_4_0_size` is its quirk of machine types 4.0, which always show all of it.
 pub fn size(features: Features, qemu_4_0_size: bool) -> usize {
-    if features.contains(Features::PAGE_POISON) {
+    if features.contains(Features::PAGE_POISON) || qemu_4_0_size {
         size_of::<Config>()
-    } else if features.contains(Features::FREE_PAGE_HINT) || qemu_4_0_size {
+    } else if features.contains(Features::FREE_PAGE_HINT) {
         offset_of!(Config, poison_val)
     } else {
         offset_of!(Config, free_page_hint_cmd_id)
@@ -84,7 +84,7 @@ mod tests {
     fn sizes_are_those_of_stock() {
         let base = Features::STATS_VQ;
         assert_eq!(size(base, false), 8);
-        assert_eq!(size(base, true), 12);
+        assert_eq!(size(base, true), 16);
         assert_eq!(size(base | Features::FREE_PAGE_HINT, false), 12);
         assert_eq!(size(base | Features::PAGE_POISON, false), 16);
     }

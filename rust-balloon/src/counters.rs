@@ -18,11 +18,12 @@ pub struct Counters {
     pub discarded_bytes: u64,
     /// Ranges that were left after merging.
     pub ranges: u64,
-    /// Discards wanted, those that failed included.
+    /// Discard calls made, those that failed included.
     pub discards: u64,
     /// Batches finished.
     pub batches: u64,
-    /// Discards that the host refused, or would have: after 16 refusals it is asked no more.
+    /// Discards that the host refused, or would have: after 16 in a row it is asked no more for that
+    /// block.
     pub discard_errors: u64,
     /// Pages named in inflate and deflate requests that are not guest RAM.
     pub ignored_bad_pfns: u64,

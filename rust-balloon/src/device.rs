@@ -11,7 +11,7 @@ use crate::host::{Host, Inhibit};
 use crate::memory::MemoryMap;
 use crate::page::{GpaRange, PAGE_SIZE, Pfn};
 use crate::queue::stats::Stats;
-use crate::queue::{Work, deflate, inflate, report};
+use crate::queue::{Refusals, Work, deflate, inflate, report};
 use crate::wire::{ByteOrder, PFN_BYTES, pfns};
 
 /// PFNs have 32 bits, so the set of ballooned pages never needs more.
@@ -54,13 +54,13 @@ pub struct Balloon {
     memory: MemoryMap,
     /// The pages in the balloon, as far as MUST_TELL_HOST makes the guest say so.
     balloon: PageBitmap,
-    /// Whether `balloon` holds all of them: not after a migration, which does not carry the set.
+    /// Whether `balloon` holds all of them: not after a migration, which does not carry the set, nor
+    /// after a batch was given up.
     balloon_complete: bool,
     batch: Batch,
     stats: Stats,
     counters: Counters,
-    /// How often the host refused to discard since it last did.
-    refusals: u32,
+    refusals: Refusals,
     inject_panic: bool,
 }
 
@@ -78,7 +78,7 @@ impl Balloon {
             batch: Batch::default(),
             stats: Stats::default(),
             counters: Counters::default(),
-            refusals: 0,
+            refusals: Refusals::default(),
             inject_panic: false,
         }
     }
@@ -96,6 +96,7 @@ impl Balloon {
     pub fn set_features(&mut self, features: Features, legacy: bool) {
         if !features.contains(Features::MUST_TELL_HOST) {
             self.balloon.clear_all();
+            self.balloon_complete = self.config.actual == 0;
         }
         self.negotiated = features;
         self.skip_stats = legacy;
@@ -112,7 +113,6 @@ impl Balloon {
         self.batch.clear();
         self.balloon.clear_all();
         self.balloon_complete = true;
-        self.refusals = 0;
         self.negotiated = Features::empty();
         self.skip_stats = false;
         let was_inflated = self.config.actual != 0;
@@ -133,16 +133,19 @@ impl Balloon {
     /// Takes over a new map of guest memory.
     ///
     /// Pages whose memory is not the same any more are forgotten: what is mapped there now was
-    /// never in the balloon.
+    /// never in the balloon. Reports that are not worked off are dropped for the same reason: they
+    /// were looked up in the old map.
     pub fn set_memory(&mut self, memory: MemoryMap) {
         let balloon = &mut self.balloon;
         self.memory.for_each_lost(&memory, |range| {
             let (first, end) = range.page_indices();
             balloon.clear(first..end);
         });
-        if self.memory.sections() != memory.sections() {
-            self.refusals = 0;
+        let changed = self.memory.sections() != memory.sections();
+        if changed && self.batch.queue() == Some(QueueKind::Reporting) {
+            self.batch.drop_ranges();
         }
+        self.refusals.keep_only(&memory);
         self.memory = memory;
     }
 
@@ -167,8 +170,11 @@ impl Balloon {
         &self.config
     }
 
-    /// The values behind the configuration space, to be replaced by a migration's.
+    /// Goes on from what a migration brought. It says nothing about which pages are in the balloon,
+    /// so any that were known are forgotten.
     pub(crate) fn restore(&mut self, config: ConfigState, stats: Option<Stats>) {
+        self.batch.clear();
+        self.balloon.clear_all();
         self.config = config;
         self.balloon_complete = config.actual == 0;
         self.skip_stats = false;
@@ -204,10 +210,11 @@ impl Balloon {
         if !known || payload.len() > MAX_PFNS * PFN_BYTES {
             return Err(Error::InvalidArgument);
         }
-        self.batch.open(queue)?;
+        self.batch.check(queue)?;
         if payload.len() > self.batch_room(queue) {
             return Err(Error::InvalidArgument);
         }
+        self.batch.open(queue)?;
         for pfn in pfns(payload, order) {
             self.batch.push_page(GpaRange::page(Pfn(pfn)));
         }
@@ -292,16 +299,16 @@ impl Balloon {
         self.batch.clear();
     }
 
-    /// Gives up what is left of the batch although its requests will be acknowledged.
+    /// Gives up what is left of the batch, and knows no more which pages are in the balloon.
     ///
-    /// Nothing more is discarded. A deflate that was not carried out would leave pages in the set
-    /// that the guest uses from now on, so then the whole set is forgotten: pages that are not in
-    /// it are never discarded by mistake.
+    /// Its requests will either be acknowledged although they were not carried out, or never be, and
+    /// not come again; that holds too for a request of which a part is still to come. A deflate could
+    /// then leave pages in the set that the guest uses from now on, and so could an inflate that the
+    /// guest does not know of. Pages that are not in the set are never discarded by mistake, so the
+    /// whole of it is forgotten.
     pub fn batch_abandon(&mut self) {
-        if self.batch.queue() == Some(QueueKind::Deflate) {
-            self.balloon.clear_all();
-            self.balloon_complete = false;
-        }
+        self.balloon.clear_all();
+        self.balloon_complete = false;
         self.batch.clear();
     }
 
@@ -324,9 +331,11 @@ impl Balloon {
         &self.stats
     }
 
-    /// Forgets the statistics, as a system reset does.
-    pub fn reset_stats(&mut self) {
+    /// A reset of the whole machine, unlike a wake-up: the statistics are forgotten, and a host that
+    /// refused to discard is asked again. A driver cannot have that as often as it likes.
+    pub fn machine_reset(&mut self) {
         self.stats = Stats::default();
+        self.refusals = Refusals::default();
     }
 
     /// What the device did, for a guest with `ram` bytes of memory.

@@ -22,5 +22,5 @@ pub enum Error {
 
 /// The host refused a memory operation; the value is a positive errno.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the host refused a memory operation: errno {0}")]
+#[error("the host refused to discard memory with errno {0}")]
 pub struct HostError(pub i32);

@@ -6,8 +6,8 @@ use crate::memory::BlockRange;
 
 /// Memory operations on the host's RAM blocks.
 pub trait Host {
-    /// Gives the memory of `range` back to the host; the guest reads zeros there afterwards, or,
-    /// for private mappings of a file, what the file holds.
+    /// Gives the memory of `range` back to the host; the guest reads zeros there afterwards. Of
+    /// memory that is backed by a file the same part of the file is given back.
     ///
     /// # Errors
     ///

@@ -215,12 +215,13 @@ impl MemoryMap {
         let after = self
             .by_host
             .partition_point(|&index| self.sections[index].host <= host);
-        let section = self.sections[*self.by_host.get(after.checked_sub(1)?)?];
-        let start = section
-            .gpa
-            .start()
-            .checked_add((host - section.host) as u64)?;
-        GpaRange::new(start, start.checked_add(bytes)?.min(section.gpa.end()))
+        // The same memory may be seen at several guest addresses, so the nearest is not always it.
+        self.by_host[..after].iter().rev().find_map(|&index| {
+            let section = self.sections[index];
+            let offset = (host - section.host) as u64;
+            let start = section.gpa.start().checked_add(offset)?;
+            GpaRange::new(start, start.checked_add(bytes)?.min(section.gpa.end()))
+        })
     }
 
     /// Calls `gone` for each stretch of this map's addresses that `new` does not map to the very

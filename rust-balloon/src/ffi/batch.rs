@@ -176,8 +176,8 @@ pub unsafe extern "C" fn vbr_batch_cancel(device: *mut VbrDevice) -> VbrStatus {
     })
 }
 
-/// Gives up what is left of the batch, though its requests will be acknowledged now. Nothing more is
-/// discarded, and no page that the guest got back is taken for one in the balloon.
+/// Gives up what is left of the batch, whose requests will be acknowledged now, or neither that nor come
+/// again. Nothing more is discarded, and no page that the guest uses is taken for one in the balloon.
 ///
 /// # Safety
 ///

@@ -153,8 +153,11 @@ pub unsafe extern "C" fn vbr_device_reset(
     let device = unsafe { device.as_ref() };
     // SAFETY: NULL or writable by contract.
     let actual_changed = unsafe { output(actual_changed) };
+    let Ok(actual_changed) = actual_changed else {
+        return VbrStatus::InvalidArgument;
+    };
     with_mended_device(device, |balloon, _| {
-        actual_changed?.write(balloon.reset());
+        actual_changed.write(balloon.reset());
         Ok(())
     })
 }
@@ -218,7 +221,8 @@ pub unsafe extern "C" fn vbr_device_set_features(
     })
 }
 
-/// Takes over the map of guest memory: all `count` sections of it, in any order.
+/// Takes over the map of guest memory: all `count` sections of it, in any order. A map that cannot
+/// be leaves the device without any memory: the old one is not true any more either.
 ///
 /// # Safety
 ///
@@ -235,8 +239,11 @@ pub unsafe extern "C" fn vbr_device_set_memory(
     let sections = unsafe { slice(sections, count) };
     with_device(device, |balloon, _| {
         let sections = sections?.iter().map(|section| section.to_section());
-        balloon.set_memory(MemoryMap::new(sections.collect::<Result<Vec<_>, _>>()?)?);
-        Ok(())
+        let sections = sections.collect::<Result<Vec<_>, _>>();
+        let map = sections.and_then(MemoryMap::new);
+        let refused = map.as_ref().err().copied();
+        balloon.set_memory(map.unwrap_or_default());
+        refused.map_or(Ok(()), Err)
     })
 }
 
@@ -272,6 +279,22 @@ pub unsafe extern "C" fn vbr_device_inject_panic(device: *mut VbrDevice) -> VbrS
     let device = unsafe { device.as_ref() };
     with_device(device, |balloon, _| {
         balloon.inject_panic();
+        Ok(())
+    })
+}
+
+/// A reset of the whole machine, unlike a wake-up: the statistics are forgotten, and a host that refused
+/// to discard is asked again.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_machine_reset(device: *mut VbrDevice) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    with_device(device, |balloon, _| {
+        balloon.machine_reset();
         Ok(())
     })
 }

@@ -8,7 +8,6 @@ use crate::error::Error;
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A device. Made by `vbr_device_new`, ended by `vbr_device_free`.
@@ -99,7 +98,10 @@ fn enter(
     });
     if status == VbrStatus::Broken {
         device.broken.store(true, Ordering::Release);
-        log::error!("the balloon ran into a bug of its own and is broken until it is reset");
+        guard(|| {
+            log::error!("the balloon ran into a bug of its own and is broken until it is reset");
+            VbrStatus::Ok
+        });
     }
     status
 }

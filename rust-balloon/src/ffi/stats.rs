@@ -108,18 +108,3 @@ pub unsafe extern "C" fn vbr_stats_get(device: *const VbrDevice, out: *mut VbrSt
         Ok(())
     })
 }
-
-/// Forgets the statistics, as a reset of the machine does.
-///
-/// # Safety
-///
-/// `device` is NULL or a live device.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_stats_reset(device: *mut VbrDevice) -> VbrStatus {
-    // SAFETY: NULL or a live device by contract.
-    let device = unsafe { device.as_ref() };
-    with_device(device, |balloon, _| {
-        balloon.reset_stats();
-        Ok(())
-    })
-}

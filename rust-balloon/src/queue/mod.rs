@@ -11,17 +11,59 @@ use crate::batch::Budget;
 use crate::bitmap::PageBitmap;
 use crate::counters::Counters;
 use crate::host::{Host, Inhibit};
-use crate::memory::{MemoryMap, Section};
+use crate::memory::{BlockId, MemoryMap, Section};
 use crate::page::GpaRange;
 
 /// A PMD on x86 and on arm64 with 4 KiB pages. Slices end on such borders so that a huge page is
 /// not split just because a slice was over.
 const HUGE_PAGE_SIZE: u64 = 2 << 20;
 
-/// Discards that the host may refuse one after the other before it is asked no more, until the next
-/// reset or change of the map of memory: QEMU prints a line for each, and a guest can cause as many as
-/// it likes.
+/// How often the host may refuse in a row to discard from a block before it is asked no more: QEMU
+/// prints a line for each refusal, and a guest can cause as many as it likes.
 const MAX_REFUSALS: u32 = 16;
+
+/// The blocks that the host last refused to discard from, and how often in a row.
+#[derive(Default)]
+pub struct Refusals(Vec<(BlockId, u32)>);
+
+impl Refusals {
+    /// Whether the host is to be asked no more for this block.
+    fn is_final(&self, block: BlockId) -> bool {
+        self.0
+            .iter()
+            .any(|&(refused, count)| refused == block && count >= MAX_REFUSALS)
+    }
+
+    /// Notes a refusal; says whether it was the last that will be asked for.
+    fn add(&mut self, block: BlockId) -> bool {
+        match self.0.iter_mut().find(|(refused, _)| *refused == block) {
+            Some((_, count)) => {
+                *count += 1;
+                *count == MAX_REFUSALS
+            }
+            None => {
+                self.0.push((block, 1));
+                false
+            }
+        }
+    }
+
+    /// Notes that the host did discard from `block`.
+    fn clear(&mut self, block: BlockId) {
+        self.0.retain(|&(refused, _)| refused != block);
+    }
+
+    /// Forgets the blocks that are not guest memory any more.
+    pub fn keep_only(&mut self, memory: &MemoryMap) {
+        let is_there = |block| {
+            memory
+                .sections()
+                .iter()
+                .any(|section| section.block == block)
+        };
+        self.0.retain(|&(refused, _)| is_there(refused));
+    }
+}
 
 /// What a handler works with.
 pub struct Work<'a> {
@@ -35,8 +77,8 @@ pub struct Work<'a> {
     pub poison_val: u32,
     /// The host.
     pub host: &'a mut dyn Host,
-    /// How often the host refused to discard since it last did.
-    pub refusals: &'a mut u32,
+    /// The blocks that nothing can be discarded from.
+    pub refusals: &'a mut Refusals,
     /// Where it is all accounted for.
     pub counters: &'a mut Counters,
     /// What is left of the slice.
@@ -57,24 +99,21 @@ impl Work<'_> {
             self.counters.inhibited_bytes += range.bytes();
             return;
         }
-        self.counters.discards += 1;
-        if *self.refusals >= MAX_REFUSALS {
+        if self.refusals.is_final(section.block) {
             self.counters.discard_errors += 1;
             return;
         }
         self.budget.spend_call(range.bytes(), section.page_size);
+        self.counters.discards += 1;
         match self.host.discard(section.block_range(range)) {
             Ok(()) => {
-                *self.refusals = 0;
+                self.refusals.clear(section.block);
                 self.counters.discarded_bytes += range.bytes();
             }
             Err(error) => {
-                *self.refusals += 1;
                 self.counters.discard_errors += 1;
-                if *self.refusals == MAX_REFUSALS {
-                    log::warn!(
-                        "the host discards no memory ({error}); it is not asked again until the next reset"
-                    );
+                if self.refusals.add(section.block) {
+                    log::warn!("{error}, {MAX_REFUSALS} times in a row; that memory stays");
                 }
             }
         }

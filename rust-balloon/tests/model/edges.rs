@@ -173,7 +173,7 @@ fn an_abandoned_deflate_forgets() {
     assert_eq!(inflate(&mut balloon, [8]), []);
 }
 
-/// Refusals count only in a row; after too many the host is left in peace until a reset.
+/// Refusals count only in a row; after too many the host is left in peace until the machine is reset.
 #[test]
 fn a_host_that_refuses_is_left_in_peace() {
     let mut balloon = balloon(true, memory_map(0));
@@ -191,9 +191,21 @@ fn a_host_that_refuses_is_left_in_peace() {
     balloon.batch_run(&mut host, Inhibit::No);
     assert_eq!(host.refused, 27 + 16);
     assert_eq!(balloon.counters(RAM).discard_errors, 27 + 32);
+    assert_eq!(balloon.counters(RAM).discards, 3 + 27 + 16);
     assert_eq!(balloon.counters(RAM).inflated_bytes, 62 * PAGE_SIZE);
     assert_eq!(inflate(&mut balloon, [1]), []);
     balloon.reset();
+    assert_eq!(
+        inflate(&mut balloon, [1]),
+        [],
+        "a driver cannot have it asked again"
+    );
+    assert_eq!(
+        inflate(&mut balloon, [crate::mock::LONG as u32]),
+        [(4, 0, 1)],
+        "another block is another matter"
+    );
+    balloon.machine_reset();
     assert_eq!(inflate(&mut balloon, [1]), [(1, 1, 1)]);
 }
 
@@ -310,7 +322,7 @@ fn first_statistics_of_legacy_drivers() {
     };
     for legacy in [true, false, true] {
         balloon.reset();
-        balloon.reset_stats();
+        balloon.machine_reset();
         balloon.set_features(Features::STATS_VQ, legacy);
         balloon.receive_stats(&entry, buffer);
         let expected = if legacy { NOT_REPORTED } else { 9 };

@@ -342,18 +342,14 @@ impl Model {
         }
     }
 
-    /// The requests are acknowledged, of which some may not have been carried out.
+    /// The requests are acknowledged without having been carried out, or never will be: those of an
+    /// inflate are not given away, those of a deflate are the guest's. The device forgets all it knew.
     pub(crate) fn abandon(&mut self, batch: &Batch) {
-        match batch.queue {
-            QueueKind::Inflate if self.told => self.may.extend(self.ram_pages(&batch.runs)),
-            QueueKind::Deflate => {
-                self.may.retain(|&page| !batch.holds(page));
-                // The device may forget more than it has to, and says so of its count.
-                self.must.clear();
-                self.complete = false;
-            }
-            _ => {}
+        if batch.queue == QueueKind::Deflate {
+            self.may.retain(|&page| !batch.holds(page));
         }
+        self.must.clear();
+        self.complete = false;
     }
 
     /// A device reset.
@@ -372,6 +368,7 @@ impl Model {
         if !told {
             self.may.clear();
             self.must.clear();
+            self.complete = self.actual == 0;
         }
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A host that notes what it is asked for, and the maps of memory that the tests use.
 
+use std::collections::HashMap;
+
 use virtio_balloon_rs::error::HostError;
 use virtio_balloon_rs::host::Host;
 use virtio_balloon_rs::memory::{BlockId, BlockRange, MemoryMap, Section};
@@ -18,19 +20,19 @@ pub(crate) struct MockHost {
     /// Discards done in all, and their bytes.
     pub(crate) done: u64,
     pub(crate) done_bytes: u64,
-    /// Discards refused in all, and since the last that was done.
+    /// Discards refused in all, and by block since the last that was done.
     pub(crate) refused: u64,
-    pub(crate) refused_in_a_row: u32,
+    pub(crate) refused_in_a_row: HashMap<usize, u32>,
 }
 
 impl Host for MockHost {
     fn discard(&mut self, range: BlockRange) -> Result<(), HostError> {
         if self.refuse {
             self.refused += 1;
-            self.refused_in_a_row += 1;
+            *self.refused_in_a_row.entry(range.block.0).or_default() += 1;
             return Err(HostError(12));
         }
-        self.refused_in_a_row = 0;
+        self.refused_in_a_row.remove(&range.block.0);
         self.done += 1;
         self.done_bytes += range.bytes;
         self.discards.push(range);

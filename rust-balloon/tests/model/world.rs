@@ -61,7 +61,6 @@ pub(crate) struct World {
     balloon: Balloon,
     host: MockHost,
     model: Model,
-    map: usize,
 }
 
 impl World {
@@ -73,7 +72,6 @@ impl World {
             }),
             host: MockHost::default(),
             model: Model::new(sections(0)),
-            map: 0,
         };
         world.balloon.set_memory(memory_map(0));
         world.negotiate(told);
@@ -99,7 +97,7 @@ impl World {
     fn check_totals(&self) {
         let counters = self.counters();
         assert_eq!(counters.discarded_bytes, self.host.done_bytes);
-        assert_eq!(counters.discards - counters.discard_errors, self.host.done);
+        assert_eq!(counters.discards, self.host.done + self.host.refused);
         assert!(counters.discard_errors >= self.host.refused);
         self.model.check_size(counters.ballooned_bytes, RAM);
     }
@@ -219,7 +217,12 @@ impl World {
         let progress = self.balloon.batch_run(&mut self.host, inhibit);
         let discards = std::mem::take(&mut self.host.discards);
         let populates = std::mem::take(&mut self.host.populates);
-        batch.refused |= course.refuse || self.host.refused_in_a_row >= PATIENCE;
+        let lost_patience = self
+            .host
+            .refused_in_a_row
+            .values()
+            .any(|&count| count >= PATIENCE);
+        batch.refused |= course.refuse || lost_patience;
         self.model.slice(batch, inhibited, &discards, &populates);
         progress
     }
@@ -228,7 +231,8 @@ impl World {
         let changed = self.balloon.reset();
         assert_eq!(changed, self.model.actual != 0);
         self.model.reset();
-        self.host.refused_in_a_row = 0;
+        self.balloon.machine_reset();
+        self.host.refused_in_a_row.clear();
     }
 
     fn negotiate(&mut self, told: bool) {
@@ -241,10 +245,13 @@ impl World {
     fn change_memory(&mut self, map: usize) {
         self.balloon.set_memory(memory_map(map));
         self.model.remap(sections(map));
-        if map != self.map {
-            self.host.refused_in_a_row = 0;
-        }
-        self.map = map;
+        let blocks: Vec<usize> = sections(map)
+            .iter()
+            .map(|section| section.block.0)
+            .collect();
+        self.host
+            .refused_in_a_row
+            .retain(|block, _| blocks.contains(block));
     }
 
     fn write_config(&mut self, actual: u32, poison_val: u32) {

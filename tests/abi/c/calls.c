@@ -50,7 +50,7 @@ static const struct {
     X(vbr_state_load, (device, &in.state, 4096))                               \
     X(vbr_stats_receive, (device, &in.buffer))                                 \
     X(vbr_stats_get, (device, &out->stats))                                    \
-    X(vbr_stats_reset, (device))
+    X(vbr_machine_reset, (device))
 
 #define CALL(name, arguments)                                                  \
     static enum VbrStatus call_##name(struct VbrDevice *device, struct outputs *out) \

@@ -26,7 +26,7 @@ static size_t size_for(uint64_t features, bool qemu_4_0)
 static void sizes(void)
 {
     CHECK_EQ(size_for(STATS_VQ | REPORTING | MUST_TELL_HOST, false), 8);
-    CHECK_EQ(size_for(STATS_VQ, true), 12);
+    CHECK_EQ(size_for(STATS_VQ, true), 16);
     CHECK_EQ(size_for(STATS_VQ | FREE_PAGE_HINT, false), 12);
     CHECK_EQ(size_for(STATS_VQ | PAGE_POISON, false), 16);
     CHECK_EQ(size_for(STATS_VQ | PAGE_POISON, true), 16);

@@ -75,7 +75,7 @@ struct arguments {
     X(receive_buffer, vbr_stats_receive(a->device, NULL))                      \
     X(stats_device, vbr_stats_get(NULL, &a->stats))                            \
     X(stats_out, vbr_stats_get(a->device, NULL))                               \
-    X(stats_reset_device, vbr_stats_reset(NULL))                               \
+    X(stats_reset_device, vbr_machine_reset(NULL))                               \
     X(pfns_payload, vbr_batch_add_pfns(a->device, INFLATE,                     \
                                        &(struct VbrPfns){ .len = 4, .last = true })) \
     X(stats_payload, vbr_stats_receive(a->device,                              \

@@ -175,7 +175,7 @@ static void resets(void)
     /* A driver that starts anew does not make the numbers wrong; a new machine does. */
     CHECK_OK(vbr_device_reset(host->device, &changed));
     CHECK_EQ(stats_of(host).values[4], 10);
-    CHECK_OK(vbr_stats_reset(host->device));
+    CHECK_OK(vbr_machine_reset(host->device));
     nothing_was_reported(host);
     host_free(host);
 }
