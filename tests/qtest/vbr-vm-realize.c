@@ -125,6 +125,8 @@ static void test_replug(void)
         unplug(vm);
         /* A timer that outlived its device would fire now. */
         qtest_clock_step(vm->qts, 5 * NANOSECONDS_PER_SECOND);
+        /* And one that is still known would be reset now. */
+        qtest_system_reset(vm->qts);
     }
     vbr_vm_free(vm);
 }
@@ -140,6 +142,7 @@ static void test_eject(void)
         vbr_assert_works(&vm->d);
         qpci_unplug_acpi_device_test(vm->qts, VBR_ID, VBR_SLOT);
         assert_no_balloon(vm->qts);
+        qtest_system_reset(vm->qts);
     }
     vbr_vm_free(vm);
 }

@@ -165,5 +165,9 @@ int main(int argc, char **argv)
     vbr_add_memory_tests();
     vbr_add_inhibit_tests();
     vbr_add_legacy_tests();
+    vbr_add_notify_tests();
+    vbr_add_order_tests();
+    vbr_add_timer_tests();
+    vbr_add_config_tests();
     return g_test_run();
 }

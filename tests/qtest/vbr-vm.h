@@ -47,5 +47,9 @@ void vbr_add_migrate_tests(void);
 void vbr_add_memory_tests(void);
 void vbr_add_inhibit_tests(void);
 void vbr_add_legacy_tests(void);
+void vbr_add_notify_tests(void);
+void vbr_add_order_tests(void);
+void vbr_add_timer_tests(void);
+void vbr_add_config_tests(void);
 
 #endif
