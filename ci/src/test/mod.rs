@@ -10,7 +10,7 @@ mod variants;
 
 use std::time::Instant;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::paths::Paths;
 use crate::progress::took;
 use crate::qemu::{self, Wanted};
@@ -124,10 +124,10 @@ fn compiles(paths: &Paths, series: &Series) -> Result<Tally> {
     })?;
     println!("  {} objects", built.1);
     match built.1 {
-        0 => Ok(Tally::skip(format!(
-            "QEMU {} has nothing of ours to compile",
-            series.name
-        ))),
+        0 => Err(Error::new(
+            format!("QEMU {} has nothing of ours to compile", series.name),
+            "see why meson left the device out of its build",
+        )),
         _ => Ok(Tally::one()),
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
     qemu::build(paths, wanted)?;
     let build = qemu::build_where(paths, wanted, |goal| goal == QOS || is_our_program(goal))?.0;
     let mut tally = Tally::default();
-    let names = our_qos_tests(&build)?;
+    let names = our_qos_tests(paths, &build)?;
     if !names.is_empty() {
         let mut args = Vec::new();
         names
@@ -106,11 +106,11 @@ fn our_programs(build: &Build) -> Vec<String> {
 
 /// The full names of our tests in QEMU's driver library: it runs nothing for a part of a name,
 /// and that passes.
-fn our_qos_tests(build: &Build) -> Result<Vec<String>> {
+fn our_qos_tests(paths: &Paths, build: &Build) -> Result<Vec<String>> {
     if !build.dir.join(QOS).exists() {
         return Ok(Vec::new());
     }
-    let list = output(in_build(build, Path::new(QOS)).arg("-l"))?;
+    let list = output(in_build(paths, build, Path::new(QOS)).arg("-l"))?;
     Ok(list
         .lines()
         .filter(|name| name.starts_with('/') && name.contains(OURS))
@@ -118,13 +118,20 @@ fn our_qos_tests(build: &Build) -> Result<Vec<String>> {
         .collect())
 }
 
-fn in_build(build: &Build, program: &Path) -> Command {
+fn in_build(paths: &Paths, build: &Build, program: &Path) -> Command {
+    let leaks = paths.top().join("ci/leaks.supp");
     let mut command = Command::new("timeout");
     command
         .arg(LIMIT)
         .arg(build.dir.join(program))
-        .current_dir(&build.dir);
-    command.env("QTEST_QEMU_BINARY", build.binary());
+        .current_dir(&build.dir)
+        .env("QTEST_QEMU_BINARY", build.binary())
+        // GLib keeps no frame pointers: without this a leak does not say where it comes from.
+        .env("ASAN_OPTIONS", "fast_unwind_on_malloc=0")
+        .env(
+            "LSAN_OPTIONS",
+            format!("print_suppressions=0:suppressions={}", leaks.display()),
+        );
     command
 }
 
@@ -133,7 +140,7 @@ fn program(paths: &Paths, build: &Build, name: &str, args: &[&str]) -> Result<Ta
     let short = name.trim_start_matches("tests/qtest/");
     let log = paths.log(&format!("{short}-{}-{}", build.series.name, build.name()));
     let mut tally = Tally::default();
-    let mut command = in_build(build, Path::new(name));
+    let mut command = in_build(paths, build, Path::new(name));
     command.args(["--tap", "-k"]).args(args);
     let step = Step {
         name: short,
