@@ -72,15 +72,6 @@ void vbr_queues_drop(VirtIOBalloonRs *s)
     forget_batch(s);
 }
 
-void vbr_queues_drop_of(VirtIOBalloonRs *s, VirtQueue *vq)
-{
-    if (s->n_held && vq == batch_vq(s)) {
-        vbr_queues_drop(s);
-        vbr_failed(s, vbr_batch_abandon(s->device));
-        vbr_queues_kick(s);
-    }
-}
-
 /*
  * Answers the first @count held requests with used length 0 and holds them no
  * more; without a notification, see notify().
@@ -145,6 +136,22 @@ void vbr_queues_give_back(VirtIOBalloonRs *s)
         forget_batch(s);
         notify(s, vq);
     }
+}
+
+/*
+ * The driver takes back what is in this queue and was not answered. Some of it
+ * may have been worked on, also before the machine was stopped, and the driver
+ * uses those pages from now on: the library forgets what is in the balloon.
+ */
+void vbr_queues_reset(VirtIOBalloonRs *s, VirtQueue *vq)
+{
+    if (s->n_held && vq == batch_vq(s)) {
+        vbr_queues_drop(s);
+    } else {
+        vbr_queues_give_back(s);
+    }
+    vbr_failed(s, vbr_batch_abandon(s->device));
+    vbr_queues_kick(s);
 }
 
 /* Adds what the batch takes of the newest held request. */

@@ -168,7 +168,7 @@ static void vbr_queue_reset(VirtIODevice *vdev, uint32_t queue_index)
     if (vq == s->vq[VBR_QUEUE_KIND_STATS]) {
         vbr_stats_drop(s);
     } else {
-        vbr_queues_drop_of(s, vq);
+        vbr_queues_reset(s, vq);
     }
 }
 

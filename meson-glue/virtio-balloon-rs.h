@@ -91,8 +91,8 @@ void vbr_queues_kick(VirtIOBalloonRs *s);
 void vbr_queues_give_back(VirtIOBalloonRs *s);
 /* Drops held requests: their ring is gone. */
 void vbr_queues_drop(VirtIOBalloonRs *s);
-/* The same, if they are from this queue. */
-void vbr_queues_drop_of(VirtIOBalloonRs *s, VirtQueue *vq);
+/* A driver resets one queue. */
+void vbr_queues_reset(VirtIOBalloonRs *s, VirtQueue *vq);
 
 /* virtio-balloon-rs-stats.c */
 void vbr_stats_handle_output(VirtIODevice *vdev, VirtQueue *vq);
