@@ -183,7 +183,8 @@ fn private_words(paths: &Paths) -> Vec<String> {
     let variables =
         std::env::vars().filter(|(name, _)| name.starts_with("PIP_") || name.starts_with("CARGO_"));
     let variables: String = variables.map(|(_, value)| value + "\n").collect();
-    let mut words = private_hosts(&(cargo.unwrap_or_default() + &pip + "\n" + &variables));
+    let apt = apt_sources();
+    let mut words = private_hosts(&(cargo.unwrap_or_default() + &pip + "\n" + &variables + &apt));
     let top = paths.top().to_string_lossy().into_owned();
     // A short path such as `/src` is a word like others.
     if top.len() > 6 {
@@ -192,16 +193,25 @@ fn private_words(paths: &Paths) -> Vec<String> {
     words
 }
 
-/// The hosts of the URLs in a text, except those that everybody uses.
+/// What apt is told of its mirrors, without comments.
+fn apt_sources() -> String {
+    let parts = fs::read_dir("/etc/apt/sources.list.d")
+        .into_iter()
+        .flatten();
+    let parts = parts.filter_map(|entry| Some(entry.ok()?.path()));
+    let files = parts.chain([Path::new("/etc/apt/sources.list").to_owned()]);
+    let text: Vec<String> = files
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .collect();
+    let text = text.join("\n");
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The hosts of the URLs in a text.
 fn private_hosts(text: &str) -> Vec<String> {
-    const PUBLIC: [&str; 6] = [
-        "crates.io",
-        "pypi.org",
-        "pythonhosted.org",
-        "github.com",
-        "rust-lang.org",
-        "debian.org",
-    ];
     let is_host = |c: char| c.is_alphanumeric() || c == '.' || c == '-';
     let mut hosts = Vec::new();
     for rest in text.split("://").skip(1) {
@@ -210,7 +220,7 @@ fn private_hosts(text: &str) -> Vec<String> {
             .filter(|(user, _)| !user.contains('/'))
             .map_or(rest, |p| p.1);
         let host = &rest[..rest.find(|c| !is_host(c)).unwrap_or(rest.len())];
-        if host.contains('.') && !PUBLIC.iter().any(|public| host.ends_with(public)) {
+        if host.contains('.') {
             hosts.push(host.to_owned());
         }
     }
@@ -323,7 +333,7 @@ mod tests {
     #[test]
     fn private_hosts_are_found_in_urls() {
         let text = "index = \"sparse+https://user:key@crates.corp.example:8080/api/\"\n\
-                    index-url=https://pypi.org/simple\nhttp://pip.corp.example/simple";
+                    index-url=http://pip.corp.example/simple\nhttps://localhost/simple";
         assert_eq!(
             private_hosts(text),
             ["crates.corp.example", "pip.corp.example"]
