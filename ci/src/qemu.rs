@@ -167,7 +167,9 @@ pub(crate) fn build_in(
     };
     let _held = stamp::lock(&build.dir)?;
     configure_in(paths, &build, git, &python, &Wanted::default())?;
-    ninja(paths, &build, &[emulator(TARGET)])
+    // The last patch of a series is about the tests.
+    let goals = [emulator(TARGET), "tests/qtest/qos-test".to_owned()];
+    ninja(paths, &build, &goals)
 }
 
 /// A configured build, held against a second command of this program.

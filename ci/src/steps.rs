@@ -31,7 +31,7 @@ pub(crate) fn build_each(paths: &Paths, series: &'static Series, git: &Git) -> R
             file.file_name().unwrap_or_default().to_string_lossy()
         );
         output(tree.command(&["apply", "--index"]).arg(&file))?;
-        qemu::build_in(paths, series, &tree, &steps.join("build"))?;
+        qemu::build_in(paths, series, &tree, &steps.join("build-steps"))?;
     }
     Ok(())
 }
