@@ -39,14 +39,32 @@ static uint64_t expected_features(unsigned int combo)
     return f;
 }
 
-/* virtio-mmio tells the largest size of all queues, or that there is none. */
+static bool is_qemu_10_0(QTestState *qts)
+{
+    QDict *version = qtest_qmp_assert_success_ref(
+        qts, "{'execute': 'query-version'}");
+    QDict *qemu = qdict_get_qdict(version, "qemu");
+    bool is = qdict_get_int(qemu, "major") == 10 &&
+              qdict_get_int(qemu, "minor") == 0;
+
+    qobject_unref(version);
+    return is;
+}
+
+/*
+ * virtio-mmio tells the largest size of all queues, or that there is none. The
+ * later stable releases of QEMU 10.0 give every queue of any device that size.
+ */
 static void check_queue(VbrDev *d, uint16_t index, uint16_t size)
 {
+    uint16_t seen;
+
     d->vdev->bus->queue_select(d->vdev, index);
-    if (!d->pci && size) {
+    seen = d->vdev->bus->get_queue_size(d->vdev);
+    if (size && (!d->pci || (seen != size && is_qemu_10_0(d->qts)))) {
         size = 1024;
     }
-    g_assert_cmpuint(d->vdev->bus->get_queue_size(d->vdev), ==, size);
+    g_assert_cmpuint(seen, ==, size);
 }
 
 static void check_combo(VbrDev *d)

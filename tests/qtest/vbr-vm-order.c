@@ -48,16 +48,15 @@ static VbrVm *in_order_machine(void)
 }
 
 /* A whole ring in one kick, a few times over: all of it is answered. */
-static void check_full(VbrQueue q, unsigned int size,
-                       VbrSeg (*request)(VbrDev *))
+static void check_full(VbrQueue q, VbrSeg (*request)(VbrDev *))
 {
     VbrVm *vm = in_order_machine();
-    unsigned int round, i;
+    unsigned int size, round, i;
 
     if (!vm) {
         return;
     }
-    g_assert_cmpuint(vm->d.ring[q].vq->size, ==, size);
+    size = vm->d.ring[q].vq->size;
     for (round = 0; round < 3; round++) {
         for (i = 0; i < size; i++) {
             VbrSeg seg = request(&vm->d);
@@ -91,17 +90,17 @@ static VbrSeg one_page(VbrDev *d)
 
 static void test_inflate(void)
 {
-    check_full(VBR_INFLATE, 128, one_pfn);
+    check_full(VBR_INFLATE, one_pfn);
 }
 
 static void test_deflate(void)
 {
-    check_full(VBR_DEFLATE, 128, one_pfn);
+    check_full(VBR_DEFLATE, one_pfn);
 }
 
 static void test_report(void)
 {
-    check_full(VBR_REPORT, 32, one_page);
+    check_full(VBR_REPORT, one_page);
 }
 
 void vbr_add_order_tests(void)
