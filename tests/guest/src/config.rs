@@ -38,6 +38,8 @@ pub struct VmConfig {
     pub machine: String,
     /// The balloon device's type and properties, as after `-device`; its id is added.
     pub device: Option<String>,
+    /// More arguments for QEMU, such as the objects that the device names.
+    pub more_arguments: Vec<String>,
     /// More words for the kernel's command line.
     pub kernel_args: String,
     /// Wait for a migration instead of booting.
@@ -61,6 +63,7 @@ impl VmConfig {
             backing: Backing::Anonymous,
             machine: "pc".into(),
             device: None,
+            more_arguments: Vec::new(),
             kernel_args: String::new(),
             incoming: false,
             paused: false,
@@ -72,6 +75,8 @@ impl VmConfig {
     /// QEMU's arguments; the sockets named console, agent and monitor are in `dir`.
     pub(crate) fn arguments(&self, accel: Accel, dir: &Path) -> Vec<String> {
         let mut args = Arguments(vec!["-nodefaults".into()]);
+        // The threads of the processors are told from QEMU's own by their names.
+        args.add("-name", "guest,debug-threads=on");
         args.add("-accel", accel.name());
         args.add("-display", "none");
         for firmware in ["/usr/share/qemu", "/usr/share/seabios"] {
@@ -91,6 +96,7 @@ impl VmConfig {
                 _ => args.add(kind, &format!("chardev:{id}")),
             }
         }
+        args.0.extend(self.more_arguments.iter().cloned());
         if let Some(device) = &self.device {
             args.add("-device", &format!("{device},id=balloon0,addr=4"));
         }

@@ -100,6 +100,11 @@ impl Vm {
         ready.map_err(|e| self.explain(e))
     }
 
+    /// The number of QEMU's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The folder of its sockets, which goes with it.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
