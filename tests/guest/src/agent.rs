@@ -117,7 +117,20 @@ impl Agent {
     /// When it cannot be started.
     pub fn start_worker(&mut self, mib: u64, seed: u64, holes: bool) -> Result<Worker> {
         let holes = if holes { " holes" } else { "" };
-        let number = self.call(&format!("start {mib} {seed}{holes}"))?;
+        self.start(&format!("{mib} {seed}{holes}"))
+    }
+
+    /// Starts a program that writes `mib` MiB again and again without a pause; its
+    /// passes are counted as those of a checking program.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_rewriter(&mut self, mib: u64, seed: u64) -> Result<Worker> {
+        self.start(&format!("{mib} {seed} rewrite"))
+    }
+
+    fn start(&mut self, arguments: &str) -> Result<Worker> {
+        let number = self.call(&format!("start {arguments}"))?;
         number
             .parse()
             .map(Worker)

@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::bench;
+
 const PAGE_WORDS: usize = 4096 / 8;
 /// Big enough for the guest to use huge pages.
 const WHOLE_CHUNK: usize = 4 << 20;
@@ -21,14 +23,19 @@ struct Chunk {
     words: Vec<u64>,
 }
 
-/// `MIB SEED [holes]`. With `holes` it fills MIB and gives every second chunk
-/// back. Runs until it is killed or a word is wrong.
+/// `MIB SEED [holes|rewrite]`. With `holes` it fills MIB and gives every second
+/// chunk back; with `rewrite` it does what [`crate::bench`] says. Runs until it is
+/// killed or a word is wrong.
 pub(crate) fn main(args: &[String]) {
     let number = |i: usize| args.get(i).and_then(|a| a.parse::<u64>().ok());
     let (Some(mib), Some(seed)) = (number(0), number(1)) else {
         say("mismatch bad arguments");
         return;
     };
+    if args.get(2).is_some_and(|a| a == "rewrite") {
+        bench::rewrite(mib, seed);
+        return;
+    }
     let holes = args.get(2).is_some_and(|a| a == "holes");
     let chunk_bytes = if holes { HOLED_CHUNK } else { WHOLE_CHUNK };
     let mut chunks = fill((mib as usize) << 20, chunk_bytes, seed);
@@ -104,7 +111,7 @@ fn first_mismatch(chunk: &Chunk, seed: u64) -> Option<String> {
 }
 
 /// A closed pipe means that nobody is interested any more.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
