@@ -67,6 +67,30 @@ typedef enum VbrStatus {
    * The stream's statistics are not valid.
    */
   VBR_STATUS_STATE_STATS = 6,
+  /**
+   * The stream's set of ballooned pages takes more than `VBR_STATE_MAX_PAGES_BYTES`.
+   */
+  VBR_STATUS_STATE_PAGES_SIZE = 7,
+  /**
+   * The stream has a set of ballooned pages, but the guest did not accept MUST_TELL_HOST.
+   */
+  VBR_STATUS_STATE_PAGES_UNTOLD = 8,
+  /**
+   * The stream's set of ballooned pages ends in the middle of a run.
+   */
+  VBR_STATUS_STATE_PAGES_CUT = 9,
+  /**
+   * A number in the stream's set of ballooned pages is longer than it can be.
+   */
+  VBR_STATUS_STATE_PAGES_NUMBER = 10,
+  /**
+   * A run in the stream's set of ballooned pages is empty, or touches the one before.
+   */
+  VBR_STATUS_STATE_PAGES_RUN = 11,
+  /**
+   * A run in the stream's set of ballooned pages reaches past the last PFN.
+   */
+  VBR_STATUS_STATE_PAGES_LIMIT = 12,
 } VbrStatus;
 
 /**

@@ -18,6 +18,24 @@ pub enum Error {
     /// A migration stream holds a statistics timestamp or polling interval that cannot be.
     #[error("the stream's statistics are not valid")]
     StateStats,
+    /// A migration stream's set of ballooned pages takes more bytes than any does.
+    #[error("the stream's set of ballooned pages is too large")]
+    StatePagesSize,
+    /// A migration stream has a set of ballooned pages of a guest that did not promise to tell which.
+    #[error("the stream has a set of ballooned pages without MUST_TELL_HOST")]
+    StatePagesUntold,
+    /// A migration stream's set of ballooned pages ends in the middle of a run.
+    #[error("the stream's set of ballooned pages is cut short")]
+    StatePagesCut,
+    /// A number in a migration stream's set of ballooned pages is longer than it can be.
+    #[error("the stream's set of ballooned pages holds a number that is too long")]
+    StatePagesNumber,
+    /// A run in a migration stream's set of ballooned pages is empty, or touches the one before.
+    #[error("the stream's set of ballooned pages holds a run that is none")]
+    StatePagesRun,
+    /// A run in a migration stream's set of ballooned pages reaches past the last PFN.
+    #[error("the stream's set of ballooned pages reaches past the last page")]
+    StatePagesLimit,
 }
 
 /// The host refused a memory operation; the value is a positive errno.

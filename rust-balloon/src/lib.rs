@@ -7,6 +7,7 @@
 //! - [`error`]: what can go wrong, by name.
 //! - [`bitmap`]: a sparse bitmap that knows nothing about pages.
 //! - [`runs`]: the addresses of a batch, made into sorted disjoint ranges.
+//! - [`pageset`]: the bytes that carry a set of pages in a migration stream.
 //! - [`wire`]: the bytes that guest and device exchange.
 //! - [`features`]: feature bits, and the queues that follow from them.
 //! - [`memory`]: where guest memory lies in the host's RAM blocks.
@@ -36,6 +37,7 @@ pub mod ffi;
 pub mod host;
 pub mod memory;
 pub mod page;
+pub mod pageset;
 pub mod queue;
 pub mod runs;
 pub mod state;

@@ -23,6 +23,18 @@ pub enum VbrStatus {
     StateTarget = 5,
     /// The stream's statistics are not valid.
     StateStats = 6,
+    /// The stream's set of ballooned pages takes more than `VBR_STATE_MAX_PAGES_BYTES`.
+    StatePagesSize = 7,
+    /// The stream has a set of ballooned pages, but the guest did not accept MUST_TELL_HOST.
+    StatePagesUntold = 8,
+    /// The stream's set of ballooned pages ends in the middle of a run.
+    StatePagesCut = 9,
+    /// A number in the stream's set of ballooned pages is longer than it can be.
+    StatePagesNumber = 10,
+    /// A run in the stream's set of ballooned pages is empty, or touches the one before.
+    StatePagesRun = 11,
+    /// A run in the stream's set of ballooned pages reaches past the last PFN.
+    StatePagesLimit = 12,
 }
 
 impl From<Error> for VbrStatus {
@@ -32,6 +44,12 @@ impl From<Error> for VbrStatus {
             Error::BatchInWork => VbrStatus::BatchInWork,
             Error::StateTarget => VbrStatus::StateTarget,
             Error::StateStats => VbrStatus::StateStats,
+            Error::StatePagesSize => VbrStatus::StatePagesSize,
+            Error::StatePagesUntold => VbrStatus::StatePagesUntold,
+            Error::StatePagesCut => VbrStatus::StatePagesCut,
+            Error::StatePagesNumber => VbrStatus::StatePagesNumber,
+            Error::StatePagesRun => VbrStatus::StatePagesRun,
+            Error::StatePagesLimit => VbrStatus::StatePagesLimit,
         }
     }
 }
@@ -51,6 +69,22 @@ pub extern "C" fn vbr_status_str(status: VbrStatus) -> *const c_char {
             c"the balloon target in the stream is larger than this machine's memory can be"
         }
         VbrStatus::StateStats => c"the balloon statistics in the stream are not valid",
+        VbrStatus::StatePagesSize => {
+            c"the set of ballooned pages in the stream is larger than any can be"
+        }
+        VbrStatus::StatePagesUntold => {
+            c"the stream has a set of ballooned pages, but its guest did not accept MUST_TELL_HOST"
+        }
+        VbrStatus::StatePagesCut => c"the set of ballooned pages in the stream is cut short",
+        VbrStatus::StatePagesNumber => {
+            c"the set of ballooned pages in the stream holds a number that is too long"
+        }
+        VbrStatus::StatePagesRun => {
+            c"the set of ballooned pages in the stream holds an empty run, or two that touch"
+        }
+        VbrStatus::StatePagesLimit => {
+            c"the set of ballooned pages in the stream reaches past the last page there can be"
+        }
     };
     text.as_ptr()
 }

@@ -21,6 +21,12 @@ IS(VBR_STATUS_BROKEN, 3);
 IS(VBR_STATUS_BATCH_IN_WORK, 4);
 IS(VBR_STATUS_STATE_TARGET, 5);
 IS(VBR_STATUS_STATE_STATS, 6);
+IS(VBR_STATUS_STATE_PAGES_SIZE, 7);
+IS(VBR_STATUS_STATE_PAGES_UNTOLD, 8);
+IS(VBR_STATUS_STATE_PAGES_CUT, 9);
+IS(VBR_STATUS_STATE_PAGES_NUMBER, 10);
+IS(VBR_STATUS_STATE_PAGES_RUN, 11);
+IS(VBR_STATUS_STATE_PAGES_LIMIT, 12);
 IS(VBR_BATCH_MAX_REQUESTS, 128);
 IS(VBR_STATS, 16);
 IS(VBR_STATS_MAX_BYTES % 10, 0);
@@ -95,7 +101,7 @@ AT(VbrStats, last_update, 128);
 
 static void texts_differ_and_have_no_end_mark(void)
 {
-    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_STATE_STATS; status++) {
+    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_STATE_PAGES_LIMIT; status++) {
         const char *text = vbr_status_str((enum VbrStatus)status);
         CHECK(text != NULL);
         size_t length = strlen(text);
