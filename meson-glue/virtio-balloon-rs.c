@@ -206,6 +206,7 @@ static int vbr_pre_load(void *opaque)
     VirtIOBalloonRs *s = opaque;
 
     s->state = (VbrState) {};
+    vbr_pages_forget(s);
     return 0;
 }
 
@@ -213,7 +214,7 @@ static int vbr_post_load(VirtIODevice *vdev)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
     uint64_t max_ram = MACHINE(qdev_get_machine())->maxram_size;
-    VbrStatus status = vbr_state_load(s->device, &s->state, max_ram);
+    VbrStatus status = vbr_pages_load(s, max_ram);
 
     if (status != VBR_STATUS_OK) {
         error_report("virtio-balloon-rs: %s", vbr_status_str(status));
@@ -290,6 +291,7 @@ static const VMStateDescription vmstate_virtio_balloon_rs_device = {
     .subsections = (const VMStateDescription * const []) {
         &vmstate_page_poison,
         &vmstate_stats,
+        &vmstate_vbr_pages,
         NULL
     }
 };
@@ -354,6 +356,7 @@ static void vbr_device_unrealize(DeviceState *dev)
     vbr_stats_cleanup(s);
     vbr_memory_cleanup(s);
     vbr_queues_cleanup(s);
+    vbr_pages_forget(s);
     vbr_device_free(s->device);
     s->device = NULL;
     virtio_cleanup(vdev);

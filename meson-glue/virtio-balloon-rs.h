@@ -30,6 +30,15 @@
 #define TYPE_VIRTIO_BALLOON_RS "virtio-balloon-rs-device"
 OBJECT_DECLARE_SIMPLE_TYPE(VirtIOBalloonRs, VIRTIO_BALLOON_RS)
 
+/* The set of ballooned pages, while it is saved or loaded. */
+typedef struct VbrPagesState {
+    uint8_t *coded;
+    uint32_t len;
+    bool complete;
+    /* A stream brought it. */
+    bool loaded;
+} VbrPagesState;
+
 struct VirtIOBalloonRs {
     VirtIODevice parent_obj;
 
@@ -66,6 +75,7 @@ struct VirtIOBalloonRs {
     int64_t stats_poll_interval;
 
     VbrState state;
+    VbrPagesState pages;
 };
 
 /* Marks the device broken if a call into the library failed; says whether. */
@@ -79,6 +89,12 @@ void vbr_memory_init(VirtIOBalloonRs *s);
 void vbr_memory_cleanup(VirtIOBalloonRs *s);
 /* Tells the library where guest RAM is. */
 void vbr_memory_tell(VirtIOBalloonRs *s);
+
+/* virtio-balloon-rs-pages.c */
+extern const VMStateDescription vmstate_vbr_pages;
+/* Gives a loaded state to the library, with the pages that came along. */
+VbrStatus vbr_pages_load(VirtIOBalloonRs *s, uint64_t max_ram);
+void vbr_pages_forget(VirtIOBalloonRs *s);
 
 /* virtio-balloon-rs-queues.c */
 VbrInhibit vbr_inhibit(void);

@@ -25,6 +25,11 @@
 #define VBR_MAX_QUEUES 4
 
 /**
+ * The most bytes that the set of ballooned pages takes in a stream.
+ */
+#define VBR_STATE_MAX_PAGES_BYTES 4194304
+
+/**
  * Number of statistics (virtio 1.3, 5.5.6.4), which are numbered by their tags.
  */
 #define VBR_STATS 16
@@ -391,6 +396,24 @@ typedef struct VbrState {
 } VbrState;
 
 /**
+ * The set of ballooned pages in a migration stream.
+ */
+typedef struct VbrSavedPages {
+  /**
+   * The bytes that `vbr_state_save_pages` wrote.
+   */
+  const uint8_t *coded;
+  /**
+   * How many they are.
+   */
+  size_t len;
+  /**
+   * Whether all pages in the balloon are among them.
+   */
+  bool complete;
+} VbrSavedPages;
+
+/**
  * A statistics buffer.
  */
 typedef struct VbrStatsBuffer {
@@ -708,15 +731,34 @@ enum VbrStatus vbr_state_save(const struct VbrDevice *device,
                               struct VbrState *out);
 
 /**
- * Goes on from a state, in a machine that can have `max_ram` bytes of memory. A state that no device
- * can have saved is refused with `STATE_TARGET` or `STATE_STATS`.
+ * Writes the set of ballooned pages to the `len` bytes at `out`, and says how many of them it `used` and
+ * whether the set is `complete`. What does not fit is left out; `VBR_STATE_MAX_PAGES_BYTES` are the most
+ * that `vbr_state_load` takes. Only for guests with MUST_TELL_HOST.
  *
  * # Safety
  *
- * `device` is NULL or a live device, `state` NULL or valid.
+ * `device` is NULL or a live device, `out` NULL or writable for `len` initialised bytes, `used` and
+ * `complete` NULL or writable.
+ */
+enum VbrStatus vbr_state_save_pages(const struct VbrDevice *device,
+                                    uint8_t *out,
+                                    size_t len,
+                                    size_t *used,
+                                    bool *complete);
+
+/**
+ * Goes on from a state, in a machine that can have `max_ram` bytes of memory. `pages` is NULL for a
+ * stream without the set of ballooned pages. The stream's features, and the map of memory, come before.
+ * A state that no device can have saved is refused with `STATE_TARGET`, `STATE_STATS` or one of
+ * `STATE_PAGES_*`.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `state` NULL or valid, `pages` NULL or valid, with its bytes.
  */
 enum VbrStatus vbr_state_load(struct VbrDevice *device,
                               const struct VbrState *state,
+                              const struct VbrSavedPages *pages,
                               uint64_t max_ram);
 
 /**

@@ -10,12 +10,10 @@ use crate::features::{Features, QueueKind};
 use crate::host::{Host, Inhibit};
 use crate::memory::MemoryMap;
 use crate::page::{GpaRange, PAGE_SIZE, Pfn};
+use crate::pageset::PAGE_LIMIT;
 use crate::queue::stats::Stats;
 use crate::queue::{Refusals, Work, deflate, inflate, report};
 use crate::wire::{ByteOrder, PFN_BYTES, pfns};
-
-/// PFNs have 32 bits, so the set of ballooned pages never needs more.
-const PFN_LIMIT: u64 = 1 << 32;
 
 /// What the user of the device chose; it stays the same for the device's life.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,6 +42,14 @@ pub struct HostRange {
     pub bytes: u64,
 }
 
+/// The set of pages in the balloon.
+pub(crate) struct Ballooned<P> {
+    /// The pages.
+    pub(crate) pages: P,
+    /// Whether all of them are known.
+    pub(crate) complete: bool,
+}
+
 /// The device.
 pub struct Balloon {
     options: Options,
@@ -54,8 +60,8 @@ pub struct Balloon {
     memory: MemoryMap,
     /// The pages in the balloon, as far as MUST_TELL_HOST makes the guest say so.
     balloon: PageBitmap,
-    /// Whether `balloon` holds all of them: not after a migration, which does not carry the set, nor
-    /// after a batch was given up.
+    /// Whether `balloon` holds all of them: not after a migration that carried no set or a part of
+    /// it, nor after a batch was given up.
     balloon_complete: bool,
     batch: Batch,
     stats: Stats,
@@ -73,7 +79,7 @@ impl Balloon {
             skip_stats: false,
             config: ConfigState::default(),
             memory: MemoryMap::default(),
-            balloon: PageBitmap::new(PFN_LIMIT),
+            balloon: PageBitmap::new(PAGE_LIMIT),
             balloon_complete: true,
             batch: Batch::default(),
             stats: Stats::default(),
@@ -170,13 +176,35 @@ impl Balloon {
         &self.config
     }
 
-    /// Goes on from what a migration brought. It says nothing about which pages are in the balloon,
-    /// so any that were known are forgotten.
-    pub(crate) fn restore(&mut self, config: ConfigState, stats: Option<Stats>) {
+    /// Where guest memory is.
+    pub(crate) fn memory(&self) -> &MemoryMap {
+        &self.memory
+    }
+
+    /// The pages in the balloon, as far as MUST_TELL_HOST makes the guest say so.
+    pub(crate) fn ballooned(&self) -> Ballooned<&PageBitmap> {
+        Ballooned {
+            pages: &self.balloon,
+            complete: self.balloon_complete,
+        }
+    }
+
+    /// Goes on from what a migration brought. If it says nothing about which pages are in the
+    /// balloon, those that were known are forgotten.
+    pub(crate) fn restore(
+        &mut self,
+        config: ConfigState,
+        stats: Option<Stats>,
+        ballooned: Option<Ballooned<PageBitmap>>,
+    ) {
         self.batch.clear();
-        self.balloon.clear_all();
         self.config = config;
-        self.balloon_complete = config.actual == 0;
+        let ballooned = ballooned.unwrap_or_else(|| Ballooned {
+            pages: PageBitmap::new(PAGE_LIMIT),
+            complete: config.actual == 0,
+        });
+        self.balloon = ballooned.pages;
+        self.balloon_complete = ballooned.complete;
         self.skip_stats = false;
         if let Some(stats) = stats {
             self.stats = stats;

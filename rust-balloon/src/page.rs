@@ -89,6 +89,12 @@ impl GpaRange {
         (self.start.0 >> PAGE_SHIFT, self.end.0.div_ceil(PAGE_SIZE))
     }
 
+    /// The 4 KiB pages of these numbers; `None` when there are none, or they lie past 2^64 bytes.
+    pub fn of_page_indices(pages: std::ops::Range<u64>) -> Option<GpaRange> {
+        let start = Gpa(pages.start.checked_mul(PAGE_SIZE)?);
+        GpaRange::new(start, Gpa(pages.end.checked_mul(PAGE_SIZE)?))
+    }
+
     /// How many 4 KiB pages the range touches.
     pub fn pages(self) -> u64 {
         let (first, end) = self.page_indices();

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What a migration stream carries, validated.
 
+use crate::bitmap::PageBitmap;
 use crate::config::ConfigState;
-use crate::device::Balloon;
+use crate::device::{Balloon, Ballooned};
 use crate::error::Error;
-use crate::page::PAGE_SIZE;
+use crate::features::Features;
+use crate::memory::Piece;
+use crate::page::{GpaRange, PAGE_SIZE};
+use crate::pageset::{self, MAX_BYTES, PAGE_LIMIT, Written};
 use crate::queue::stats::Stats;
 use crate::wire::STATS;
 
@@ -45,15 +49,21 @@ impl State {
         }
     }
 
-    /// Makes `balloon` go on from here, in a machine that can have `max_ram` bytes of memory.
+    /// Makes `balloon` go on from here, in a machine that can have `max_ram` bytes of memory, with the
+    /// set of ballooned `pages` if the stream carries one. The stream's features must have been set.
     ///
     /// `actual` is the guest's own number and may be any.
     ///
     /// # Errors
     ///
-    /// [`Error::StateTarget`] or [`Error::StateStats`] when no device can have saved this; nothing
-    /// has changed then.
-    pub fn load(&self, balloon: &mut Balloon, max_ram: u64) -> Result<(), Error> {
+    /// [`Error::StateTarget`], [`Error::StateStats`] or what [`SavedPages`] says when no device can
+    /// have saved this; nothing has changed then.
+    pub fn load(
+        &self,
+        balloon: &mut Balloon,
+        pages: Option<SavedPages<'_>>,
+        max_ram: u64,
+    ) -> Result<(), Error> {
         if u64::from(self.num_pages) > max_ram / PAGE_SIZE {
             return Err(Error::StateTarget);
         }
@@ -74,8 +84,71 @@ impl State {
             actual: self.actual,
             poison_val: self.poison_val,
         };
-        balloon.restore(config, stats);
+        let ballooned = pages.map(|pages| pages.read(balloon)).transpose()?;
+        balloon.restore(config, stats, ballooned);
         Ok(())
+    }
+}
+
+/// The set of ballooned pages as a stream carries it: only that of a guest with MUST_TELL_HOST.
+#[derive(Clone, Copy, Debug)]
+pub struct SavedPages<'a> {
+    /// The set, coded as in [`pageset`].
+    pub coded: &'a [u8],
+    /// Whether all pages in the balloon are in it.
+    pub complete: bool,
+}
+
+impl SavedPages<'_> {
+    /// Writes the set of `balloon` to `out`, whose length bounds it.
+    pub fn write(balloon: &Balloon, out: &mut [u8]) -> Written {
+        let ballooned = balloon.ballooned();
+        let written = pageset::encode(ballooned.pages.runs(), out);
+        Written {
+            complete: written.complete && ballooned.complete,
+            ..written
+        }
+    }
+
+    /// The set as it is for `balloon`, without the pages that are not RAM here: whatever memory gets
+    /// to be at their addresses later was never in the balloon.
+    ///
+    /// What it takes of the host's memory is bounded by the guest's RAM, whatever the stream says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StatePagesUntold`] without MUST_TELL_HOST: only that promise keeps the guest from
+    /// using a page of the set unannounced. [`Error::StatePagesSize`] past [`MAX_BYTES`]; else what
+    /// [`pageset::decode`] says.
+    fn read(&self, balloon: &Balloon) -> Result<Ballooned<PageBitmap>, Error> {
+        if !balloon.negotiated().contains(Features::MUST_TELL_HOST) {
+            return Err(Error::StatePagesUntold);
+        }
+        if self.coded.len() > MAX_BYTES {
+            return Err(Error::StatePagesSize);
+        }
+        let mut ballooned = Ballooned {
+            pages: PageBitmap::new(PAGE_LIMIT),
+            complete: self.complete,
+        };
+        for run in pageset::decode(self.coded) {
+            let mut rest = GpaRange::of_page_indices(run?);
+            while let Some(range) = rest {
+                let part = match balloon.memory().front(range) {
+                    Piece::NotRam(part) => {
+                        ballooned.complete = false;
+                        part
+                    }
+                    Piece::Ram(part, _) => {
+                        let (first, end) = part.page_indices();
+                        ballooned.pages.add(first..end);
+                        part
+                    }
+                };
+                rest = GpaRange::new(part.end(), range.end());
+            }
+        }
+        Ok(ballooned)
     }
 }
 
@@ -83,8 +156,14 @@ impl State {
 mod tests {
     use super::*;
     use crate::device::Options;
+    use crate::memory::{BlockId, MemoryMap, Section};
+    use crate::page::Gpa;
+    use std::ops::Range;
 
     const RAM: u64 = 1 << 30;
+    /// Pages of guest RAM: there is a hole in it.
+    const PAGES: [Range<u64>; 2] = [0..0xa0, 0x100..0x1000];
+    const RUN: Range<u64> = 3..7;
 
     fn state() -> State {
         let mut balloon = Balloon::new(Options::default());
@@ -101,7 +180,7 @@ mod tests {
             stats_last_update: 99,
             ..state()
         };
-        saved.load(&mut balloon, RAM).unwrap();
+        saved.load(&mut balloon, None, RAM).unwrap();
         let again = State::save(&balloon, 10);
         assert_eq!(
             (again.num_pages, again.actual, again.poison_val),
@@ -144,7 +223,7 @@ mod tests {
             ),
         ];
         for (state, error) in bad {
-            assert_eq!(state.load(&mut balloon, RAM), Err(error));
+            assert_eq!(state.load(&mut balloon, None, RAM), Err(error));
             assert_eq!(balloon.config().num_pages, 0);
         }
     }
@@ -157,8 +236,154 @@ mod tests {
             stats_polling_interval: -1,
             ..state()
         }
-        .load(&mut balloon, RAM)
+        .load(&mut balloon, None, RAM)
         .unwrap();
         assert_eq!(balloon.stats().last_update, 0);
+    }
+
+    /// A device with memory, whose driver accepted these features.
+    fn told(features: Features) -> Balloon {
+        let section = |pages: Range<u64>| Section {
+            gpa: GpaRange::of_page_indices(pages.clone()).unwrap(),
+            block: BlockId(1),
+            offset: Gpa(pages.start * PAGE_SIZE).0,
+            page_size: PAGE_SIZE,
+            host: 0x10_0000_0000 + (pages.start * PAGE_SIZE) as usize,
+            populate: false,
+        };
+        let mut balloon = Balloon::new(Options::default());
+        balloon.set_memory(MemoryMap::new(PAGES.map(section).to_vec()).unwrap());
+        balloon.set_features(features, false);
+        balloon
+    }
+
+    fn with_pages(runs: &[Range<u64>], complete: bool) -> Balloon {
+        let mut balloon = told(Features::MUST_TELL_HOST);
+        let mut pages = PageBitmap::new(PAGE_LIMIT);
+        for run in runs {
+            pages.add(run.clone());
+        }
+        let config = ConfigState {
+            actual: 9,
+            ..ConfigState::default()
+        };
+        balloon.restore(config, None, Some(Ballooned { pages, complete }));
+        balloon
+    }
+
+    fn runs(balloon: &Balloon) -> Vec<Range<u64>> {
+        balloon.ballooned().pages.runs().collect()
+    }
+
+    fn ballooned_pages(balloon: &Balloon) -> u64 {
+        balloon.counters(RAM).ballooned_bytes / PAGE_SIZE
+    }
+
+    fn written(balloon: &Balloon, room: usize) -> (Vec<u8>, bool) {
+        let mut out = vec![0; room];
+        let written = SavedPages::write(balloon, &mut out);
+        out.truncate(written.bytes);
+        (out, written.complete)
+    }
+
+    fn load(balloon: &mut Balloon, coded: &[u8], complete: bool) -> Result<(), Error> {
+        let pages = SavedPages { coded, complete };
+        let state = State {
+            actual: 9,
+            ..state()
+        };
+        state.load(balloon, Some(pages), RAM)
+    }
+
+    #[test]
+    fn the_set_of_pages_comes_along() {
+        let set = [RUN, 0x100..0x234];
+        let (coded, complete) = written(&with_pages(&set, true), MAX_BYTES);
+        assert!(complete);
+        // What the destination knew before is replaced.
+        let mut to = with_pages(&[0..2, 0x150..0x400], false);
+        load(&mut to, &coded, complete).unwrap();
+        assert_eq!(runs(&to), set);
+        assert_eq!(ballooned_pages(&to), 4 + 0x134);
+    }
+
+    #[test]
+    fn a_set_that_is_not_complete_stays_so() {
+        let set = [RUN, 0x100..0x234];
+        let (coded, complete) = written(&with_pages(&set, false), MAX_BYTES);
+        assert!(!complete);
+        let mut to = told(Features::MUST_TELL_HOST);
+        load(&mut to, &coded, complete).unwrap();
+        assert_eq!((runs(&to), ballooned_pages(&to)), (set.to_vec(), 9));
+
+        // There is room for the first run only.
+        let (coded, complete) = written(&with_pages(&set, true), 4);
+        assert!(!complete);
+        load(&mut to, &coded, complete).unwrap();
+        assert_eq!((runs(&to), ballooned_pages(&to)), (vec![RUN], 9));
+    }
+
+    #[test]
+    fn pages_that_are_not_ram_here_are_left_out() {
+        // One run over the hole in guest RAM and past its end, and one where nothing is.
+        let (coded, _) = written(
+            &with_pages(&[0x90..0x1100, 0x2000..0x2001], true),
+            MAX_BYTES,
+        );
+        let mut to = told(Features::MUST_TELL_HOST);
+        load(&mut to, &coded, true).unwrap();
+        assert_eq!(runs(&to), [0x90..0xa0, 0x100..0x1000]);
+        assert_eq!(ballooned_pages(&to), 9, "some pages are missing");
+        // All pages there can be: the set takes no more than those that there are.
+        load(&mut to, &[0, 0x80, 0x80, 0x80, 0x80, 0x10], true).unwrap();
+        assert_eq!(runs(&to), PAGES);
+    }
+
+    #[test]
+    fn without_a_set_nothing_is_known() {
+        let mut to = with_pages(&[RUN], true);
+        State {
+            actual: 9,
+            ..state()
+        }
+        .load(&mut to, None, RAM)
+        .unwrap();
+        assert_eq!((runs(&to), ballooned_pages(&to)), (vec![], 9));
+        state().load(&mut to, None, RAM).unwrap();
+        assert_eq!(ballooned_pages(&to), 0);
+    }
+
+    #[test]
+    fn a_set_that_cannot_be_is_refused_and_changes_nothing() {
+        let mut balloon = with_pages(&[RUN], true);
+        let long = vec![1; MAX_BYTES + 2];
+        let bad: [(&[u8], Error); 5] = [
+            (&[5, 1, 1], Error::StatePagesCut),
+            (&[5, 0x81, 0], Error::StatePagesNumber),
+            (&[5, 0], Error::StatePagesRun),
+            (&[5, 0x80, 0x80, 0x80, 0x80, 0x10], Error::StatePagesLimit),
+            (&long, Error::StatePagesSize),
+        ];
+        for (coded, error) in bad {
+            assert_eq!(load(&mut balloon, coded, true), Err(error));
+            assert_eq!(runs(&balloon), [RUN]);
+            assert_eq!(balloon.config().num_pages, 0);
+        }
+        // At the edge of what can be.
+        assert_eq!(load(&mut balloon, &long[..MAX_BYTES], true), Ok(()));
+    }
+
+    /// Without its promise the guest uses pages of the balloon unannounced.
+    #[test]
+    fn a_set_without_the_promise_to_tell_is_refused() {
+        for features in [Features::empty(), !Features::MUST_TELL_HOST] {
+            let mut balloon = told(features);
+            assert_eq!(
+                load(&mut balloon, &[3, 4], true),
+                Err(Error::StatePagesUntold)
+            );
+            assert_eq!(load(&mut balloon, &[], true), Err(Error::StatePagesUntold));
+            assert_eq!((runs(&balloon), balloon.config().num_pages), (vec![], 0));
+        }
     }
 }

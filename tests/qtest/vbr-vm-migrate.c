@@ -146,10 +146,7 @@ static void test_in_request(void)
     vbr_vm_free(to);
 }
 
-/*
- * The set of pages is not in the stream.  Until the guest has told the new
- * host everything anew, what counts is what it says: "actual".
- */
+/* A guest that tells: more is in the stream then. */
 static void test_told(void)
 {
     g_autofree char *file = vbr_stream_name();

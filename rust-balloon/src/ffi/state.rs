@@ -1,10 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Migration state.
 
-use super::guard::{VbrDevice, output, with_device};
+use super::guard::{VbrDevice, output, output_slice, slice, with_device};
 use super::status::VbrStatus;
 use crate::error::Error;
-use crate::state::State;
+use crate::pageset::MAX_BYTES;
+use crate::state::{SavedPages, State};
+
+/// The most bytes that the set of ballooned pages takes in a stream.
+pub const VBR_STATE_MAX_PAGES_BYTES: usize = 4194304;
+const _: () = assert!(VBR_STATE_MAX_PAGES_BYTES == MAX_BYTES);
+
+/// The set of ballooned pages in a migration stream.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VbrSavedPages {
+    /// The bytes that `vbr_state_save_pages` wrote.
+    pub coded: *const u8,
+    /// How many they are.
+    pub len: usize,
+    /// Whether all pages in the balloon are among them.
+    pub complete: bool,
+}
 
 /// The device's state, with the polling interval (in seconds) that the caller keeps.
 ///
@@ -27,23 +44,72 @@ pub unsafe extern "C" fn vbr_state_save(
     })
 }
 
-/// Goes on from a state, in a machine that can have `max_ram` bytes of memory. A state that no device
-/// can have saved is refused with `STATE_TARGET` or `STATE_STATS`.
+/// Writes the set of ballooned pages to the `len` bytes at `out`, and says how many of them it `used` and
+/// whether the set is `complete`. What does not fit is left out; `VBR_STATE_MAX_PAGES_BYTES` are the most
+/// that `vbr_state_load` takes. Only for guests with MUST_TELL_HOST.
 ///
 /// # Safety
 ///
-/// `device` is NULL or a live device, `state` NULL or valid.
+/// `device` is NULL or a live device, `out` NULL or writable for `len` initialised bytes, `used` and
+/// `complete` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_state_save_pages(
+    device: *const VbrDevice,
+    out: *mut u8,
+    len: usize,
+    used: *mut usize,
+    complete: *mut bool,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable for `len` by contract.
+    let out = unsafe { output_slice(out, len) };
+    // SAFETY: NULL or writable by contract.
+    let used = unsafe { output(used) };
+    // SAFETY: NULL or writable by contract.
+    let complete = unsafe { output(complete) };
+    with_device(device, |balloon, _| {
+        let (used, complete) = (used?, complete?);
+        let written = SavedPages::write(balloon, out?);
+        used.write(written.bytes);
+        complete.write(written.complete);
+        Ok(())
+    })
+}
+
+/// Goes on from a state, in a machine that can have `max_ram` bytes of memory. `pages` is NULL for a
+/// stream without the set of ballooned pages. The stream's features, and the map of memory, come before.
+/// A state that no device can have saved is refused with `STATE_TARGET`, `STATE_STATS` or one of
+/// `STATE_PAGES_*`.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `state` NULL or valid, `pages` NULL or valid, with its bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_state_load(
     device: *mut VbrDevice,
     state: *const State,
+    pages: *const VbrSavedPages,
     max_ram: u64,
 ) -> VbrStatus {
     // SAFETY: NULL or a live device by contract.
     let device = unsafe { device.as_ref() };
     // SAFETY: NULL or valid by contract.
     let state = unsafe { state.as_ref() };
+    // SAFETY: NULL or valid by contract.
+    let pages = unsafe { pages.as_ref() };
+    let pages = pages.map(|pages| {
+        // SAFETY: valid by contract.
+        let coded = unsafe { slice(pages.coded, pages.len) };
+        coded.map(|coded| SavedPages {
+            coded,
+            complete: pages.complete,
+        })
+    });
     with_device(device, |balloon, _| {
-        state.ok_or(Error::InvalidArgument)?.load(balloon, max_ram)
+        let pages = pages.transpose()?;
+        state
+            .ok_or(Error::InvalidArgument)?
+            .load(balloon, pages, max_ram)
     })
 }

@@ -27,6 +27,7 @@ static const struct {
     struct VbrPfns pfns;
     struct VbrReported segment;
     struct VbrState state;
+    struct VbrSavedPages pages;
     struct VbrStatsBuffer buffer;
 } in;
 
@@ -47,7 +48,8 @@ static const struct {
     X(vbr_device_counters, (device, 4096, &out->counters))                     \
     X(vbr_device_inject_panic, (device))                                       \
     X(vbr_state_save, (device, 1, &out->state))                                \
-    X(vbr_state_load, (device, &in.state, 4096))                               \
+    X(vbr_state_save_pages, (device, out->image, 16, &out->size, &out->flag))  \
+    X(vbr_state_load, (device, &in.state, &in.pages, 4096))                    \
     X(vbr_stats_receive, (device, &in.buffer))                                 \
     X(vbr_stats_get, (device, &out->stats))                                    \
     X(vbr_machine_reset, (device))

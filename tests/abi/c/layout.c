@@ -28,6 +28,7 @@ IS(VBR_STATUS_STATE_PAGES_NUMBER, 10);
 IS(VBR_STATUS_STATE_PAGES_RUN, 11);
 IS(VBR_STATUS_STATE_PAGES_LIMIT, 12);
 IS(VBR_BATCH_MAX_REQUESTS, 128);
+IS(VBR_STATE_MAX_PAGES_BYTES, 4 << 20);
 IS(VBR_STATS, 16);
 IS(VBR_STATS_MAX_BYTES % 10, 0);
 
@@ -85,6 +86,11 @@ AT(VbrState, has_stats, 12);
 AT(VbrState, stats, 16);
 AT(VbrState, stats_last_update, 144);
 AT(VbrState, stats_polling_interval, 152);
+
+IS(sizeof(struct VbrSavedPages), 24);
+AT(VbrSavedPages, coded, 0);
+AT(VbrSavedPages, len, 8);
+AT(VbrSavedPages, complete, 16);
 
 IS(sizeof(struct VbrStatsBuffer), 56);
 AT(VbrStatsBuffer, payload, 0);

@@ -69,8 +69,12 @@ struct arguments {
     X(log_function, vbr_log_set(NULL, 5))                                      \
     X(save_device, vbr_state_save(NULL, 1, &a->state))                         \
     X(save_out, vbr_state_save(a->device, 1, NULL))                            \
-    X(load_device, vbr_state_load(NULL, &a->state, RAM))                       \
-    X(load_state, vbr_state_load(a->device, NULL, RAM))                        \
+    X(save_pages_device, vbr_state_save_pages(NULL, a->image, 16, &a->size, &a->flag)) \
+    X(save_pages_out, vbr_state_save_pages(a->device, NULL, 16, &a->size, &a->flag)) \
+    X(save_pages_used, vbr_state_save_pages(a->device, a->image, 16, NULL, &a->flag)) \
+    X(save_pages_complete, vbr_state_save_pages(a->device, a->image, 16, &a->size, NULL)) \
+    X(load_device, vbr_state_load(NULL, &a->state, NULL, RAM))                 \
+    X(load_state, vbr_state_load(a->device, NULL, NULL, RAM))                  \
     X(receive_device, vbr_stats_receive(NULL, &a->buffer))                     \
     X(receive_buffer, vbr_stats_receive(a->device, NULL))                      \
     X(stats_device, vbr_stats_get(NULL, &a->stats))                            \
@@ -78,6 +82,8 @@ struct arguments {
     X(stats_reset_device, vbr_machine_reset(NULL))                               \
     X(pfns_payload, vbr_batch_add_pfns(a->device, INFLATE,                     \
                                        &(struct VbrPfns){ .len = 4, .last = true })) \
+    X(load_pages_coded, vbr_state_load(a->device, &a->state,                   \
+                                       &(struct VbrSavedPages){ .len = 4 }, RAM)) \
     X(stats_payload, vbr_stats_receive(a->device,                              \
                                        &(struct VbrStatsBuffer){ .payload_len = 10 })) \
     X(misplaced_bytes, vbr_actual_get(a->device, RAM, (void *)&a->image[1]))
@@ -175,6 +181,7 @@ void theme_null(void)
     CHECK_OK(vbr_batch_add_report(host->device, NULL, 0, 1));
     run_batch(host);
     CHECK_OK(vbr_device_set_memory(host->device, NULL, 0));
+    CHECK_OK(vbr_state_load(host->device, &before.state, &(struct VbrSavedPages){ .len = 0 }, RAM));
     host_free(host);
     vbr_device_free(NULL);
 }
