@@ -117,7 +117,7 @@ impl Agent {
     /// When it cannot be started.
     pub fn start_worker(&mut self, mib: u64, seed: u64, holes: bool) -> Result<Worker> {
         let holes = if holes { " holes" } else { "" };
-        self.start(&format!("{mib} {seed}{holes}"))
+        self.start("start", &format!("{mib} {seed}{holes}"))
     }
 
     /// Starts a program that writes `mib` MiB again and again without a pause; its
@@ -126,15 +126,16 @@ impl Agent {
     /// # Errors
     /// When it cannot be started.
     pub fn start_rewriter(&mut self, mib: u64, seed: u64) -> Result<Worker> {
-        self.start(&format!("{mib} {seed} rewrite"))
+        self.start("start", &format!("{mib} {seed} rewrite"))
     }
 
-    fn start(&mut self, arguments: &str) -> Result<Worker> {
-        let number = self.call(&format!("start {arguments}"))?;
+    /// Starts a checking program with the guest's command for its kind.
+    pub(crate) fn start(&mut self, kind: &str, arguments: &str) -> Result<Worker> {
+        let number = self.call(&format!("{kind} {arguments}"))?;
         number
             .parse()
             .map(Worker)
-            .map_err(|_| Error::Protocol(format!("the guest answered {number:?} to start")))
+            .map_err(|_| Error::Protocol(format!("the guest answered {number:?} to {kind}")))
     }
 
     /// What a checking program is doing.
@@ -150,6 +151,11 @@ impl Agent {
             passes: part().parse().unwrap_or(0),
             mismatch: part(),
         })
+    }
+
+    /// What a checking program counted, in its own words.
+    pub(crate) fn counts(&mut self, worker: Worker) -> Result<String> {
+        self.call(&format!("counts {}", worker.0))
     }
 
     /// Ends a checking program and frees its memory.

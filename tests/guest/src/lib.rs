@@ -6,6 +6,7 @@
 //! - [`qmp`] is QEMU's monitor, [`agent`] the program inside the guest,
 //!   [`lines`] the sockets both speak over
 //! - [`balloon`] is what a user does with a balloon, [`migrate`] moves guests
+//! - [`churn`] is the program in a guest that checks memory while it uses it
 //! - [`resident`] says how much host memory a guest uses, [`hugepages`] reserves huge pages
 //! - [`testing`] is what the integration tests share
 //! - [`demo`] shows the device at work, [`plot`] draws it
@@ -15,6 +16,7 @@
 pub mod accel;
 pub mod agent;
 pub mod balloon;
+pub mod churn;
 pub mod config;
 pub mod demo;
 pub mod error;

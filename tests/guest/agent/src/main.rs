@@ -9,7 +9,9 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod churn;
 mod memory;
+mod piece;
 mod worker;
 
 use std::fs;
@@ -22,10 +24,10 @@ type Answer = Result<String, String>;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    if args.get(1).is_some_and(|a| a == "work") {
-        memory::main(&args[2..]);
-    } else {
-        serve();
+    match args.get(1).map(String::as_str) {
+        Some("work") => memory::main(&args[2..]),
+        Some("churn") => churn::main(&args[2..]),
+        _ => serve(),
     }
 }
 
@@ -67,8 +69,10 @@ fn run(request: &str, workers: &mut Workers) -> Answer {
         "sh" => shell(rest),
         "online" => online(),
         "reboot" => reboot(),
-        "start" => workers.start(rest),
+        "start" => workers.start("work", rest),
+        "churn" => workers.start("churn", rest),
         "worker" => workers.state(rest),
+        "counts" => workers.counts(rest),
         "stop" => workers.stop(rest),
         _ => Err(format!("no such command: {command}")),
     }

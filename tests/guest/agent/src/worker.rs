@@ -12,6 +12,7 @@ use std::thread;
 struct Said {
     filled: bool,
     passes: u64,
+    counts: String,
     mismatch: Option<String>,
 }
 
@@ -25,14 +26,15 @@ struct Worker {
 pub(crate) struct Workers(Vec<Worker>);
 
 impl Workers {
-    /// `MIB SEED [holes]`: starts a checking program and answers its number.
+    /// Starts the checking program `kind` with `args` and answers its number.
     /// When memory runs out it is the first that the kernel ends.
-    pub(crate) fn start(&mut self, args: &str) -> Result<String, String> {
+    pub(crate) fn start(&mut self, kind: &str, args: &str) -> Result<String, String> {
+        // The C library would keep freed chunks for later use.
+        let threshold = if kind == "churn" { "4096" } else { "65536" };
         let mut child = Command::new("/proc/self/exe")
-            .arg("work")
+            .arg(kind)
             .args(args.split_whitespace())
-            // The C library would keep freed chunks for later use.
-            .env("MALLOC_MMAP_THRESHOLD_", "65536")
+            .env("MALLOC_MMAP_THRESHOLD_", threshold)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -65,6 +67,13 @@ impl Workers {
         Ok(format!("{state} {} {mismatch}", said.passes))
     }
 
+    /// `NUMBER`: answers what it counted, if it counts.
+    pub(crate) fn counts(&mut self, args: &str) -> Result<String, String> {
+        let said = &self.find(args)?.said;
+        let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(said.counts.clone())
+    }
+
     /// `NUMBER`: ends it; its memory is free when this answers.
     pub(crate) fn stop(&mut self, args: &str) -> Result<String, String> {
         let worker = self.find(args)?;
@@ -89,6 +98,7 @@ fn listen(out: ChildStdout, said: &Mutex<Said>) {
         match word {
             "filled" => said.filled = true,
             "pass" => said.passes = rest.parse().unwrap_or(said.passes),
+            "counts" => said.counts = rest.to_string(),
             _ => said.mismatch = Some(rest.to_string()),
         }
     }
