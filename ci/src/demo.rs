@@ -2,6 +2,7 @@
 
 //! `cargo xtask demo`: set-up, then a guest that gives memory back.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -22,21 +23,26 @@ pub(crate) fn run(paths: &Paths, series: Option<String>, plot: Option<&Path>) ->
             ..Wanted::default()
         },
     )?;
+    let plot = plot.map(|path| path.into_os_string());
+    example(paths, &build.binary(), "demo", plot)
+}
+
+/// Runs an example of the crate `guest` with this QEMU; its output goes to the user.
+///
+/// # Errors
+/// When it does not succeed; it has said why then.
+pub(crate) fn example(
+    paths: &Paths,
+    qemu: &Path,
+    name: &str,
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(paths.top());
-    command.args([
-        "run",
-        "--quiet",
-        "--locked",
-        "-p",
-        "guest",
-        "--example",
-        "demo",
-        "--",
-    ]);
-    command.args(plot);
+    command.args(["run", "--quiet", "--locked", "-p", "guest"]);
+    command.args(["--example", name, "--"]).args(args);
     command
-        .env("VBR_QEMU", build.binary())
+        .env("VBR_QEMU", qemu)
         .env("VBR_GUEST", paths.guest());
     println!();
     let status = command
@@ -45,10 +51,8 @@ pub(crate) fn run(paths: &Paths, series: Option<String>, plot: Option<&Path>) ->
     if status.success() {
         return Ok(());
     }
-    Err(Error::new(
-        "the demonstration failed",
-        "see its message above",
-    ))
+    let what = format!("the {name} failed");
+    Err(Error::new(what, "see its message above"))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod check;
 mod demo;
 mod error;
@@ -51,6 +52,9 @@ enum Door {
     Qemu(QemuArgs),
     /// Show a Linux guest giving memory back to the host
     Demo(DemoArgs),
+    /// Measure what things cost, QEMU's own balloon beside ours
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run all tests; the last line is `N passed, N failed`
     Test(TestArgs),
     /// Run only our device tests in QEMU's test library
@@ -153,6 +157,7 @@ fn enter(door: Door) -> Result<bool> {
     match door {
         Door::Qemu(args) => build_qemu(&paths, args)?,
         Door::Demo(args) => demo::run(&paths, args.series, args.plot.as_deref())?,
+        Door::Bench(bench) => bench::run(&paths, bench)?,
         Door::Test(TestArgs { quick, all, series }) => {
             return test::run(&paths, &test::Options { quick, all, series });
         }

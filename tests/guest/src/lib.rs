@@ -10,12 +10,14 @@
 //! - [`resident`] says how much host memory a guest uses, [`hugepages`] reserves huge pages
 //! - [`testing`] is what the integration tests share
 //! - [`demo`] shows the device at work, [`plot`] draws it
+//! - [`bench`] measures migrations
 
 #![forbid(unsafe_code)]
 
 pub mod accel;
 pub mod agent;
 pub mod balloon;
+pub mod bench;
 pub mod churn;
 pub mod config;
 pub mod demo;
