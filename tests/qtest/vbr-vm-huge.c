@@ -22,6 +22,10 @@
 #define HUGE_ARGS "-M pc,memory-backend=ram -m 128M -object " \
     "memory-backend-memfd,id=ram,size=128M,hugetlb=on,hugetlbsize=2M " \
     "-device " VBR_PCI "," VBR_SLOT_ARG ",free-page-reporting=on "
+/* The same guest on a host with pages of 4 KiB. */
+#define SMALL_ARGS "-M pc,memory-backend=ram -m 128M -object " \
+    "memory-backend-ram,id=ram,size=128M " \
+    "-device " VBR_PCI "," VBR_SLOT_ARG ",free-page-reporting=on "
 #define NO_MTH (1ull << VIRTIO_BALLOON_F_MUST_TELL_HOST)
 
 /* How many huge pages the host had before we asked for more. */
@@ -279,6 +283,78 @@ static void test_snapshot_forgets(void)
     unlink(image);
 }
 
+/* And the other way round: what was given before is given again. */
+static void test_snapshot_remembers(void)
+{
+    g_autofree char *image = vbr_stream_name();
+    VbrVm *vm = huge_machine(0);
+    VbrRing rings[VBR_NQUEUES];
+    uint64_t base;
+
+    if (!vm) {
+        return;
+    }
+    vbr_snapshot_disk(vm->qts, image);
+    base = filled(&vm->d, 2);
+    vbr_send_range(&vm->d, VBR_INFLATE, base, PARTS / 2);
+    vbr_snapshot(vm->qts, "savevm");
+    memcpy(rings, vm->d.ring, sizeof(rings));
+    vbr_send_range(&vm->d, VBR_DEFLATE, base, PARTS / 2);
+    vbr_fill(&vm->d, base, PARTS / 2, 0x3b);
+    vbr_send_range(&vm->d, VBR_INFLATE, base + HUGE, PARTS / 2);
+    memcpy(vm->d.ring, rings, sizeof(rings));
+    vbr_snapshot(vm->qts, "loadvm");
+    vbr_assert_counter(&vm->d, "ballooned-bytes", HUGE / 2);
+    vbr_send_range(&vm->d, VBR_INFLATE, base + HUGE / 2, PARTS / 2);
+    vbr_assert_gone(&vm->d, base, PARTS);
+    vbr_send_range(&vm->d, VBR_INFLATE, base + HUGE + HUGE / 2, PARTS / 2);
+    vbr_settle(&vm->d);
+    vbr_assert_kept(&vm->d, base + HUGE, PARTS, 0xd1);
+    vbr_assert_counter(&vm->d, "discards", 1);
+    huge_free(vm);
+    unlink(image);
+}
+
+/* Parts that were given away on another host count here. */
+static void test_migrated_parts(void)
+{
+    g_autofree char *file = vbr_stream_name();
+    VbrVm *from, *to;
+    uint64_t base;
+
+    if (!reserve()) {
+        return;
+    }
+    from = vbr_pc(SMALL_ARGS);
+    vbr_vm_attach(from, VBR_SLOT);
+    vbr_start(&from->d, 0);
+    base = filled(&from->d, 2);
+    vbr_send_range(&from->d, VBR_INFLATE, base, PARTS - 1);
+    vbr_send_range(&from->d, VBR_DEFLATE, base + VBR_PAGE, 1);
+    vbr_fill(&from->d, base + VBR_PAGE, 1, 0x3b);
+    vbr_send_range(&from->d, VBR_INFLATE, base + HUGE, PARTS / 2);
+    vbr_stream_save(from->qts, file);
+
+    to = vbr_pc(HUGE_ARGS "-incoming defer");
+    g_assert(vbr_stream_load(to->qts, file, NULL));
+    unlink(file);
+    vbr_stream_adopt(to, from);
+    vbr_vm_free(from);
+
+    /* All but one, which the guest took back over there. */
+    vbr_send_range(&to->d, VBR_INFLATE, base + HUGE - VBR_PAGE, 1);
+    vbr_settle(&to->d);
+    vbr_assert_kept(&to->d, base + VBR_PAGE, 1, 0x3b);
+    vbr_assert_counter(&to->d, "discards", 0);
+    vbr_send_range(&to->d, VBR_INFLATE, base + VBR_PAGE, 1);
+    vbr_assert_gone(&to->d, base, PARTS);
+    vbr_assert_kept(&to->d, base + HUGE + HUGE / 2, PARTS / 2, 0xd1);
+    vbr_send_range(&to->d, VBR_INFLATE, base + HUGE + HUGE / 2, PARTS / 2);
+    vbr_assert_gone(&to->d, base + HUGE, PARTS);
+    vbr_assert_counter(&to->d, "discarded-bytes", 2 * HUGE);
+    huge_free(to);
+}
+
 /* A guest that does not promise to tell: one request, all or nothing. */
 static void test_one_request(void)
 {
@@ -369,6 +445,10 @@ void vbr_add_huge_tests(void)
                    test_system_reset_forgets);
     qtest_add_func("virtio-balloon-rs/huge/snapshot-forgets",
                    test_snapshot_forgets);
+    qtest_add_func("virtio-balloon-rs/huge/snapshot-remembers",
+                   test_snapshot_remembers);
+    qtest_add_func("virtio-balloon-rs/huge/migrated-parts",
+                   test_migrated_parts);
     qtest_add_func("virtio-balloon-rs/huge/one-request", test_one_request);
     qtest_add_func("virtio-balloon-rs/huge/two-requests", test_two_requests);
     qtest_add_func("virtio-balloon-rs/huge/neighbours", test_neighbours);

@@ -162,6 +162,7 @@ int main(int argc, char **argv)
     vbr_add_load_tests();
     vbr_add_huge_tests();
     vbr_add_migrate_tests();
+    vbr_add_set_tests();
     vbr_add_memory_tests();
     vbr_add_inhibit_tests();
     vbr_add_legacy_tests();

@@ -44,6 +44,7 @@ void vbr_add_realize_tests(void);
 void vbr_add_load_tests(void);
 void vbr_add_huge_tests(void);
 void vbr_add_migrate_tests(void);
+void vbr_add_set_tests(void);
 void vbr_add_memory_tests(void);
 void vbr_add_inhibit_tests(void);
 void vbr_add_legacy_tests(void);
