@@ -63,7 +63,7 @@ fn quick(paths: &Paths, run: &mut Run) {
         header::verify(paths).map(|()| Tally::one())
     });
     run.section("unit and property tests", || {
-        rust::test(paths, &["virtio-balloon-rs", "xtask"])
+        rust::test(paths, &["virtio-balloon-rs", "xtask", "guest-agent"])
     });
     run.section("a C program on the C interface", || {
         rust::test(paths, &["abi"])
