@@ -38,24 +38,31 @@ pub fn run(options: &Options) -> Result<()> {
     let base = testing::config("")?;
     let machine = record::Machine::here(&base)?;
     report::heading(&machine, options);
+    let mut runs = Vec::new();
+    let outcome = all(&base, options, &mut runs);
+    // What was measured before a failure is worth a look.
+    report::print(options, &runs);
+    println!("\nIt took {} s.", begun.elapsed().as_secs());
+    if let Some(path) = &options.json {
+        record::write(path, &machine, options, &runs)?;
+    }
+    outcome
+}
+
+/// All scenarios, one after the other.
+fn all(base: &VmConfig, options: &Options, runs: &mut Vec<Run>) -> Result<()> {
     let mut progress = Progress::new(options);
     let mut warm = Warm::new(&base.qemu, guests::most_memory_mib(options));
-    let mut runs = Vec::new();
     for scenario in &options.scenarios {
         for round in 1..=options.runs {
-            one_round(&base, options, scenario, &mut warm, &mut |run| {
+            one_round(base, options, scenario, &mut warm, &mut |run| {
                 let run = Run { round, ..run };
                 progress.say(&run);
                 runs.push(run);
             })?;
         }
     }
-    report::print(options, &runs);
-    println!("\nIt took {} s.", begun.elapsed().as_secs());
-    match &options.json {
-        Some(path) => record::write(path, &machine, options, &runs),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Each device once, in the order of the plan.
