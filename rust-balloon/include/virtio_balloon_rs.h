@@ -17,12 +17,12 @@
 /**
  * The version of this interface: it changes with every incompatible change of the header.
  */
-#define VBR_ABI_VERSION 1
+#define VBR_ABI_VERSION 2
 
 /**
  * The most queues that a device can have.
  */
-#define VBR_MAX_QUEUES 4
+#define VBR_MAX_QUEUES 5
 
 /**
  * The most bytes that the set of ballooned pages takes in a stream.
@@ -38,6 +38,11 @@
  * How many bytes of a statistics buffer are read.
  */
 #define VBR_STATS_MAX_BYTES 2560
+
+/**
+ * How long the first pass may be held back by default, in milliseconds.
+ */
+#define VBR_DEFAULT_WINDOW_MS 1000
 
 /**
  * What a call came to.
@@ -96,6 +101,10 @@ typedef enum VbrStatus {
    * A run in the stream's set of ballooned pages reaches past the last PFN.
    */
   VBR_STATUS_STATE_PAGES_LIMIT = 12,
+  /**
+   * The stream's free page hints are not valid.
+   */
+  VBR_STATUS_STATE_HINTS = 13,
 } VbrStatus;
 
 /**
@@ -118,6 +127,10 @@ typedef enum VbrQueueKind {
    * Free pages, reported for good.
    */
   VBR_QUEUE_KIND_REPORTING = 3,
+  /**
+   * Free pages, hinted for a migration.
+   */
+  VBR_QUEUE_KIND_HINT = 4,
 } VbrQueueKind;
 
 /**
@@ -143,9 +156,101 @@ typedef enum VbrInhibit {
 } VbrInhibit;
 
 /**
+ * Where a round of hints is.
+ */
+typedef enum VbrHintState {
+  /**
+   * The driver did not accept free page hints.
+   */
+  VBR_HINT_STATE_OFF = 0,
+  /**
+   * None is wanted.
+   */
+  VBR_HINT_STATE_STOP = 1,
+  /**
+   * One is wanted, and the dirty log is being armed for it.
+   */
+  VBR_HINT_STATE_ARMING = 2,
+  /**
+   * The guest was asked.
+   */
+  VBR_HINT_STATE_REQUESTED = 3,
+  /**
+   * The guest answers.
+   */
+  VBR_HINT_STATE_STARTED = 4,
+  /**
+   * The migration needs no more hints: the guest may take hinted pages back.
+   */
+  VBR_HINT_STATE_DONE = 5,
+} VbrHintState;
+
+/**
+ * What happens to the hints.
+ */
+typedef enum VbrHintEvent {
+  /**
+   * The driver accepted the feature.
+   */
+  VBR_HINT_EVENT_ACCEPTED = 0,
+  /**
+   * The driver did not accept the feature.
+   */
+  VBR_HINT_EVENT_REFUSED = 1,
+  /**
+   * The device was reset.
+   */
+  VBR_HINT_EVENT_RESET = 2,
+  /**
+   * A synchronization of the dirty bitmap is next.
+   */
+  VBR_HINT_EVENT_BEFORE_SYNC = 3,
+  /**
+   * The dirty bitmap was synchronized, and the guest runs.
+   */
+  VBR_HINT_EVENT_AFTER_SYNC = 4,
+  /**
+   * The dirty bitmap was synchronized, and the guest does not run.
+   */
+  VBR_HINT_EVENT_AFTER_SYNC_STOPPED = 5,
+  /**
+   * The migration is over.
+   */
+  VBR_HINT_EVENT_FINISHED = 6,
+  /**
+   * The queue was seen empty.
+   */
+  VBR_HINT_EVENT_QUEUE_EMPTY = 7,
+} VbrHintEvent;
+
+/**
+ * Which chunks to arm.
+ */
+typedef enum VbrArm {
+  /**
+   * All of them.
+   */
+  VBR_ARM_ALL = 0,
+  /**
+   * Those that hints came for.
+   */
+  VBR_ARM_WANTED = 1,
+} VbrArm;
+
+/**
  * A device. Made by `vbr_device_new`, ended by `vbr_device_free`.
  */
 typedef struct VbrDevice VbrDevice;
+
+/**
+ * The state of free page hints. Made by `vbr_hints_new`, ended by `vbr_hints_free`.
+ */
+typedef struct VbrHints VbrHints;
+
+/**
+ * What a migration leaves out. Made by `vbr_ram_new`, ended by `vbr_ram_free`.
+ */
+typedef struct VbrRam VbrRam;
 
 /**
  * A part of the payload of an inflate or deflate request. All parts but the last hold whole PFNs.
@@ -362,6 +467,180 @@ typedef struct VbrCounters {
 } VbrCounters;
 
 /**
+ * What came of hints since the device was created.
+ */
+typedef struct VbrHintCounters {
+  /**
+   * Rounds asked for.
+   */
+  uint64_t rounds;
+  /**
+   * Bytes hinted in an open round.
+   */
+  uint64_t hinted_bytes;
+  /**
+   * Bytes hinted while no round was open.
+   */
+  uint64_t late_bytes;
+  /**
+   * Bytes hinted faster than they could be taken.
+   */
+  uint64_t refused_overflow_bytes;
+  /**
+   * Ids that are not 4 bytes long, or not current.
+   */
+  uint64_t ignored_ids;
+  /**
+   * How long the first pass of the current or last migration was held back, in milliseconds.
+   */
+  uint64_t wait_ms;
+} VbrHintCounters;
+
+/**
+ * What an operator and the guest see of the hints.
+ */
+typedef struct VbrHintView {
+  /**
+   * Where the round is.
+   */
+  enum VbrHintState state;
+  /**
+   * The command in the configuration space.
+   */
+  uint32_t shown_id;
+  /**
+   * The number of the round that is wanted while the state is ARMING.
+   */
+  uint64_t wanted;
+  /**
+   * The epoch of hints that come now.
+   */
+  uint64_t epoch;
+  /**
+   * Whether there are hints for `vbr_ram_leave_out_hinted` to take.
+   */
+  bool has_pending;
+  /**
+   * How long the first pass may be held back, in milliseconds.
+   */
+  uint32_t window_ms;
+  /**
+   * What came of hints.
+   */
+  struct VbrHintCounters counters;
+} VbrHintView;
+
+/**
+ * What a migration stream carries of the hints; the numbers are those of QEMU's C device.
+ */
+typedef struct VbrHintRecord {
+  /**
+   * The last id.
+   */
+  uint32_t cmd_id;
+  /**
+   * 0 for stop, 1 for requested, 2 for started, 3 for done.
+   */
+  uint32_t status;
+} VbrHintRecord;
+
+/**
+ * The dirty bitmap of a RAM block: `unsigned long` words on a 64-bit host.
+ */
+typedef struct VbrRamView {
+  /**
+   * A bit for each page of the block that is still to be sent.
+   */
+  uint64_t *dirty;
+  /**
+   * How many pages the block has.
+   */
+  uint64_t pages;
+  /**
+   * A bit for each chunk whose dirty log is not armed; NULL where the log is always armed.
+   */
+  const uint64_t *unarmed;
+  /**
+   * log2 of the number of pages in a chunk, at least 6 and at most 31.
+   */
+  uint32_t chunk_shift;
+} VbrRamView;
+
+/**
+ * What the library asks of the migration. Called only from inside the functions of this file, and must
+ * not call back into the library.
+ */
+typedef struct VbrRamOps {
+  /**
+   * Handed to each callback as it is.
+   */
+  void *opaque;
+  /**
+   * The bitmaps of `block`; false when it is not migrated or not a block. They stay as they are until
+   * the call of the library returns, but for what `arm` does.
+   */
+  bool (*view)(void *opaque, void *block, struct VbrRamView *out);
+  /**
+   * The block that `host` lies in and where in it, in bytes; false when it is not RAM.
+   */
+  bool (*find)(void *opaque, const void *host, void **block, uint64_t *offset);
+  /**
+   * Arms the dirty log of `count` pages of `block` from `first` on; with `whole_chunk` their chunk is
+   * armed with them.
+   */
+  void (*arm)(void *opaque, void *block, uint64_t first, uint64_t count, bool whole_chunk);
+} VbrRamOps;
+
+/**
+ * How the number of dirty pages changes. Both grow together with the bits, so that they hold
+ * whatever happens later in a call.
+ */
+typedef struct VbrDirtyChange {
+  /**
+   * Bits cleared.
+   */
+  uint64_t cleared;
+  /**
+   * Bits set.
+   */
+  uint64_t set;
+} VbrDirtyChange;
+
+/**
+ * What was left out of the current or last migration, and what was refused since the start.
+ */
+typedef struct VbrSkipCounters {
+  /**
+   * Bytes of hinted memory that are left out: not sent, and not written since.
+   */
+  uint64_t hint_left_out_bytes;
+  /**
+   * Bytes in the balloon that are left out.
+   */
+  uint64_t ballooned_left_out_bytes;
+  /**
+   * Pages that were left out, and were asked for by a destination after all.
+   */
+  uint64_t recalled_pages;
+  /**
+   * Bytes hinted that are not RAM.
+   */
+  uint64_t refused_not_ram_bytes;
+  /**
+   * Bytes hinted in RAM that is not migrated.
+   */
+  uint64_t refused_not_migrated_bytes;
+  /**
+   * Bytes at the ends of hints that do not fill a page.
+   */
+  uint64_t refused_partial_page_bytes;
+  /**
+   * Bytes hinted before the dirty log was armed for them.
+   */
+  uint64_t refused_unprotected_bytes;
+} VbrSkipCounters;
+
+/**
  * The state of a device in a migration stream.
  */
 typedef struct VbrState {
@@ -555,13 +834,15 @@ enum VbrStatus vbr_batch_abandon(struct VbrDevice *device);
 enum VbrStatus vbr_config_size(const struct VbrDevice *device, size_t *size);
 
 /**
- * Fills `image` with the first `len` bytes of the configuration space.
+ * Fills `image` with the first `len` bytes of the configuration space; `hint_id` is what
+ * `vbr_hints_shown_id` says.
  *
  * # Safety
  *
  * `device` is NULL or a live device, `image` NULL or writable for `len` initialised bytes.
  */
 enum VbrStatus vbr_config_read(const struct VbrDevice *device,
+                               uint32_t hint_id,
                                uint8_t *image,
                                size_t len);
 
@@ -708,6 +989,127 @@ enum VbrStatus vbr_device_inject_panic(struct VbrDevice *device);
 enum VbrStatus vbr_machine_reset(struct VbrDevice *device);
 
 /**
+ * Makes the state of free page hints of a device that no driver has seen yet.
+ *
+ * # Safety
+ *
+ * `out` is NULL or writable.
+ */
+enum VbrStatus vbr_hints_new(struct VbrHints **out);
+
+/**
+ * Ends the state of free page hints. NULL is allowed.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or from `vbr_hints_new` and not freed, no call is inside, and it is not used afterwards.
+ */
+void vbr_hints_free(struct VbrHints *hints);
+
+/**
+ * What there is to see of the hints.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `out` NULL or writable.
+ */
+enum VbrStatus vbr_hints_view(const struct VbrHints *hints, struct VbrHintView *out);
+
+/**
+ * Sets how long a migration's first pass may be held back for hints, in milliseconds; 0 for not at all.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live.
+ */
+enum VbrStatus vbr_hints_set_window(struct VbrHints *hints,
+                                    uint32_t window_ms);
+
+/**
+ * Takes over what happened; `changed` says whether the guest sees another command in its configuration
+ * space now.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `changed` NULL or writable.
+ */
+enum VbrStatus vbr_hints_event(struct VbrHints *hints,
+                               enum VbrHintEvent event,
+                               bool *changed);
+
+/**
+ * The dirty log was armed for round `wanted`: the guest is to be asked. `asked` says whether it is; not
+ * so when the dirty bitmap was synchronized since.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `asked` NULL or writable.
+ */
+enum VbrStatus vbr_hints_request(struct VbrHints *hints,
+                                 uint64_t wanted,
+                                 bool *asked);
+
+/**
+ * Takes over the first bytes of a device-readable buffer of the hint queue, at most 8 of them; `changed`
+ * says whether the guest sees another command now.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `payload` NULL or valid for `len`, `changed` NULL or writable.
+ */
+enum VbrStatus vbr_hints_receive_id(struct VbrHints *hints,
+                                    const uint8_t *payload,
+                                    size_t len,
+                                    bool big_endian,
+                                    bool *changed);
+
+/**
+ * Takes over a device-writable segment of the hint queue: `bytes` bytes of free memory at `host`, which
+ * is never followed.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live.
+ */
+enum VbrStatus vbr_hints_receive(struct VbrHints *hints,
+                                 const void *host,
+                                 uint64_t bytes);
+
+/**
+ * How long the pass over RAM that is about to begin is to wait for hints, in milliseconds; 0 when it is
+ * to go on. `now_ms` comes from a clock that does not go back; `bandwidth` is the link's in bytes per
+ * second, 0 for unlimited.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `wait_ms` NULL or writable.
+ */
+enum VbrStatus vbr_hints_hold(struct VbrHints *hints,
+                              uint64_t now_ms,
+                              uint64_t bandwidth,
+                              uint64_t *wait_ms);
+
+/**
+ * What a migration stream is to carry.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `out` NULL or writable.
+ */
+enum VbrStatus vbr_hints_save(const struct VbrHints *hints, struct VbrHintRecord *out);
+
+/**
+ * Goes on from what a migration stream carried; `STATE_HINTS` when no device can have saved it, and
+ * nothing has changed then.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `record` NULL or valid.
+ */
+enum VbrStatus vbr_hints_load(struct VbrHints *hints,
+                              const struct VbrHintRecord *record);
+
+/**
  * Sends all of the library's messages up to `max_level` (1 error, 2 warning, 3 information, 4 debug,
  * 5 trace) to `function`, a line each without its end. The first call counts; a later one is refused
  * as an invalid argument, and so is NULL.
@@ -718,6 +1120,141 @@ enum VbrStatus vbr_machine_reset(struct VbrDevice *device);
  */
 enum VbrStatus vbr_log_set(void (*function)(int level, const char *text),
                            int max_level);
+
+/**
+ * Makes the account of what is left out, with target pages of 2^`page_shift` bytes, at most 2^31.
+ *
+ * # Safety
+ *
+ * `ops` is NULL or valid, `out` NULL or writable. The callbacks can be called with `ops->opaque` during
+ * every call below.
+ */
+enum VbrStatus vbr_ram_new(const struct VbrRamOps *ops,
+                           uint32_t page_shift,
+                           struct VbrRam **out);
+
+/**
+ * Ends the account. NULL is allowed.
+ *
+ * # Safety
+ *
+ * `ram` is NULL or from `vbr_ram_new` and not freed, no call is inside, and it is not used afterwards.
+ */
+void vbr_ram_free(struct VbrRam *ram);
+
+/**
+ * A new migration: what was left out of the last one is forgotten.
+ *
+ * # Safety
+ *
+ * `ram` is NULL or live.
+ */
+enum VbrStatus vbr_ram_begin(struct VbrRam *ram);
+
+/**
+ * The dirty bitmap of `block` was synchronized; to be called for each block that is migrated, before
+ * anything else is done with the bitmaps.
+ *
+ * # Safety
+ *
+ * `ram` is NULL or live, `change` NULL or valid.
+ */
+enum VbrStatus vbr_ram_synced(struct VbrRam *ram,
+                              void *block,
+                              struct VbrDirtyChange *change);
+
+/**
+ * Leaves out the pages that are in the balloon of `device`. Called under the device's lock, too, behind
+ * `vbr_ram_synced` of all blocks.
+ *
+ * # Safety
+ *
+ * `ram` and `device` are NULL or live, `change` NULL or valid.
+ */
+enum VbrStatus vbr_ram_leave_out_ballooned(struct VbrRam *ram,
+                                           const struct VbrDevice *device,
+                                           struct VbrDirtyChange *change);
+
+/**
+ * Arms the next slice of the dirty log of `block`; `more` says whether there may be more to do.
+ *
+ * # Safety
+ *
+ * `ram` is NULL or live, `more` NULL or writable.
+ */
+enum VbrStatus vbr_ram_arm(struct VbrRam *ram,
+                           void *block,
+                           enum VbrArm which,
+                           bool *more);
+
+/**
+ * Says that all that was armed so far was armed before hints of an epoch later than `epoch` were posted:
+ * 0 before the round is asked for, else what `vbr_hints_view` says after the arming.
+ *
+ * # Safety
+ *
+ * `ram` is NULL or live.
+ */
+enum VbrStatus vbr_ram_trust(struct VbrRam *ram,
+                             uint64_t epoch);
+
+/**
+ * Takes the hints that came and leaves their memory out. Called under the lock of `hints`, too, so that no
+ * synchronization comes in between. `wanted` says whether chunks are to be armed for later hints.
+ *
+ * # Safety
+ *
+ * `ram` and `hints` are NULL or live, `change` NULL or valid, `wanted` NULL or writable.
+ */
+enum VbrStatus vbr_ram_leave_out_hinted(struct VbrRam *ram,
+                                        struct VbrHints *hints,
+                                        struct VbrDirtyChange *change,
+                                        bool *wanted);
+
+/**
+ * The destination of a postcopy migration asks for `count` pages of `block` from `first` on: those that
+ * were left out are to be sent after all.
+ *
+ * # Safety
+ *
+ * `ram` is NULL or live, `change` NULL or valid.
+ */
+enum VbrStatus vbr_ram_recall(struct VbrRam *ram,
+                              void *block,
+                              uint64_t first,
+                              uint64_t count,
+                              struct VbrDirtyChange *change);
+
+/**
+ * Postcopy begins, and `block` is not synchronized any more: what is dirty is not left out.
+ *
+ * # Safety
+ *
+ * `ram` is NULL or live.
+ */
+enum VbrStatus vbr_ram_settle(struct VbrRam *ram,
+                              void *block);
+
+/**
+ * The dirty bitmap of `block` was made anew for the recovery of a postcopy migration: what was left out is
+ * left out again.
+ *
+ * # Safety
+ *
+ * `ram` is NULL or live, `change` NULL or valid.
+ */
+enum VbrStatus vbr_ram_leave_out_again(struct VbrRam *ram,
+                                       void *block,
+                                       struct VbrDirtyChange *change);
+
+/**
+ * What was left out.
+ *
+ * # Safety
+ *
+ * `ram` is NULL or live, `out` NULL or writable.
+ */
+enum VbrStatus vbr_ram_counters(const struct VbrRam *ram, struct VbrSkipCounters *out);
 
 /**
  * The device's state, with the polling interval (in seconds) that the caller keeps.

@@ -19,6 +19,15 @@ struct Chunk {
     set: u64,
 }
 
+impl Chunk {
+    fn empty() -> Box<Chunk> {
+        Box::new(Chunk {
+            words: [0; CHUNK_WORDS],
+            set: 0,
+        })
+    }
+}
+
 /// A set of indices below a fixed limit.
 pub struct PageBitmap {
     limit: u64,
@@ -40,8 +49,8 @@ fn by_chunk(range: Range<u64>) -> impl Iterator<Item = (usize, Range<u64>)> {
     })
 }
 
-/// The words that `bits` of a chunk touch, each with the mask of the bits meant.
-fn masks(bits: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
+/// The words that `bits` touch, each with the mask of the bits meant.
+pub(crate) fn masks(bits: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
     let first = bits.start / WORD_BITS;
     let last = bits.end.div_ceil(WORD_BITS);
     (first..last).map(move |word| {
@@ -77,12 +86,7 @@ impl PageBitmap {
             if self.chunks.len() <= number {
                 self.chunks.resize_with(number + 1, || None);
             }
-            let chunk = self.chunks[number].get_or_insert_with(|| {
-                Box::new(Chunk {
-                    words: [0; CHUNK_WORDS],
-                    set: 0,
-                })
-            });
+            let chunk = self.chunks[number].get_or_insert_with(Chunk::empty);
             let mut added = 0;
             for (word, mask) in masks(bits) {
                 added += u64::from((mask & !chunk.words[word]).count_ones());
@@ -109,12 +113,68 @@ impl PageBitmap {
             }
             chunk.set -= removed;
             gone += removed;
-            if chunk.set == 0 {
-                self.chunks[number] = None;
-            }
+            self.free_if_empty(number);
         }
         self.set -= gone;
         gone
+    }
+
+    /// Adds the indices that `bits` has set, counted from 64 times `word`, and returns how many of them
+    /// were new. Those at or past the limit are left out.
+    pub fn add_word(&mut self, word: usize, bits: u64) -> u64 {
+        let first = (word as u64).saturating_mul(WORD_BITS);
+        let room = self.limit.saturating_sub(first).min(WORD_BITS);
+        if room == 0 || bits == 0 {
+            return 0;
+        }
+        let bits = bits & (u64::MAX >> (WORD_BITS - room));
+        let number = word / CHUNK_WORDS;
+        if self.chunks.len() <= number {
+            self.chunks.resize_with(number + 1, || None);
+        }
+        let chunk = self.chunks[number].get_or_insert_with(Chunk::empty);
+        let place = &mut chunk.words[word % CHUNK_WORDS];
+        let new = u64::from((bits & !*place).count_ones());
+        *place |= bits;
+        chunk.set += new;
+        self.set += new;
+        self.free_if_empty(number);
+        new
+    }
+
+    /// Takes out the indices that `bits` has set, counted from 64 times `word`, and returns how many of
+    /// them were in the set.
+    pub fn clear_word(&mut self, word: usize, bits: u64) -> u64 {
+        let number = word / CHUNK_WORDS;
+        let Some(Some(chunk)) = self.chunks.get_mut(number) else {
+            return 0;
+        };
+        let place = &mut chunk.words[word % CHUNK_WORDS];
+        let gone = u64::from((bits & *place).count_ones());
+        *place &= !bits;
+        chunk.set -= gone;
+        self.set -= gone;
+        self.free_if_empty(number);
+        gone
+    }
+
+    /// The 64 indices from 64 times `word` on, as bits.
+    pub fn word(&self, word: usize) -> u64 {
+        match self.chunks.get(word / CHUNK_WORDS) {
+            Some(Some(chunk)) => chunk.words[word % CHUNK_WORDS],
+            _ => 0,
+        }
+    }
+
+    /// The words that are not 0, each with its number, in ascending order.
+    pub fn words(&self) -> impl Iterator<Item = (usize, u64)> {
+        let chunks = self.chunks.iter().enumerate();
+        let kept = chunks.filter_map(|(number, chunk)| Some((number, chunk.as_deref()?)));
+        kept.flat_map(|(number, chunk)| {
+            let words = chunk.words.iter().enumerate();
+            words.map(move |(word, &bits)| (number * CHUNK_WORDS + word, bits))
+        })
+        .filter(|&(_, bits)| bits != 0)
     }
 
     /// Takes everything out and frees the memory.
@@ -165,6 +225,13 @@ impl PageBitmap {
             from = self.find_next_clear(start);
             Some(start..from)
         })
+    }
+
+    fn free_if_empty(&mut self, number: usize) {
+        let place = &mut self.chunks[number];
+        if place.as_ref().is_some_and(|chunk| chunk.set == 0) {
+            *place = None;
+        }
     }
 
     /// `range`, cut down to the indices for which there is a place in `chunks`.
@@ -254,6 +321,15 @@ mod tests {
     enum Step {
         Add(Range<u64>),
         Clear(Range<u64>),
+        AddWord(usize, u64),
+        ClearWord(usize, u64),
+    }
+
+    fn of_word(word: usize, bits: u64) -> impl Iterator<Item = u64> {
+        let first = word as u64 * WORD_BITS;
+        (0..WORD_BITS)
+            .filter(move |bit| bits & (1 << bit) != 0)
+            .map(move |bit| first + bit)
     }
 
     fn bits() -> impl Strategy<Value = Range<u64>> {
@@ -265,7 +341,13 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![bits().prop_map(Step::Add), bits().prop_map(Step::Clear)];
+        let word = 0..LIMIT as usize / 64 + 2;
+        let step = prop_oneof![
+            bits().prop_map(Step::Add),
+            bits().prop_map(Step::Clear),
+            (word.clone(), any::<u64>()).prop_map(|(word, bits)| Step::AddWord(word, bits)),
+            (word, any::<u64>()).prop_map(|(word, bits)| Step::ClearWord(word, bits)),
+        ];
         prop::collection::vec(step, 1..12)
     }
 
@@ -288,6 +370,16 @@ mod tests {
                         model.retain(|index| !range.contains(index));
                         prop_assert_eq!(bitmap.clear(range), (before - model.len()) as u64);
                     }
+                    Step::AddWord(word, bits) => {
+                        model.extend(of_word(word, bits).filter(|&index| index < LIMIT));
+                        prop_assert_eq!(bitmap.add_word(word, bits), (model.len() - before) as u64);
+                    }
+                    Step::ClearWord(word, bits) => {
+                        for index in of_word(word, bits) {
+                            model.remove(&index);
+                        }
+                        prop_assert_eq!(bitmap.clear_word(word, bits), (before - model.len()) as u64);
+                    }
                 }
             }
             prop_assert_eq!(bitmap.count(), model.len() as u64);
@@ -296,6 +388,9 @@ mod tests {
             prop_assert_eq!(bitmap.contains_all(probe.clone()), probe.clone().all(|i| model.contains(&i)));
             let listed: Vec<u64> = bitmap.runs().flatten().collect();
             prop_assert_eq!(listed, model.into_iter().collect::<Vec<_>>());
+            let by_word: Vec<u64> = bitmap.words().flat_map(|(word, bits)| of_word(word, bits)).collect();
+            prop_assert_eq!(by_word, bitmap.runs().flatten().collect::<Vec<_>>());
+            prop_assert!(bitmap.words().all(|(word, bits)| bitmap.word(word) == bits));
             let runs: Vec<_> = bitmap.runs().collect();
             prop_assert!(runs.windows(2).all(|pair| pair[0].end < pair[1].start), "a run was split");
         }

@@ -3,7 +3,7 @@
 
 use crate::features::Features;
 use crate::page::PAGE_SIZE;
-use crate::wire::Config;
+use crate::wire::{Config, HINT_STOP};
 use std::mem::offset_of;
 use zerocopy::IntoBytes;
 
@@ -33,12 +33,13 @@ pub struct ConfigState {
 }
 
 impl ConfigState {
-    /// Fills `image` with the start of the configuration space; bytes past its end become 0.
-    pub fn read(&self, image: &mut [u8]) {
+    /// Fills `image` with the start of the configuration space, with `hint_id` as the command of the
+    /// hint queue; bytes past its end become 0.
+    pub fn read(&self, hint_id: u32, image: &mut [u8]) {
         let config = Config {
             num_pages: self.num_pages.into(),
             actual: self.actual.into(),
-            free_page_hint_cmd_id: 0.into(),
+            free_page_hint_cmd_id: hint_id.into(),
             poison_val: self.poison_val.into(),
         };
         let bytes = config.as_bytes();
@@ -52,7 +53,7 @@ impl ConfigState {
     /// whether `actual` is another now.
     pub fn write(&mut self, image: &[u8], negotiated: Features) -> bool {
         let mut config = Config::default();
-        self.read(config.as_mut_bytes());
+        self.read(HINT_STOP, config.as_mut_bytes());
         let len = image.len().min(size_of::<Config>());
         config.as_mut_bytes()[..len].copy_from_slice(&image[..len]);
         let before = self.actual;
@@ -104,9 +105,9 @@ mod tests {
         assert!(!config.write(&image, Features::PAGE_POISON));
         assert_eq!(config.poison_val, u32::MAX);
         let mut back = [0x55; 20];
-        config.read(&mut back);
+        config.read(0x0403_0201, &mut back);
         assert_eq!(back[..8], [7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
-        assert_eq!(back[8..], [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        assert_eq!(back[8..], [1, 2, 3, 4, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
     }
 
     #[test]

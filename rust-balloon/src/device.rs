@@ -8,7 +8,7 @@ use crate::counters::Counters;
 use crate::error::Error;
 use crate::features::{Features, QueueKind};
 use crate::host::{Host, Inhibit};
-use crate::memory::MemoryMap;
+use crate::memory::{BlockRange, HostRange, MemoryMap, Piece};
 use crate::page::{GpaRange, PAGE_SIZE, Pfn};
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::stats::Stats;
@@ -31,15 +31,6 @@ pub enum Progress {
     More,
     /// The batch is done and its requests are to be acknowledged.
     Done,
-}
-
-/// A range of memory that the guest gave as a buffer, as the host sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct HostRange {
-    /// Its address in the host. Only compared, never followed.
-    pub host: usize,
-    /// Its length in bytes.
-    pub bytes: u64,
 }
 
 /// The set of pages in the balloon.
@@ -155,9 +146,9 @@ impl Balloon {
         self.memory = memory;
     }
 
-    /// Fills `image` with the configuration space.
-    pub fn read_config(&self, image: &mut [u8]) {
-        self.config.read(image);
+    /// Fills `image` with the configuration space, with `hint_id` as the command of the hint queue.
+    pub fn read_config(&self, hint_id: u32, image: &mut [u8]) {
+        self.config.read(hint_id, image);
     }
 
     /// Takes over what a driver wrote into the configuration space; says whether `actual` changed.
@@ -294,7 +285,7 @@ impl Balloon {
             QueueKind::Inflate => inflate::take,
             QueueKind::Deflate => deflate::take,
             QueueKind::Reporting => report::take,
-            QueueKind::Stats => return Progress::Done,
+            QueueKind::Stats | QueueKind::Hint => return Progress::Done,
         };
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
         let mut work = Work {
@@ -377,6 +368,28 @@ impl Balloon {
         Counters {
             ballooned_bytes,
             ..self.counters
+        }
+    }
+
+    /// Calls `each` for the parts of guest RAM that are in the balloon as far as MUST_TELL_HOST makes
+    /// the guest say so: it may not use them before their deflate was acknowledged (virtio 1.3,
+    /// 5.5.6.1).
+    pub fn for_each_ballooned(&self, mut each: impl FnMut(BlockRange)) {
+        if !self.negotiated.contains(Features::MUST_TELL_HOST) {
+            return;
+        }
+        for run in self.balloon.runs() {
+            let mut rest = GpaRange::of_page_indices(run);
+            while let Some(range) = rest {
+                let part = match self.memory.front(range) {
+                    Piece::NotRam(part) => part,
+                    Piece::Ram(part, section) => {
+                        each(section.block_range(part));
+                        part
+                    }
+                };
+                rest = GpaRange::new(part.end(), range.end());
+            }
         }
     }
 

@@ -18,6 +18,9 @@ pub enum Error {
     /// A migration stream holds a statistics timestamp or polling interval that cannot be.
     #[error("the stream's statistics are not valid")]
     StateStats,
+    /// A migration stream holds a state of free page hints that cannot be.
+    #[error("the stream's free page hints are not valid")]
+    StateHints,
     /// A migration stream's set of ballooned pages takes more bytes than any does.
     #[error("the stream's set of ballooned pages is too large")]
     StatePagesSize,

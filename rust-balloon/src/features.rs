@@ -34,6 +34,8 @@ pub enum QueueKind {
     Stats = 2,
     /// Free pages, reported for good.
     Reporting = 3,
+    /// Free pages, hinted for a migration.
+    Hint = 4,
 }
 
 /// A queue to offer: what it is for and how many descriptors it has.
@@ -67,8 +69,13 @@ pub fn queues(features: Features) -> impl Iterator<Item = QueueSpec> {
         kind: QueueKind::Reporting,
         size: 32,
     };
+    let hint = QueueSpec {
+        kind: QueueKind::Hint,
+        size: 1024,
+    };
     always
         .into_iter()
+        .chain(features.contains(Features::FREE_PAGE_HINT).then_some(hint))
         .chain(features.contains(Features::REPORTING).then_some(reporting))
 }
 
@@ -77,10 +84,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reporting_comes_behind_the_fixed_queues() {
+    fn optional_queues_come_behind_the_fixed_ones() {
         let kinds = |features| queues(features).map(|queue| queue.kind).collect::<Vec<_>>();
         use QueueKind::*;
         assert_eq!(kinds(Features::empty()), [Inflate, Deflate, Stats]);
-        assert_eq!(kinds(Features::all()), [Inflate, Deflate, Stats, Reporting]);
+        assert_eq!(
+            kinds(Features::REPORTING),
+            [Inflate, Deflate, Stats, Reporting]
+        );
+        assert_eq!(
+            kinds(Features::all()),
+            [Inflate, Deflate, Stats, Hint, Reporting]
+        );
     }
 }

@@ -15,6 +15,7 @@
 //! - [`host`]: all that a handler may ask of the outside.
 //! - [`counters`]: what the device did, for those who operate it.
 //! - [`batch`]: the requests taken from a queue, and how much of them is done at a time.
+//! - [`migration`]: what live migration need not read and send.
 //! - [`queue`]: one handler per queue.
 //! - [`device`]: the device: state, negotiation, queue to handler.
 //! - [`state`]: what a migration stream carries, validated.
@@ -36,6 +37,7 @@ pub mod features;
 pub mod ffi;
 pub mod host;
 pub mod memory;
+pub mod migration;
 pub mod page;
 pub mod pageset;
 pub mod queue;

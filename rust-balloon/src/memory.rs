@@ -12,6 +12,15 @@ use crate::page::{Gpa, GpaRange, PAGE_SIZE};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockId(pub usize);
 
+/// A range of memory that the guest gave as a buffer, as the host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostRange {
+    /// Its address in the host. Only compared, never followed.
+    pub host: usize,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
 /// A contiguous piece of guest RAM inside one RAM block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Section {

@@ -62,6 +62,20 @@ pub fn stats(payload: &[u8], order: ByteOrder) -> impl Iterator<Item = (u16, u64
     })
 }
 
+/// The size of an id in the free page hint queue, in bytes.
+pub const HINT_ID_BYTES: usize = 4;
+/// The id that ends a round of hints; virtio 1.3, 5.5.6.5.
+pub const HINT_STOP: u32 = 0;
+/// The id by which the device says that hinted pages may be used again.
+pub const HINT_DONE: u32 = 1;
+/// The first id of a round. The specification allows all from 2 on; QEMU's C device uses these.
+pub const HINT_ID_MIN: u32 = 0x8000_0000;
+
+/// The id at the start of `payload`; `None` when that is too short.
+pub fn hint_id(payload: &[u8], order: ByteOrder) -> Option<u32> {
+    pfns(payload, order).next()
+}
+
 /// The configuration space; virtio 1.3, 5.5.4: little-endian, for legacy drivers too.
 #[derive(
     Clone,

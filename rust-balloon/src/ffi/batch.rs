@@ -7,9 +7,10 @@
 use super::guard::{VbrDevice, output, slice, with_device};
 use super::status::VbrStatus;
 use crate::batch::MAX_REQUESTS;
-use crate::device::{HostRange, Progress, RequestEnd};
+use crate::device::{Progress, RequestEnd};
 use crate::features::QueueKind;
 use crate::host::Inhibit;
+use crate::memory::HostRange;
 use crate::wire::ByteOrder;
 use std::ffi::c_void;
 

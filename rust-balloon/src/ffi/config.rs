@@ -21,7 +21,8 @@ pub unsafe extern "C" fn vbr_config_size(device: *const VbrDevice, size: *mut us
     })
 }
 
-/// Fills `image` with the first `len` bytes of the configuration space.
+/// Fills `image` with the first `len` bytes of the configuration space; `hint_id` is what
+/// `vbr_hints_shown_id` says.
 ///
 /// # Safety
 ///
@@ -29,6 +30,7 @@ pub unsafe extern "C" fn vbr_config_size(device: *const VbrDevice, size: *mut us
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_config_read(
     device: *const VbrDevice,
+    hint_id: u32,
     image: *mut u8,
     len: usize,
 ) -> VbrStatus {
@@ -37,7 +39,7 @@ pub unsafe extern "C" fn vbr_config_read(
     // SAFETY: NULL or writable for `len` by contract.
     let image = unsafe { output_slice(image, len) };
     with_device(device, |balloon, _| {
-        balloon.read_config(image?);
+        balloon.read_config(hint_id, image?);
         Ok(())
     })
 }

@@ -14,10 +14,10 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 /// The version of this interface: it changes with every incompatible change of the header.
-pub const VBR_ABI_VERSION: u32 = 1;
+pub const VBR_ABI_VERSION: u32 = 2;
 
 /// The most queues that a device can have.
-pub const VBR_MAX_QUEUES: usize = 4;
+pub const VBR_MAX_QUEUES: usize = 5;
 
 /// What the user of the device chose.
 #[derive(Clone, Copy)]

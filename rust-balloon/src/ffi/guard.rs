@@ -10,18 +10,16 @@ use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A device. Made by `vbr_device_new`, ended by `vbr_device_free`.
-pub struct VbrDevice {
+/// Something of the library's that C holds, with at most one call inside at a time.
+pub(super) struct Guarded<T> {
     /// Set while a call is inside; whoever sets it owns `inner`.
     busy: AtomicBool,
     /// Set when a call panicked; `inner` is not to be trusted then.
     broken: AtomicBool,
-    pub(super) options: Options,
-    ops: VbrHostOps,
-    inner: UnsafeCell<Balloon>,
+    inner: UnsafeCell<T>,
 }
 
-/// Ends a call's hold on its device, however the call ends.
+/// Ends a call's hold, however the call ends.
 struct Hold<'a>(&'a AtomicBool);
 
 impl Drop for Hold<'_> {
@@ -30,14 +28,19 @@ impl Drop for Hold<'_> {
     }
 }
 
-impl VbrDevice {
-    pub(super) fn new(options: Options, ops: VbrHostOps) -> VbrDevice {
-        VbrDevice {
+/// Whether a call may be made on something that broke.
+enum OnBroken<'a, T> {
+    Refuse,
+    /// It is made anew first.
+    Mend(&'a dyn Fn(&mut T)),
+}
+
+impl<T> Guarded<T> {
+    pub(super) fn new(inner: T) -> Guarded<T> {
+        Guarded {
             busy: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            options,
-            ops,
-            inner: UnsafeCell::new(Balloon::new(options)),
+            inner: UnsafeCell::new(inner),
         }
     }
 
@@ -51,12 +54,70 @@ impl VbrDevice {
         self.busy.load(Ordering::Acquire)
     }
 
-    /// Puts a new device in the place of one that broke; does nothing to one that works.
-    fn mend(&self, balloon: &mut Balloon) {
-        if self.broken.swap(false, Ordering::AcqRel) {
-            let broken = std::mem::replace(balloon, Balloon::new(self.options));
-            balloon.inherit(&broken);
+    /// Runs `body`, unless a call is inside already or an earlier one panicked.
+    pub(super) fn enter(&self, body: impl FnOnce(&mut T) -> Result<(), Error>) -> VbrStatus {
+        self.enter_or(OnBroken::Refuse, body)
+    }
+
+    fn enter_or(
+        &self,
+        on_broken: OnBroken<'_, T>,
+        body: impl FnOnce(&mut T) -> Result<(), Error>,
+    ) -> VbrStatus {
+        let Some(_hold) = self.hold() else {
+            return VbrStatus::Busy;
+        };
+        // SAFETY: the hold makes this call the only one inside, and is dropped behind `inner`.
+        let inner = unsafe { &mut *self.inner.get() };
+        if self.broken.load(Ordering::Acquire) {
+            let OnBroken::Mend(mend) = on_broken else {
+                return VbrStatus::Broken;
+            };
+            mend(inner);
+            self.broken.store(false, Ordering::Release);
         }
+        let status = guard(|| match body(inner) {
+            Ok(()) => VbrStatus::Ok,
+            Err(error) => error.into(),
+        });
+        if status == VbrStatus::Broken {
+            self.broken.store(true, Ordering::Release);
+            guard(|| {
+                log::error!(
+                    "the balloon ran into a bug of its own and is broken until it is reset"
+                );
+                VbrStatus::Ok
+            });
+        }
+        status
+    }
+}
+
+/// A device. Made by `vbr_device_new`, ended by `vbr_device_free`.
+pub struct VbrDevice {
+    pub(super) options: Options,
+    ops: VbrHostOps,
+    balloon: Guarded<Balloon>,
+}
+
+impl VbrDevice {
+    pub(super) fn new(options: Options, ops: VbrHostOps) -> VbrDevice {
+        VbrDevice {
+            options,
+            ops,
+            balloon: Guarded::new(Balloon::new(options)),
+        }
+    }
+
+    /// Whether a call is inside.
+    pub(super) fn is_busy(&self) -> bool {
+        self.balloon.is_busy()
+    }
+
+    /// Puts a new device in the place of one that broke.
+    fn mend(&self, balloon: &mut Balloon) {
+        let broken = std::mem::replace(balloon, Balloon::new(self.options));
+        balloon.inherit(&broken);
     }
 }
 
@@ -66,52 +127,16 @@ pub(super) fn guard(body: impl FnOnce() -> VbrStatus) -> VbrStatus {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(VbrStatus::Broken)
 }
 
-/// Whether a call may be made on a device that broke.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Broken {
-    Refuse,
-    Mend,
-}
-
-fn enter(
-    device: Option<&VbrDevice>,
-    on_broken: Broken,
-    body: impl FnOnce(&mut Balloon, &mut VbrHost<'_>) -> Result<(), Error>,
-) -> VbrStatus {
-    let Some(device) = device else {
-        return VbrStatus::InvalidArgument;
-    };
-    let Some(_hold) = device.hold() else {
-        return VbrStatus::Busy;
-    };
-    // SAFETY: the hold makes this call the only one inside, and is dropped behind `balloon`.
-    let balloon = unsafe { &mut *device.inner.get() };
-    if on_broken == Broken::Mend {
-        device.mend(balloon);
-    } else if device.broken.load(Ordering::Acquire) {
-        return VbrStatus::Broken;
-    }
-    let mut host = VbrHost::new(&device.ops);
-    let status = guard(|| match body(balloon, &mut host) {
-        Ok(()) => VbrStatus::Ok,
-        Err(error) => error.into(),
-    });
-    if status == VbrStatus::Broken {
-        device.broken.store(true, Ordering::Release);
-        guard(|| {
-            log::error!("the balloon ran into a bug of its own and is broken until it is reset");
-            VbrStatus::Ok
-        });
-    }
-    status
-}
-
 /// Runs `body` on a device.
 pub(super) fn with_device(
     device: Option<&VbrDevice>,
     body: impl FnOnce(&mut Balloon, &mut VbrHost<'_>) -> Result<(), Error>,
 ) -> VbrStatus {
-    enter(device, Broken::Refuse, body)
+    let Some(device) = device else {
+        return VbrStatus::InvalidArgument;
+    };
+    let mut host = VbrHost::new(&device.ops);
+    device.balloon.enter(|balloon| body(balloon, &mut host))
 }
 
 /// Runs `body` on a device; one that broke is made anew first.
@@ -119,7 +144,15 @@ pub(super) fn with_mended_device(
     device: Option<&VbrDevice>,
     body: impl FnOnce(&mut Balloon, &mut VbrHost<'_>) -> Result<(), Error>,
 ) -> VbrStatus {
-    enter(device, Broken::Mend, body)
+    let Some(device) = device else {
+        return VbrStatus::InvalidArgument;
+    };
+    let mut host = VbrHost::new(&device.ops);
+    let mend = |balloon: &mut Balloon| device.mend(balloon);
+    let on_broken = OnBroken::Mend(&mend);
+    device
+        .balloon
+        .enter_or(on_broken, |balloon| body(balloon, &mut host))
 }
 
 /// The `len` elements at `data`; empty for 0 of them at NULL.

@@ -35,6 +35,8 @@ pub enum VbrStatus {
     StatePagesRun = 11,
     /// A run in the stream's set of ballooned pages reaches past the last PFN.
     StatePagesLimit = 12,
+    /// The stream's free page hints are not valid.
+    StateHints = 13,
 }
 
 impl From<Error> for VbrStatus {
@@ -44,6 +46,7 @@ impl From<Error> for VbrStatus {
             Error::BatchInWork => VbrStatus::BatchInWork,
             Error::StateTarget => VbrStatus::StateTarget,
             Error::StateStats => VbrStatus::StateStats,
+            Error::StateHints => VbrStatus::StateHints,
             Error::StatePagesSize => VbrStatus::StatePagesSize,
             Error::StatePagesUntold => VbrStatus::StatePagesUntold,
             Error::StatePagesCut => VbrStatus::StatePagesCut,
@@ -69,6 +72,7 @@ pub extern "C" fn vbr_status_str(status: VbrStatus) -> *const c_char {
             c"the balloon target in the stream is larger than this machine's memory can be"
         }
         VbrStatus::StateStats => c"the balloon statistics in the stream are not valid",
+        VbrStatus::StateHints => c"the free page hints in the stream are not valid",
         VbrStatus::StatePagesSize => {
             c"the set of ballooned pages in the stream is larger than any can be"
         }

@@ -3,6 +3,7 @@
 //! came; the device calls them until the batch is done or the slice is over.
 
 pub mod deflate;
+pub mod hint;
 pub mod inflate;
 pub mod report;
 pub mod stats;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The edges of each handler, one by one.
 
-use virtio_balloon_rs::device::{Balloon, HostRange, Options, Progress, RequestEnd, StatsBuffer};
+use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd, StatsBuffer};
 use virtio_balloon_rs::error::Error;
 use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
-use virtio_balloon_rs::memory::{BlockId, BlockRange, MemoryMap, Section};
+use virtio_balloon_rs::memory::{BlockId, BlockRange, HostRange, MemoryMap, Section};
 use virtio_balloon_rs::page::PAGE_SIZE;
 use virtio_balloon_rs::queue::stats::NOT_REPORTED;
 use virtio_balloon_rs::wire::ByteOrder;

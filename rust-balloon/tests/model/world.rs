@@ -2,9 +2,10 @@
 //! A device between a guest that does anything and the model that watches.
 
 use virtio_balloon_rs::counters::Counters;
-use virtio_balloon_rs::device::{Balloon, HostRange, Options, Progress, RequestEnd};
+use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd};
 use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::memory::HostRange;
 use virtio_balloon_rs::page::PAGE_SIZE;
 use virtio_balloon_rs::wire::ByteOrder;
 

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What a migration leaves out.
+//!
+//! All of these functions but `vbr_ram_new` and `vbr_ram_free` are called with the migration's bitmap
+//! lock held: nobody else looks at the dirty bitmaps meanwhile.
+
+use super::guard::{Guarded, VbrDevice, guard, output, with_device};
+use super::hints::{VbrHints, with_hints};
+use super::status::VbrStatus;
+use crate::error::Error;
+use crate::memory::BlockId;
+use crate::migration::arming::Arm;
+use crate::migration::dirty::{BlockView, DirtyBitmaps};
+use crate::migration::skips::{DirtyChange, SkipCounters, Skips};
+use std::ffi::c_void;
+use std::ops::Range;
+
+/// The dirty bitmap of a RAM block: `unsigned long` words on a 64-bit host.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VbrRamView {
+    /// A bit for each page of the block that is still to be sent.
+    pub dirty: *mut u64,
+    /// How many pages the block has.
+    pub pages: u64,
+    /// A bit for each chunk whose dirty log is not armed; NULL where the log is always armed.
+    pub unarmed: *const u64,
+    /// log2 of the number of pages in a chunk, at least 6 and at most 31.
+    pub chunk_shift: u32,
+}
+
+/// What the library asks of the migration. Called only from inside the functions of this file, and must
+/// not call back into the library.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct VbrRamOps {
+    /// Handed to each callback as it is.
+    pub opaque: *mut c_void,
+    /// The bitmaps of `block`; false when it is not migrated or not a block. They stay as they are until
+    /// the call of the library returns, but for what `arm` does.
+    pub view: Option<
+        unsafe extern "C" fn(opaque: *mut c_void, block: *mut c_void, out: *mut VbrRamView) -> bool,
+    >,
+    /// The block that `host` lies in and where in it, in bytes; false when it is not RAM.
+    pub find: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            host: *const c_void,
+            block: *mut *mut c_void,
+            offset: *mut u64,
+        ) -> bool,
+    >,
+    /// Arms the dirty log of `count` pages of `block` from `first` on; with `whole_chunk` their chunk is
+    /// armed with them.
+    pub arm: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            block: *mut c_void,
+            first: u64,
+            count: u64,
+            whole_chunk: bool,
+        ),
+    >,
+}
+
+/// What a migration leaves out. Made by `vbr_ram_new`, ended by `vbr_ram_free`.
+pub struct VbrRam {
+    ops: VbrRamOps,
+    skips: Guarded<Skips>,
+}
+
+struct Bitmaps<'a>(&'a VbrRamOps);
+
+impl DirtyBitmaps for Bitmaps<'_> {
+    fn view(&mut self, block: BlockId) -> Option<BlockView<'_>> {
+        let view = self.0.view?;
+        let mut raw = VbrRamView {
+            dirty: std::ptr::null_mut(),
+            pages: 0,
+            unarmed: std::ptr::null(),
+            chunk_shift: 6,
+        };
+        let block = block.0 as *mut c_void;
+        // SAFETY: vbr_ram_new's contract: the callback takes any address that was a block once.
+        if !unsafe { view(self.0.opaque, block, &raw mut raw) } || raw.dirty.is_null() {
+            return None;
+        }
+        let chunk_shift = raw.chunk_shift.clamp(6, 31);
+        let words = raw.pages.div_ceil(64) as usize;
+        // SAFETY: a bitmap of that many pages by the callback's contract, which only we look at while
+        // the view borrows `self`.
+        let dirty = unsafe { std::slice::from_raw_parts_mut(raw.dirty, words) };
+        let unarmed = if raw.unarmed.is_null() {
+            &[]
+        } else {
+            let chunks = raw.pages.div_ceil(1 << chunk_shift);
+            // SAFETY: a bitmap of that many chunks by the callback's contract; `arm`, which changes
+            // it, borrows `self` too.
+            unsafe { std::slice::from_raw_parts(raw.unarmed, chunks.div_ceil(64) as usize) }
+        };
+        Some(BlockView {
+            dirty,
+            pages: raw.pages,
+            unarmed,
+            chunk_shift,
+        })
+    }
+
+    fn find(&mut self, host: usize) -> Option<(BlockId, u64)> {
+        let find = self.0.find?;
+        let mut block = std::ptr::null_mut();
+        let mut offset = 0;
+        let host = host as *const c_void;
+        // SAFETY: vbr_ram_new's contract: the callback takes any address.
+        let found = unsafe { find(self.0.opaque, host, &raw mut block, &raw mut offset) };
+        found.then_some((BlockId(block as usize), offset))
+    }
+
+    fn arm(&mut self, block: BlockId, pages: Range<u64>, whole_chunk: bool) {
+        let Some(arm) = self.0.arm else {
+            return;
+        };
+        let (block, count) = (block.0 as *mut c_void, pages.end - pages.start);
+        // SAFETY: vbr_ram_new's contract, and the pages are those of a view of the block.
+        unsafe { arm(self.0.opaque, block, pages.start, count, whole_chunk) }
+    }
+}
+
+fn with_ram(
+    ram: Option<&VbrRam>,
+    body: impl FnOnce(&mut Skips, &mut Bitmaps<'_>) -> Result<(), Error>,
+) -> VbrStatus {
+    let Some(ram) = ram else {
+        return VbrStatus::InvalidArgument;
+    };
+    let mut bitmaps = Bitmaps(&ram.ops);
+    ram.skips.enter(|skips| body(skips, &mut bitmaps))
+}
+
+/// Runs `body` with a place for the change of the number of dirty pages. It is right also when `body`
+/// panics: it grows with every bit that changes.
+fn with_change(
+    ram: Option<&VbrRam>,
+    change: Option<&mut DirtyChange>,
+    body: impl FnOnce(&mut Skips, &mut Bitmaps<'_>, &mut DirtyChange) -> Result<(), Error>,
+) -> VbrStatus {
+    let Some(change) = change else {
+        return VbrStatus::InvalidArgument;
+    };
+    with_ram(ram, |skips, bitmaps| body(skips, bitmaps, change))
+}
+
+/// Makes the account of what is left out, with target pages of 2^`page_shift` bytes, at most 2^31.
+///
+/// # Safety
+///
+/// `ops` is NULL or valid, `out` NULL or writable. The callbacks can be called with `ops->opaque` during
+/// every call below.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_new(
+    ops: *const VbrRamOps,
+    page_shift: u32,
+    out: *mut *mut VbrRam,
+) -> VbrStatus {
+    // SAFETY: NULL or valid by contract.
+    let ops = unsafe { ops.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let out = unsafe { output(out) };
+    guard(|| {
+        let (Some(&ops), Ok(out), ..32) = (ops, out, page_shift) else {
+            return VbrStatus::InvalidArgument;
+        };
+        let skips = Guarded::new(Skips::new(page_shift));
+        out.write(Box::into_raw(Box::new(VbrRam { ops, skips })));
+        VbrStatus::Ok
+    })
+}
+
+/// Ends the account. NULL is allowed.
+///
+/// # Safety
+///
+/// `ram` is NULL or from `vbr_ram_new` and not freed, no call is inside, and it is not used afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_free(ram: *mut VbrRam) {
+    guard(|| {
+        if !ram.is_null() {
+            // SAFETY: from Box::into_raw in vbr_ram_new, and freed only once by contract.
+            drop(unsafe { Box::from_raw(ram) });
+        }
+        VbrStatus::Ok
+    });
+}
+
+/// A new migration: what was left out of the last one is forgotten.
+///
+/// # Safety
+///
+/// `ram` is NULL or live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_begin(ram: *mut VbrRam) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    with_ram(ram, |skips, _| {
+        skips.begin();
+        Ok(())
+    })
+}
+
+/// The dirty bitmap of `block` was synchronized; to be called for each block that is migrated, before
+/// anything else is done with the bitmaps.
+///
+/// # Safety
+///
+/// `ram` is NULL or live, `change` NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_synced(
+    ram: *mut VbrRam,
+    block: *mut c_void,
+    change: *mut DirtyChange,
+) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    // SAFETY: NULL or valid by contract.
+    let change = unsafe { change.as_mut() };
+    with_change(ram, change, |skips, bitmaps, change| {
+        skips.synced(bitmaps, BlockId(block as usize), change);
+        Ok(())
+    })
+}
+
+/// Leaves out the pages that are in the balloon of `device`. Called under the device's lock, too, behind
+/// `vbr_ram_synced` of all blocks.
+///
+/// # Safety
+///
+/// `ram` and `device` are NULL or live, `change` NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_leave_out_ballooned(
+    ram: *mut VbrRam,
+    device: *const VbrDevice,
+    change: *mut DirtyChange,
+) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    // SAFETY: NULL or live by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or valid by contract.
+    let change = unsafe { change.as_mut() };
+    let mut inner = VbrStatus::Ok;
+    let outer = with_device(device, |balloon, _| {
+        inner = with_change(ram, change, |skips, bitmaps, change| {
+            balloon.for_each_ballooned(|range| {
+                skips.leave_out_ballooned(bitmaps, range, change);
+            });
+            Ok(())
+        });
+        Ok(())
+    });
+    if inner == VbrStatus::Ok { outer } else { inner }
+}
+
+/// Arms the next slice of the dirty log of `block`; `more` says whether there may be more to do.
+///
+/// # Safety
+///
+/// `ram` is NULL or live, `more` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_arm(
+    ram: *mut VbrRam,
+    block: *mut c_void,
+    which: Arm,
+    more: *mut bool,
+) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let more = unsafe { output(more) };
+    with_ram(ram, |skips, bitmaps| {
+        more?.write(skips.arm(bitmaps, BlockId(block as usize), which));
+        Ok(())
+    })
+}
+
+/// Says that all that was armed so far was armed before hints of an epoch later than `epoch` were posted:
+/// 0 before the round is asked for, else what `vbr_hints_view` says after the arming.
+///
+/// # Safety
+///
+/// `ram` is NULL or live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_trust(ram: *mut VbrRam, epoch: u64) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    with_ram(ram, |skips, _| {
+        skips.trust(epoch);
+        Ok(())
+    })
+}
+
+/// Takes the hints that came and leaves their memory out. Called under the lock of `hints`, too, so that no
+/// synchronization comes in between. `wanted` says whether chunks are to be armed for later hints.
+///
+/// # Safety
+///
+/// `ram` and `hints` are NULL or live, `change` NULL or valid, `wanted` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_leave_out_hinted(
+    ram: *mut VbrRam,
+    hints: *mut VbrHints,
+    change: *mut DirtyChange,
+    wanted: *mut bool,
+) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    // SAFETY: NULL or live by contract.
+    let hints = unsafe { hints.as_ref() };
+    // SAFETY: NULL or valid by contract.
+    let change = unsafe { change.as_mut() };
+    // SAFETY: NULL or writable by contract.
+    let wanted = unsafe { output(wanted) };
+    let mut inner = VbrStatus::Ok;
+    let outer = with_hints(hints, |hints| {
+        let wanted = wanted?;
+        inner = with_change(ram, change, |skips, bitmaps, change| {
+            wanted.write(skips.leave_out_hinted(bitmaps, &hints.take(), change));
+            Ok(())
+        });
+        Ok(())
+    });
+    if inner == VbrStatus::Ok { outer } else { inner }
+}
+
+/// The destination of a postcopy migration asks for `count` pages of `block` from `first` on: those that
+/// were left out are to be sent after all.
+///
+/// # Safety
+///
+/// `ram` is NULL or live, `change` NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_recall(
+    ram: *mut VbrRam,
+    block: *mut c_void,
+    first: u64,
+    count: u64,
+    change: *mut DirtyChange,
+) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    // SAFETY: NULL or valid by contract.
+    let change = unsafe { change.as_mut() };
+    with_change(ram, change, |skips, bitmaps, change| {
+        let pages = first..first.saturating_add(count);
+        skips.recall(bitmaps, BlockId(block as usize), pages, change);
+        Ok(())
+    })
+}
+
+/// Postcopy begins, and `block` is not synchronized any more: what is dirty is not left out.
+///
+/// # Safety
+///
+/// `ram` is NULL or live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_settle(ram: *mut VbrRam, block: *mut c_void) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    with_ram(ram, |skips, bitmaps| {
+        skips.settle(bitmaps, BlockId(block as usize));
+        Ok(())
+    })
+}
+
+/// The dirty bitmap of `block` was made anew for the recovery of a postcopy migration: what was left out is
+/// left out again.
+///
+/// # Safety
+///
+/// `ram` is NULL or live, `change` NULL or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_leave_out_again(
+    ram: *mut VbrRam,
+    block: *mut c_void,
+    change: *mut DirtyChange,
+) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    // SAFETY: NULL or valid by contract.
+    let change = unsafe { change.as_mut() };
+    with_change(ram, change, |skips, bitmaps, change| {
+        skips.leave_out_again(bitmaps, BlockId(block as usize), change);
+        Ok(())
+    })
+}
+
+/// What was left out.
+///
+/// # Safety
+///
+/// `ram` is NULL or live, `out` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_counters(ram: *const VbrRam, out: *mut SkipCounters) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let ram = unsafe { ram.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let out = unsafe { output(out) };
+    with_ram(ram, |skips, _| {
+        out?.write(skips.counters());
+        Ok(())
+    })
+}

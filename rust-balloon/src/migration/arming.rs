@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Which chunks of a RAM block had their dirty log armed before a hint into them could be posted.
+
+use super::dirty::BlockView;
+use std::ops::Range;
+
+/// Counts how often the hint queue was seen empty. A hint of an epoch was posted after the end of
+/// the one before it.
+pub type Epoch = u64;
+
+/// The epoch of what was there before a round of hints was asked for: hints of that round are all of
+/// a later one.
+pub const BEFORE_ROUND: Epoch = 0;
+
+/// Pages to arm at a time. KVM holds its MMU lock meanwhile, and a guest that faults waits for it.
+pub const SLICE_PAGES: u64 = 1 << 14;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    /// Nothing is known.
+    Unknown,
+    /// A hint came for it: it is to be armed.
+    Wanted,
+    /// Armed, at some time up to now.
+    Armed,
+    /// Armed before the epoch behind this one began.
+    Since(Epoch),
+}
+
+/// The chunks of a RAM block since the last synchronization of the dirty bitmap.
+#[derive(Debug, Default)]
+pub struct Arming {
+    chunks: Vec<Chunk>,
+    /// How far the first chunk that is not armed yet has come, in pages.
+    progress: u64,
+}
+
+/// Which chunks to arm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum Arm {
+    /// All of them.
+    All = 0,
+    /// Those that hints came for.
+    Wanted = 1,
+}
+
+/// A slice of arming.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The pages to arm now.
+    pub pages: Range<u64>,
+    /// Whether their chunk is armed with them.
+    pub whole_chunk: bool,
+}
+
+impl Arming {
+    /// A synchronization of the dirty bitmap: every write from here on has to be noticed anew.
+    pub fn forget(&mut self) {
+        *self = Arming::default();
+    }
+
+    /// The next pages to arm; `None` when there are none left. The caller arms them.
+    pub fn next(&mut self, view: &BlockView<'_>, which: Arm) -> Option<Slice> {
+        self.chunks.resize(view.chunks(), Chunk::Unknown);
+        for (number, chunk) in self.chunks.iter_mut().enumerate() {
+            let meant = match which {
+                Arm::All => matches!(chunk, Chunk::Unknown | Chunk::Wanted),
+                Arm::Wanted => *chunk == Chunk::Wanted,
+            };
+            if !meant {
+                continue;
+            }
+            if view.is_armed(number) {
+                *chunk = Chunk::Armed;
+                continue;
+            }
+            let all = view.chunk_pages(number);
+            if !all.contains(&self.progress) {
+                self.progress = all.start;
+            }
+            let pages = self.progress..all.end.min(self.progress + SLICE_PAGES);
+            self.progress = pages.end;
+            let whole_chunk = pages.end == all.end;
+            if whole_chunk {
+                *chunk = Chunk::Armed;
+            }
+            return Some(Slice { pages, whole_chunk });
+        }
+        None
+    }
+
+    /// Says that the chunks armed so far were armed before the end of `epoch`.
+    pub fn trust(&mut self, epoch: Epoch) {
+        for chunk in &mut self.chunks {
+            if *chunk == Chunk::Armed {
+                *chunk = Chunk::Since(epoch);
+            }
+        }
+    }
+
+    /// Whether `chunk` was armed before a hint of `epoch` was posted. If not, it becomes one to be
+    /// armed.
+    pub fn was_armed(&mut self, chunk: usize, epoch: Epoch) -> bool {
+        if self.chunks.len() <= chunk {
+            self.chunks.resize(chunk + 1, Chunk::Unknown);
+        }
+        match self.chunks[chunk] {
+            Chunk::Since(armed) => armed < epoch,
+            Chunk::Unknown => {
+                self.chunks[chunk] = Chunk::Wanted;
+                false
+            }
+            Chunk::Wanted | Chunk::Armed => false,
+        }
+    }
+}

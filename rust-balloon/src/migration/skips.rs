@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Pages left out of a migration, and why none of them is missed.
+//!
+//! # Hinted pages
+//!
+//! A hint says: this page was free at some time after the round of hints was asked for. The guest may
+//! use it again at any time, before the hint is looked at or after. Its bit in the migration's dirty
+//! bitmap is cleared only if
+//!
+//! 1. the dirty log of its chunk was armed before the hint could be posted, and
+//! 2. no synchronization of the bitmap lies between the hint's arrival and the clearing.
+//!
+//! What the page held when the log was armed is not needed: the page was free later. What the guest
+//! writes from then on is noted in the log, so the next synchronization sets the bit again, and there
+//! is one before the guest goes on elsewhere, with the guest stopped. Between the two nothing
+//! here touches the log: clearing it would forget a write that came after the hint. By 2 a bit that
+//! tells of such a write is never cleared. The log is armed
+//!
+//! - under TCG and with KVM without manual clearing by the synchronization itself, which takes the
+//!   noted writes and protects the pages in one step;
+//! - with KVM's manual clearing chunk by chunk, later, by [`DirtyBitmaps::arm`]: all chunks before the
+//!   round is asked for, or, in a guest so large that this is cut short, a chunk when the first hint
+//!   into it comes. That hint, and all that were posted before the queue was next seen empty, do not
+//!   count. Arming a chunk a second time would be wrong for hints that came since; an armed chunk is
+//!   never armed again before the next synchronization, as QEMU clears each chunk's log once;
+//! - with KVM's dirty ring when an entry is taken from the ring, which the synchronization does for all
+//!   entries. A page whose entry was not taken yet is in the ring, and so not forgotten either.
+//!
+//! # Ballooned pages
+//!
+//! With MUST_TELL_HOST a page in the balloon is not used before its deflate was acknowledged. At each
+//! synchronization the bits of all pages that were left out before for this reason are set, and then
+//! those of all pages that are in the balloon now are cleared. So a page that left the balloon, for
+//! whatever reason, is sent after the next synchronization, and again there is one with the guest
+//! stopped.
+//!
+//! # Postcopy
+//!
+//! Pages left out are remembered until they are dirty again, so that a destination that asks for
+//! one is answered.
+
+use super::arming::{Arm, Arming, Epoch};
+use super::dirty::{BlockView, DirtyBitmaps};
+use crate::bitmap::{PageBitmap, masks};
+use crate::memory::{BlockId, BlockRange, HostRange};
+use std::ops::Range;
+
+/// Memory that the guest hinted at, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// The memory.
+    pub range: HostRange,
+    /// The epoch it came in.
+    pub epoch: Epoch,
+}
+
+/// How the number of dirty pages changes. Both grow together with the bits, so that they hold
+/// whatever happens later in a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DirtyChange {
+    /// Bits cleared.
+    pub cleared: u64,
+    /// Bits set.
+    pub set: u64,
+}
+
+/// What was left out of the current or last migration, and what was refused since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SkipCounters {
+    /// Bytes of hinted memory that are left out: not sent, and not written since.
+    pub hint_left_out_bytes: u64,
+    /// Bytes in the balloon that are left out.
+    pub ballooned_left_out_bytes: u64,
+    /// Pages that were left out, and were asked for by a destination after all.
+    pub recalled_pages: u64,
+    /// Bytes hinted that are not RAM.
+    pub refused_not_ram_bytes: u64,
+    /// Bytes hinted in RAM that is not migrated.
+    pub refused_not_migrated_bytes: u64,
+    /// Bytes at the ends of hints that do not fill a page.
+    pub refused_partial_page_bytes: u64,
+    /// Bytes hinted before the dirty log was armed for them.
+    pub refused_unprotected_bytes: u64,
+}
+
+#[derive(Default)]
+struct Block {
+    hinted: Option<PageBitmap>,
+    ballooned: Option<PageBitmap>,
+    arming: Arming,
+}
+
+/// Clears the bits of `pages` that are set, and calls `left_out` with each word's.
+fn clear_bits(
+    view: &mut BlockView<'_>,
+    pages: Range<u64>,
+    change: &mut DirtyChange,
+    left_out: &mut PageBitmap,
+) {
+    for (word, mask) in masks(pages.start..pages.end.min(view.pages)) {
+        let Some(place) = view.dirty.get_mut(word) else {
+            return;
+        };
+        let hit = *place & mask;
+        if hit != 0 {
+            *place &= !hit;
+            change.cleared += u64::from(hit.count_ones());
+            left_out.add_word(word, hit);
+        }
+    }
+}
+
+/// Sets those bits of `word` that are not set.
+fn set_bits(view: &mut BlockView<'_>, word: usize, bits: u64, change: &mut DirtyChange) -> u64 {
+    let Some(place) = view.dirty.get_mut(word) else {
+        return 0;
+    };
+    let new = bits & !*place;
+    *place |= new;
+    change.set += u64::from(new.count_ones());
+    new
+}
+
+/// Takes the pages that are dirty out of `set`.
+fn settle(set: &mut Option<PageBitmap>, view: &BlockView<'_>) {
+    let Some(set) = set else {
+        return;
+    };
+    let dirty: Vec<(usize, u64)> = set
+        .words()
+        .map(|(word, bits)| {
+            (
+                word,
+                bits & view.dirty.get(word).copied().unwrap_or(u64::MAX),
+            )
+        })
+        .filter(|&(_, bits)| bits != 0)
+        .collect();
+    for (word, bits) in dirty {
+        set.clear_word(word, bits);
+    }
+}
+
+/// The pages left out of a migration.
+pub struct Skips {
+    page_shift: u32,
+    blocks: Vec<(BlockId, Block)>,
+    counters: SkipCounters,
+}
+
+impl Skips {
+    /// Nothing left out yet, with target pages of 2^`page_shift` bytes.
+    pub fn new(page_shift: u32) -> Skips {
+        Skips {
+            page_shift,
+            blocks: Vec::new(),
+            counters: SkipCounters::default(),
+        }
+    }
+
+    /// A new migration: what was left out of the last one is forgotten.
+    pub fn begin(&mut self) {
+        self.blocks.clear();
+        self.counters.hint_left_out_bytes = 0;
+        self.counters.ballooned_left_out_bytes = 0;
+        self.counters.recalled_pages = 0;
+    }
+
+    /// What was left out.
+    pub fn counters(&self) -> SkipCounters {
+        let pages = |set: &Option<PageBitmap>| set.as_ref().map_or(0, PageBitmap::count);
+        let sum = |of: fn(&Block) -> &Option<PageBitmap>| {
+            let pages: u64 = self.blocks.iter().map(|(_, block)| pages(of(block))).sum();
+            pages << self.page_shift
+        };
+        SkipCounters {
+            hint_left_out_bytes: sum(|block| &block.hinted),
+            ballooned_left_out_bytes: sum(|block| &block.ballooned),
+            ..self.counters
+        }
+    }
+
+    fn block(&mut self, id: BlockId) -> &mut Block {
+        let index = match self.blocks.iter().position(|&(known, _)| known == id) {
+            Some(index) => index,
+            None => {
+                self.blocks.push((id, Block::default()));
+                self.blocks.len() - 1
+            }
+        };
+        &mut self.blocks[index].1
+    }
+
+    /// The bitmap of `block` was synchronized. Pages left out that were written since are not left
+    /// out any more, ballooned ones are sent unless they are left out again now, and the dirty log
+    /// is to be armed anew.
+    pub fn synced(
+        &mut self,
+        bitmaps: &mut dyn DirtyBitmaps,
+        id: BlockId,
+        change: &mut DirtyChange,
+    ) {
+        let block = self.block(id);
+        block.arming.forget();
+        let Some(mut view) = bitmaps.view(id) else {
+            (block.hinted, block.ballooned) = (None, None);
+            return;
+        };
+        settle(&mut block.hinted, &view);
+        if let Some(ballooned) = block.ballooned.take() {
+            for (word, bits) in ballooned.words() {
+                set_bits(&mut view, word, bits, change);
+            }
+        }
+    }
+
+    /// Leaves `range` out, which is in the balloon now.
+    pub fn leave_out_ballooned(
+        &mut self,
+        bitmaps: &mut dyn DirtyBitmaps,
+        range: BlockRange,
+        change: &mut DirtyChange,
+    ) {
+        let Some(mut view) = bitmaps.view(range.block) else {
+            return;
+        };
+        let end = range.offset.saturating_add(range.bytes) >> self.page_shift;
+        let start = range.offset.div_ceil(1 << self.page_shift);
+        let pages = view.pages;
+        let ballooned = &mut self.block(range.block).ballooned;
+        let ballooned = ballooned.get_or_insert_with(|| PageBitmap::new(pages));
+        clear_bits(&mut view, start..end.max(start), change, ballooned);
+    }
+
+    /// Arms the next slice of the dirty log of `block`; says whether there may be more to do.
+    pub fn arm(&mut self, bitmaps: &mut dyn DirtyBitmaps, id: BlockId, which: Arm) -> bool {
+        let block = self.block(id);
+        let slice = bitmaps
+            .view(id)
+            .and_then(|view| block.arming.next(&view, which));
+        if let Some(slice) = &slice {
+            bitmaps.arm(id, slice.pages.clone(), slice.whole_chunk);
+        }
+        slice.is_some()
+    }
+
+    /// Says that all that was armed so far was armed before the end of `epoch`.
+    pub fn trust(&mut self, epoch: Epoch) {
+        for (_, block) in &mut self.blocks {
+            block.arming.trust(epoch);
+        }
+    }
+
+    /// Leaves hinted memory out, as far as the rules above allow it. No synchronization may lie
+    /// between the arrival of the hints and this call. Says whether chunks are to be armed for later
+    /// hints.
+    pub fn leave_out_hinted(
+        &mut self,
+        bitmaps: &mut dyn DirtyBitmaps,
+        hints: &[Hint],
+        change: &mut DirtyChange,
+    ) -> bool {
+        let mut wanted = false;
+        for hint in hints {
+            let mut rest = hint.range;
+            while rest.bytes > 0 {
+                let done = self.front_of_hint(bitmaps, rest, hint.epoch, change, &mut wanted);
+                rest.host = rest.host.saturating_add(done as usize);
+                rest.bytes -= done;
+            }
+        }
+        wanted
+    }
+
+    /// Does the part of `range` that lies in one chunk, or is not RAM; returns its length, never 0.
+    fn front_of_hint(
+        &mut self,
+        bitmaps: &mut dyn DirtyBitmaps,
+        range: HostRange,
+        epoch: Epoch,
+        change: &mut DirtyChange,
+        wanted: &mut bool,
+    ) -> u64 {
+        let shift = self.page_shift;
+        let Some((id, offset)) = bitmaps.find(range.host) else {
+            self.counters.refused_not_ram_bytes += range.bytes;
+            return range.bytes;
+        };
+        let Some(mut view) = bitmaps.view(id) else {
+            self.counters.refused_not_migrated_bytes += range.bytes;
+            return range.bytes;
+        };
+        let block_bytes = view.pages << shift;
+        if offset >= block_bytes {
+            self.counters.refused_not_ram_bytes += range.bytes;
+            return range.bytes;
+        }
+        let chunk = (offset >> shift >> view.chunk_shift) as usize;
+        let chunk_end = view.chunk_pages(chunk).end << shift;
+        let end = offset.saturating_add(range.bytes).min(chunk_end);
+        let pages = offset.div_ceil(1 << shift)..end >> shift;
+        let whole = pages.end.saturating_sub(pages.start) << shift;
+        self.counters.refused_partial_page_bytes += (end - offset) - whole;
+        if whole == 0 {
+            return end - offset;
+        }
+        let block = self.block(id);
+        if block.arming.was_armed(chunk, epoch) {
+            let limit = view.pages;
+            let hinted = block.hinted.get_or_insert_with(|| PageBitmap::new(limit));
+            clear_bits(&mut view, pages, change, hinted);
+        } else {
+            *wanted = true;
+            self.counters.refused_unprotected_bytes += whole;
+        }
+        end - offset
+    }
+
+    /// The destination of a postcopy migration asks for `pages` of `block`: those of them that were
+    /// left out are to be sent after all.
+    pub fn recall(
+        &mut self,
+        bitmaps: &mut dyn DirtyBitmaps,
+        id: BlockId,
+        pages: Range<u64>,
+        change: &mut DirtyChange,
+    ) {
+        let mut recalled = 0;
+        let block = self.block(id);
+        let Some(mut view) = bitmaps.view(id) else {
+            return;
+        };
+        for set in [&mut block.hinted, &mut block.ballooned] {
+            let Some(set) = set else {
+                continue;
+            };
+            for (word, mask) in masks(pages.start..pages.end.min(view.pages)) {
+                let bits = set.word(word) & mask;
+                set.clear_word(word, bits);
+                recalled += u64::from(set_bits(&mut view, word, bits, change).count_ones());
+            }
+        }
+        self.counters.recalled_pages += recalled;
+    }
+
+    /// Postcopy begins: there will be no further synchronization. What is dirty now will be sent and
+    /// does not count as left out.
+    pub fn settle(&mut self, bitmaps: &mut dyn DirtyBitmaps, id: BlockId) {
+        let block = self.block(id);
+        if let Some(view) = bitmaps.view(id) {
+            settle(&mut block.hinted, &view);
+            settle(&mut block.ballooned, &view);
+        }
+    }
+
+    /// The bitmap of `block` was made anew from what the destination of an interrupted postcopy
+    /// migration has: what was left out is left out again.
+    pub fn leave_out_again(
+        &mut self,
+        bitmaps: &mut dyn DirtyBitmaps,
+        id: BlockId,
+        change: &mut DirtyChange,
+    ) {
+        let block = self.block(id);
+        let Some(view) = bitmaps.view(id) else {
+            return;
+        };
+        for set in [&block.hinted, &block.ballooned].into_iter().flatten() {
+            for (word, bits) in set.words() {
+                if let Some(place) = view.dirty.get_mut(word) {
+                    change.cleared += u64::from((*place & bits).count_ones());
+                    *place &= !bits;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The free page hint queue: what is asked of the guest, and what it answers (virtio 1.3, 5.5.6.5).
+//!
+//! A round: the dirty bitmap was synchronized, its log is armed, the guest sees a new id in its
+//! configuration space, puts that id into the queue, then blocks of free memory, then STOP. A hint counts
+//! only between the id and STOP. Before the next synchronization the round is over, whatever the guest
+//! does. When the migration needs no more hints, the guest sees DONE and may take the blocks back.
+
+use crate::error::Error;
+use crate::memory::HostRange;
+use crate::migration::arming::{BEFORE_ROUND, Epoch};
+use crate::migration::skips::Hint;
+use crate::migration::window::{DEFAULT_WINDOW_MS, Heard, Window};
+use crate::wire::{ByteOrder, HINT_DONE, HINT_ID_BYTES, HINT_ID_MIN, HINT_STOP, hint_id};
+
+/// Hints kept until the migration thread takes them; it comes at least every 50 ms while it sends, and
+/// a Linux guest's hints are 4 MiB each, so this is room for 64 GiB of them.
+const MAX_PENDING: usize = 16384;
+
+/// Where a round of hints is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub enum HintState {
+    /// The driver did not accept free page hints.
+    #[default]
+    Off = 0,
+    /// None is wanted.
+    Stop = 1,
+    /// One is wanted, and the dirty log is being armed for it.
+    Arming = 2,
+    /// The guest was asked.
+    Requested = 3,
+    /// The guest answers.
+    Started = 4,
+    /// The migration needs no more hints: the guest may take hinted pages back.
+    Done = 5,
+}
+
+/// What came of hints since the device was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HintCounters {
+    /// Rounds asked for.
+    pub rounds: u64,
+    /// Bytes hinted in an open round.
+    pub hinted_bytes: u64,
+    /// Bytes hinted while no round was open.
+    pub late_bytes: u64,
+    /// Bytes hinted faster than they could be taken.
+    pub refused_overflow_bytes: u64,
+    /// Ids that are not 4 bytes long, or not current.
+    pub ignored_ids: u64,
+    /// How long the first pass of the current or last migration was held back, in milliseconds.
+    pub wait_ms: u64,
+}
+
+/// What a migration stream carries of the hints; the numbers are those of QEMU's C device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HintRecord {
+    /// The last id.
+    pub cmd_id: u32,
+    /// 0 for stop, 1 for requested, 2 for started, 3 for done.
+    pub status: u32,
+}
+
+/// The state of free page hints.
+pub struct Hints {
+    state: HintState,
+    /// The last id that the guest was shown.
+    id: u32,
+    /// Whether the guest owes a STOP for an id.
+    owes_stop: bool,
+    /// Which round is wanted; a round that was armed for another one is not asked for.
+    wanted: u64,
+    epoch: Epoch,
+    pending: Vec<Hint>,
+    limit_ms: u32,
+    /// The first pass of this migration is still to come, or held back.
+    first_pass: bool,
+    window: Option<Window>,
+    /// `hinted_bytes` when the round was asked for.
+    hinted_before: u64,
+    counters: HintCounters,
+}
+
+impl Default for Hints {
+    fn default() -> Hints {
+        Hints {
+            state: HintState::Off,
+            id: HINT_ID_MIN,
+            owes_stop: false,
+            wanted: 0,
+            epoch: BEFORE_ROUND,
+            pending: Vec::new(),
+            limit_ms: DEFAULT_WINDOW_MS,
+            first_pass: true,
+            window: None,
+            hinted_before: 0,
+            counters: HintCounters::default(),
+        }
+    }
+}
+
+impl Hints {
+    /// Where the round is.
+    pub fn state(&self) -> HintState {
+        self.state
+    }
+
+    /// What came of hints so far.
+    pub fn counters(&self) -> HintCounters {
+        self.counters
+    }
+
+    /// The number of the round that is wanted, for [`Hints::request`].
+    pub fn wanted(&self) -> u64 {
+        self.wanted
+    }
+
+    /// How long the first pass may be held back, in milliseconds; 0 for not at all.
+    pub fn window_ms(&self) -> u32 {
+        self.limit_ms
+    }
+
+    /// Sets how long the first pass may be held back.
+    pub fn set_window_ms(&mut self, limit_ms: u32) {
+        self.limit_ms = limit_ms;
+    }
+
+    /// The field of the configuration space: what the guest is asked for (virtio 1.3, 5.5.6.5.1).
+    pub fn shown_id(&self) -> u32 {
+        match self.state {
+            HintState::Off | HintState::Stop | HintState::Arming => HINT_STOP,
+            HintState::Requested | HintState::Started => self.id,
+            HintState::Done => HINT_DONE,
+        }
+    }
+
+    /// A driver accepted or refused the feature.
+    pub fn set_negotiated(&mut self, negotiated: bool) {
+        match (negotiated, self.state) {
+            (false, _) => self.end_round(HintState::Off),
+            (true, HintState::Off) => self.state = HintState::Stop,
+            (true, _) => {}
+        }
+    }
+
+    /// The device was reset: the driver that was to answer is gone. Its hints are of no use, and the
+    /// next driver owes nothing.
+    pub fn reset(&mut self) {
+        self.end_round(HintState::Off);
+        self.owes_stop = false;
+    }
+
+    /// A synchronization of the dirty bitmap is next: hints that come from now on are late. Those
+    /// that were not taken yet are forgotten; the caller takes them first.
+    pub fn before_sync(&mut self) {
+        match self.state {
+            HintState::Off | HintState::Done => self.pending.clear(),
+            _ => self.end_round(HintState::Stop),
+        }
+    }
+
+    /// The dirty bitmap was synchronized. A guest that runs is to be asked for hints; one that does not
+    /// is told that they are DONE, so that the state that is saved next says so.
+    pub fn after_sync(&mut self, running: bool) {
+        match self.state {
+            HintState::Off => {}
+            _ if !running => self.end_round(HintState::Done),
+            _ => {
+                self.wanted += 1;
+                self.state = HintState::Arming;
+            }
+        }
+    }
+
+    /// The migration is over, whatever came of it.
+    pub fn finish(&mut self) {
+        self.first_pass = true;
+        self.window = None;
+        if self.state != HintState::Off {
+            self.end_round(HintState::Done);
+        }
+    }
+
+    /// The dirty log was armed for round `wanted`: the guest is to be asked, with a new id. Says
+    /// whether it is; not so when a synchronization came in between, or no id is free.
+    pub fn request(&mut self, wanted: u64) -> bool {
+        if self.state != HintState::Arming || self.wanted != wanted {
+            return false;
+        }
+        let next = self.id.checked_add(1).unwrap_or(HINT_ID_MIN);
+        if next == HINT_ID_MIN && self.owes_stop {
+            // Ids start over. One that the guest may still answer must not be used again (virtio
+            // 1.3, 5.5.6.5.2), so this round is left out.
+            self.state = HintState::Stop;
+            return false;
+        }
+        self.id = next;
+        self.owes_stop = true;
+        self.state = HintState::Requested;
+        self.epoch = BEFORE_ROUND + 1;
+        self.counters.rounds += 1;
+        self.hinted_before = self.counters.hinted_bytes;
+        true
+    }
+
+    /// The guest put `payload` into the queue as an id.
+    ///
+    /// What follows an id that makes no sense is not known to belong to the round, so the round is over.
+    pub fn receive_id(&mut self, payload: &[u8], order: ByteOrder) {
+        let id = hint_id(payload, order).filter(|_| payload.len() == HINT_ID_BYTES);
+        match (id, self.state) {
+            (Some(HINT_STOP), state) => {
+                self.owes_stop = false;
+                // In a round that has not begun it is the last one's.
+                if state == HintState::Started {
+                    self.state = HintState::Stop;
+                }
+            }
+            (Some(id), HintState::Requested | HintState::Started) if id == self.id => {
+                self.state = HintState::Started;
+            }
+            (_, state) => {
+                self.counters.ignored_ids += 1;
+                if state == HintState::Started {
+                    self.end_round(HintState::Stop);
+                }
+            }
+        }
+    }
+
+    /// The guest hinted at `range`.
+    pub fn receive_hint(&mut self, range: HostRange) {
+        if self.state != HintState::Started {
+            self.counters.late_bytes += range.bytes;
+            return;
+        }
+        self.counters.hinted_bytes += range.bytes;
+        if self.merge_with_last(range) {
+            return;
+        }
+        if self.pending.len() >= MAX_PENDING {
+            self.counters.refused_overflow_bytes += range.bytes;
+            return;
+        }
+        let epoch = self.epoch;
+        self.pending.push(Hint { range, epoch });
+    }
+
+    /// Buddy allocators hand out neighbouring blocks in ascending or descending order.
+    fn merge_with_last(&mut self, range: HostRange) -> bool {
+        let epoch = self.epoch;
+        let Some(last) = self.pending.last_mut().filter(|last| last.epoch == epoch) else {
+            return false;
+        };
+        let end = |range: HostRange| range.host.checked_add(range.bytes as usize);
+        let (low, high) = if end(last.range) == Some(range.host) {
+            (last.range, range)
+        } else if end(range) == Some(last.range.host) {
+            (range, last.range)
+        } else {
+            return false;
+        };
+        let Some(bytes) = low.bytes.checked_add(high.bytes) else {
+            return false;
+        };
+        last.range = HostRange {
+            host: low.host,
+            bytes,
+        };
+        true
+    }
+
+    /// The queue was seen empty: what comes from now on was posted after this.
+    pub fn queue_empty(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// The epoch of hints that come now.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Whether there are hints to take.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The hints that are not taken yet, sorted by address and merged.
+    pub fn take(&mut self) -> Vec<Hint> {
+        let mut hints = std::mem::take(&mut self.pending);
+        hints.sort_unstable_by_key(|hint| (hint.epoch, hint.range.host));
+        hints.dedup_by(|next, last| {
+            if next.epoch != last.epoch {
+                return false;
+            }
+            let gap = (next.range.host - last.range.host) as u64;
+            let touches = gap <= last.range.bytes;
+            if touches {
+                let end = gap.saturating_add(next.range.bytes);
+                last.range.bytes = last.range.bytes.max(end);
+            }
+            touches
+        });
+        hints
+    }
+
+    /// How long the pass that is about to begin is to wait for hints, in milliseconds; 0 when it is to
+    /// go on. Only a migration's first pass waits. `bandwidth` is the link's, in bytes per second, 0 for
+    /// unlimited.
+    pub fn hold_ms(&mut self, now_ms: u64, bandwidth: u64) -> u64 {
+        if !self.first_pass {
+            return 0;
+        }
+        let (state, limit) = (self.state, u64::from(self.limit_ms));
+        let heard = Heard {
+            bytes: self.counters.hinted_bytes - self.hinted_before,
+            answered: state == HintState::Started,
+            over: !matches!(state, HintState::Requested | HintState::Started),
+        };
+        let window = self
+            .window
+            .get_or_insert_with(|| Window::new(limit, bandwidth, now_ms));
+        let wait = window.wait_ms(now_ms, heard);
+        self.counters.wait_ms = window.elapsed_ms(now_ms);
+        self.first_pass = wait.is_some();
+        wait.unwrap_or(0)
+    }
+
+    /// What is saved.
+    pub fn save(&self) -> HintRecord {
+        let status = match self.state {
+            HintState::Off | HintState::Stop | HintState::Arming => 0,
+            HintState::Requested => 1,
+            HintState::Started => 2,
+            HintState::Done => 3,
+        };
+        HintRecord {
+            cmd_id: self.id,
+            status,
+        }
+    }
+
+    /// Goes on from what a migration brought. Rounds of the source are over: a guest that was in one
+    /// gets its pages back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StateHints`] when no device can have saved this; nothing has changed then.
+    pub fn load(&mut self, record: HintRecord) -> Result<(), Error> {
+        if record.cmd_id < HINT_ID_MIN || record.status > 3 {
+            return Err(Error::StateHints);
+        }
+        self.id = record.cmd_id;
+        self.owes_stop = record.status != 0;
+        self.end_round(match record.status {
+            0 => HintState::Stop,
+            _ => HintState::Done,
+        });
+        Ok(())
+    }
+
+    fn end_round(&mut self, state: HintState) {
+        self.state = state;
+        self.pending.clear();
+    }
+}
