@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
+#include "migration/misc.h"
 #include "virtio-balloon-rs.h"
 
 /* By tag; management software relies on the names. */
@@ -93,6 +94,121 @@ static void get_counter(Object *obj, Visitor *v, const char *name,
     }
     value = *(uint64_t *)((char *)&values + property->offset);
     visit_type_uint64(v, name, &value, errp);
+}
+
+/* What is known of hints; of the last migration once it is over. */
+typedef struct HintValues {
+    VbrHintView hints;
+    VbrSkipCounters skips;
+    uint64_t wait_bytes;
+} HintValues;
+
+#define HINT_COUNTER(name, field, description) \
+    { name, offsetof(HintValues, field), description }
+
+static const CounterProperty hint_counters[] = {
+    HINT_COUNTER("hint-rounds", hints.counters.rounds,
+                 "rounds of free page hints asked for"),
+    HINT_COUNTER("hinted-bytes", hints.counters.hinted_bytes,
+                 "bytes that the guest hinted in an open round"),
+    HINT_COUNTER("hint-left-out-bytes", skips.hint_left_out_bytes,
+                 "bytes hinted and left out of the last migration"),
+    HINT_COUNTER("ballooned-left-out-bytes", skips.ballooned_left_out_bytes,
+                 "bytes in the balloon and left out of the last migration"),
+    HINT_COUNTER("late-hint-bytes", hints.counters.late_bytes,
+                 "bytes hinted while no round was open"),
+    HINT_COUNTER("refused-hint-not-ram-bytes", skips.refused_not_ram_bytes,
+                 "bytes hinted that are not RAM"),
+    HINT_COUNTER("refused-hint-not-migrated-bytes",
+                 skips.refused_not_migrated_bytes,
+                 "bytes hinted in RAM that is not migrated"),
+    HINT_COUNTER("refused-hint-partial-page-bytes",
+                 skips.refused_partial_page_bytes,
+                 "bytes at the ends of hints that fill no page"),
+    HINT_COUNTER("refused-hint-unprotected-bytes",
+                 skips.refused_unprotected_bytes,
+                 "bytes hinted before the dirty log was armed for them"),
+    HINT_COUNTER("refused-hint-overflow-bytes",
+                 hints.counters.refused_overflow_bytes,
+                 "bytes hinted faster than they could be taken"),
+    HINT_COUNTER("ignored-hint-ids", hints.counters.ignored_ids,
+                 "ids of another length than 4, or not current"),
+    HINT_COUNTER("hint-recalled-pages", skips.recalled_pages,
+                 "pages left out that a postcopy destination asked for"),
+    HINT_COUNTER("hint-wait-ms", hints.counters.wait_ms,
+                 "how long the first pass of the last migration was held back"),
+    HINT_COUNTER("hint-wait-bytes", wait_bytes,
+                 "bytes that hints had left out when it began"),
+};
+
+static bool hint_view(VirtIOBalloonRs *s, VbrHintView *view, Error **errp)
+{
+    VbrStatus status;
+
+    *view = (VbrHintView) { .window_ms = s->hint_window };
+    if (!s->hints) {
+        return true;
+    }
+    vbr_migration_lock();
+    status = vbr_hints_view(s->hints, view);
+    vbr_migration_unlock();
+    if (status != VBR_STATUS_OK) {
+        error_setg(errp, "free page hints are broken");
+    }
+    return status == VBR_STATUS_OK;
+}
+
+static void get_hint_counter(Object *obj, Visitor *v, const char *name,
+                             void *opaque, Error **errp)
+{
+    const CounterProperty *property = opaque;
+    HintValues values = {};
+    uint64_t value;
+
+    if (hint_view(VIRTIO_BALLOON_RS(obj), &values.hints, errp)) {
+        vbr_migration_counters(&values.skips, &values.wait_bytes);
+        value = *(uint64_t *)((char *)&values + property->offset);
+        visit_type_uint64(v, name, &value, errp);
+    }
+}
+
+static char *get_hint_state(Object *obj, Error **errp)
+{
+    static const char *const names[] = {
+        [VBR_HINT_STATE_OFF] = "off",
+        [VBR_HINT_STATE_STOP] = "stop",
+        [VBR_HINT_STATE_ARMING] = "arming",
+        [VBR_HINT_STATE_REQUESTED] = "requested",
+        [VBR_HINT_STATE_STARTED] = "started",
+        [VBR_HINT_STATE_DONE] = "done",
+    };
+    VbrHintView view;
+
+    return hint_view(VIRTIO_BALLOON_RS(obj), &view, errp)
+           ? g_strdup(names[view.state]) : NULL;
+}
+
+static char *get_hint_inhibited(Object *obj, Error **errp)
+{
+    return g_strdup(migration_in_bg_snapshot() ? "background snapshot" : "no");
+}
+
+static void get_hint_window(Object *obj, Visitor *v, const char *name,
+                            void *opaque, Error **errp)
+{
+    visit_type_uint32(v, name, &VIRTIO_BALLOON_RS(obj)->hint_window, errp);
+}
+
+static void set_hint_window(Object *obj, Visitor *v, const char *name,
+                            void *opaque, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+
+    if (visit_type_uint32(v, name, &s->hint_window, errp) && s->hints) {
+        vbr_migration_lock();
+        vbr_hints_set_window(s->hints, s->hint_window);
+        vbr_migration_unlock();
+    }
 }
 
 static char *get_discard_inhibited(Object *obj, Error **errp)
@@ -192,6 +308,25 @@ void vbr_props_init(VirtIOBalloonRs *s)
         object_property_set_description(obj, counters[i].name,
                                         counters[i].description);
     }
+    for (size_t i = 0; i < G_N_ELEMENTS(hint_counters); i++) {
+        object_property_add(obj, hint_counters[i].name, "uint64",
+                            get_hint_counter, NULL, NULL,
+                            (void *)&hint_counters[i]);
+        object_property_set_description(obj, hint_counters[i].name,
+                                        hint_counters[i].description);
+    }
+    object_property_add_str(obj, "free-page-hint-state", get_hint_state, NULL);
+    object_property_set_description(obj, "free-page-hint-state",
+                                    "where the round of hints is");
+    object_property_add_str(obj, "free-page-hint-inhibited",
+                            get_hint_inhibited, NULL);
+    object_property_set_description(obj, "free-page-hint-inhibited",
+                                    "why no hints are asked for, or \"no\"");
+    object_property_add(obj, "free-page-hint-window", "uint32",
+                        get_hint_window, set_hint_window, NULL, NULL);
+    object_property_set_description(obj, "free-page-hint-window",
+                                    "milliseconds that a migration's first "
+                                    "pass may wait for hints");
     object_property_add_str(obj, "discard-inhibited", get_discard_inhibited,
                             NULL);
     object_property_set_description(obj, "discard-inhibited",
@@ -205,7 +340,8 @@ void vbr_props_alias(Object *proxy, VirtIOBalloonRs *device)
 {
     static const char *const others[] = {
         "guest-stats", "guest-stats-polling-interval", "discard-inhibited",
-        "x-inject-panic",
+        "free-page-hint-state", "free-page-hint-inhibited",
+        "free-page-hint-window", "x-inject-panic",
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(others); i++) {
@@ -214,5 +350,9 @@ void vbr_props_alias(Object *proxy, VirtIOBalloonRs *device)
     for (size_t i = 0; i < G_N_ELEMENTS(counters); i++) {
         object_property_add_alias(proxy, counters[i].name, OBJECT(device),
                                   counters[i].name);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(hint_counters); i++) {
+        object_property_add_alias(proxy, hint_counters[i].name, OBJECT(device),
+                                  hint_counters[i].name);
     }
 }

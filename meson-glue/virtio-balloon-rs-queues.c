@@ -319,6 +319,11 @@ static void vbr_queues_turn(void *opaque)
     }
 }
 
+static void vbr_queues_turn_guarded(VirtIOBalloonRs *s)
+{
+    vbr_queues_turn(s);
+}
+
 static void vbr_queues_handle_output(VirtIODevice *vdev, VirtQueue *vq)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
@@ -329,14 +334,14 @@ static void vbr_queues_handle_output(VirtIODevice *vdev, VirtQueue *vq)
         }
     }
     if (!s->working && !s->partial) {
-        vbr_queues_turn(s);
+        vbr_guarded(s, vbr_queues_turn_guarded);
     }
 }
 
 void vbr_queues_kick(VirtIOBalloonRs *s)
 {
     for (unsigned int i = 0; i < VBR_MAX_QUEUES; i++) {
-        if (s->vq[i] && i != VBR_QUEUE_KIND_STATS) {
+        if (s->vq[i] && i != VBR_QUEUE_KIND_STATS && i != VBR_QUEUE_KIND_HINT) {
             s->kicked |= 1u << i;
         }
     }
@@ -351,12 +356,15 @@ void vbr_queues_init(VirtIOBalloonRs *s, const VbrOptions *options)
 
     vbr_failed(s, vbr_options_queues(options, queues, &count));
     for (size_t i = 0; i < count; i++) {
-        bool is_stats = queues[i].kind == VBR_QUEUE_KIND_STATS;
+        VirtIOHandleOutput handler = vbr_queues_handle_output;
 
-        s->vq[queues[i].kind] =
-            virtio_add_queue(vdev, queues[i].size,
-                             is_stats ? vbr_stats_handle_output
-                                      : vbr_queues_handle_output);
+        if (queues[i].kind == VBR_QUEUE_KIND_STATS) {
+            handler = vbr_stats_handle_output;
+        } else if (queues[i].kind == VBR_QUEUE_KIND_HINT) {
+            handler = vbr_hints_handle_output;
+        }
+        s->vq[queues[i].kind] = virtio_add_queue(vdev, queues[i].size,
+                                                 handler);
     }
     s->bh = virtio_bh_new_guarded(DEVICE(s), vbr_queues_turn, s);
 }

@@ -53,6 +53,17 @@ bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status)
     return true;
 }
 
+void vbr_guarded(VirtIOBalloonRs *s, void (*fn)(VirtIOBalloonRs *s))
+{
+    DeviceState *transport = qdev_get_parent_bus(DEVICE(s))->parent;
+    bool *engaged = &transport->mem_reentrancy_guard.engaged_in_io;
+    bool was_engaged = *engaged;
+
+    *engaged = true;
+    fn(s);
+    *engaged = was_engaged;
+}
+
 uint64_t vbr_ram_size(void)
 {
     MachineState *machine = MACHINE(qdev_get_machine());
@@ -84,7 +95,8 @@ static void vbr_get_config(VirtIODevice *vdev, uint8_t *config)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
 
-    vbr_failed(s, vbr_config_read(s->device, config, vdev->config_len));
+    vbr_failed(s, vbr_config_read(s->device, vbr_hint_shown_id(s), config,
+                                  vdev->config_len));
 }
 
 static void vbr_set_config(VirtIODevice *vdev, const uint8_t *config)
@@ -115,6 +127,10 @@ static void vbr_set_features(VirtIODevice *vdev, uint64_t features)
 
     trace_virtio_balloon_rs_features(features, legacy);
     vbr_failed(s, vbr_device_set_features(s->device, features, legacy));
+    vbr_hint_event_notify(s, virtio_has_feature(features,
+                                                VIRTIO_BALLOON_F_FREE_PAGE_HINT)
+                             ? VBR_HINT_EVENT_ACCEPTED
+                             : VBR_HINT_EVENT_REFUSED);
 }
 
 static void handle_status(VirtIOBalloonRs *s, uint8_t status)
@@ -126,6 +142,7 @@ static void handle_status(VirtIOBalloonRs *s, uint8_t status)
     } else if (virtio_device_started(vdev, status)) {
         vbr_stats_resume(s);
         vbr_queues_kick(s);
+        vbr_hints_kick(s);
     }
 }
 
@@ -149,6 +166,7 @@ static void vbr_reset(VirtIODevice *vdev)
     bool changed = false;
 
     trace_virtio_balloon_rs_reset();
+    vbr_hint_event_notify(s, VBR_HINT_EVENT_RESET);
     vbr_queues_drop(s);
     s->kicked = 0;
     vbr_stats_drop(s);
@@ -167,7 +185,7 @@ static void vbr_queue_reset(VirtIODevice *vdev, uint32_t queue_index)
 
     if (vq == s->vq[VBR_QUEUE_KIND_STATS]) {
         vbr_stats_drop(s);
-    } else {
+    } else if (vq != s->vq[VBR_QUEUE_KIND_HINT]) {
         vbr_queues_reset(s, vq);
     }
 }
@@ -198,6 +216,9 @@ static int vbr_pre_save(void *opaque)
     s->state = (VbrState) {};
     /* A device that is broken is saved as one: only virtio's part matters. */
     vbr_state_save(s->device, s->stats_poll_interval, &s->state);
+    vbr_migration_lock();
+    vbr_hints_save(s->hints, &s->hint_record);
+    vbr_migration_unlock();
     return 0;
 }
 
@@ -206,8 +227,21 @@ static int vbr_pre_load(void *opaque)
     VirtIOBalloonRs *s = opaque;
 
     s->state = (VbrState) {};
+    s->hint_record_loaded = false;
     vbr_pages_forget(s);
     return 0;
+}
+
+static VbrStatus load_hints(VirtIOBalloonRs *s)
+{
+    VbrStatus status = VBR_STATUS_OK;
+
+    if (s->hint_record_loaded) {
+        vbr_migration_lock();
+        status = vbr_hints_load(s->hints, &s->hint_record);
+        vbr_migration_unlock();
+    }
+    return status;
 }
 
 static int vbr_post_load(VirtIODevice *vdev)
@@ -216,6 +250,9 @@ static int vbr_post_load(VirtIODevice *vdev)
     uint64_t max_ram = MACHINE(qdev_get_machine())->maxram_size;
     VbrStatus status = vbr_pages_load(s, max_ram);
 
+    if (status == VBR_STATUS_OK) {
+        status = load_hints(s);
+    }
     if (status != VBR_STATUS_OK) {
         error_report("virtio-balloon-rs: %s", vbr_status_str(status));
         return -EINVAL;
@@ -229,6 +266,19 @@ static int vbr_post_load(VirtIODevice *vdev)
         /* The reset before has announced that nothing is in the balloon. */
         announce_actual(s);
     }
+    return 0;
+}
+
+static bool hints_needed(void *opaque)
+{
+    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_FREE_PAGE_HINT);
+}
+
+static int hints_post_load(void *opaque, int version_id)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    s->hint_record_loaded = true;
     return 0;
 }
 
@@ -250,6 +300,19 @@ static int stats_post_load(void *opaque, int version_id)
     s->state.has_stats = true;
     return 0;
 }
+
+static const VMStateDescription vmstate_free_page_hint = {
+    .name = "virtio-balloon-device/free-page-report",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = hints_needed,
+    .post_load = hints_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(hint_record.cmd_id, VirtIOBalloonRs),
+        VMSTATE_UINT32(hint_record.status, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    }
+};
 
 static const VMStateDescription vmstate_page_poison = {
     .name = "virtio-balloon-device/page-poison",
@@ -289,6 +352,7 @@ static const VMStateDescription vmstate_virtio_balloon_rs_device = {
         VMSTATE_END_OF_LIST()
     },
     .subsections = (const VMStateDescription * const []) {
+        &vmstate_free_page_hint,
         &vmstate_page_poison,
         &vmstate_stats,
         &vmstate_vbr_pages,
@@ -317,14 +381,12 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
     size_t config_size;
     VbrStatus status;
 
-    if (virtio_has_feature(s->host_features, VIRTIO_BALLOON_F_FREE_PAGE_HINT)) {
-        error_setg(errp, "virtio-balloon-rs does not have 'free-page-hint' "
-                   "yet; set it to off, or use virtio-balloon");
-        return;
-    }
     status = vbr_device_new(&options, &vbr_host_ops, &s->device);
     if (status == VBR_STATUS_OK) {
         status = vbr_config_size(s->device, &config_size);
+    }
+    if (status == VBR_STATUS_OK) {
+        status = vbr_hints_new(&s->hints);
     }
     if (status != VBR_STATUS_OK) {
         error_setg(errp, "virtio-balloon-rs: %s", vbr_status_str(status));
@@ -338,11 +400,15 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
 
     virtio_init(vdev, VIRTIO_ID_BALLOON, config_size);
     vbr_queues_init(s, &options);
+    vbr_hints_init(s);
     vbr_stats_init(s);
     vbr_memory_init(s);
+    vbr_migration_init(s);
     return;
 
 free_device:
+    vbr_hints_free(s->hints);
+    s->hints = NULL;
     vbr_device_free(s->device);
     s->device = NULL;
 }
@@ -353,9 +419,11 @@ static void vbr_device_unrealize(DeviceState *dev)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(dev);
 
     qemu_remove_balloon_handler(s);
+    vbr_migration_cleanup(s);
     vbr_stats_cleanup(s);
     vbr_memory_cleanup(s);
     vbr_queues_cleanup(s);
+    vbr_hints_cleanup(s);
     vbr_pages_forget(s);
     vbr_device_free(s->device);
     s->device = NULL;
@@ -374,6 +442,7 @@ static void vbr_reset_enter(Object *obj, ResetType type)
 
 static void vbr_instance_init(Object *obj)
 {
+    VIRTIO_BALLOON_RS(obj)->hint_window = VBR_DEFAULT_WINDOW_MS;
     vbr_props_init(VIRTIO_BALLOON_RS(obj));
 }
 

@@ -46,6 +46,7 @@ struct VirtIOBalloonRs {
     uint32_t host_features;
     bool qemu_4_0_config_size;
     IOThread *iothread;
+    uint32_t hint_window;
 
     VbrDevice *device;
     /* By VbrQueueKind; NULL where the queue is not offered. */
@@ -74,12 +75,26 @@ struct VirtIOBalloonRs {
     QEMUTimer *stats_timer;
     int64_t stats_poll_interval;
 
+    /* Under the migration lock. */
+    VbrHints *hints;
+    /* Takes the requests of the hint queue; in the iothread, if there is one. */
+    QEMUBH *hint_bh;
+    /* Tells the guest that the configuration space changed. */
+    QEMUBH *config_bh;
+
     VbrState state;
+    VbrHintRecord hint_record;
+    bool hint_record_loaded;
     VbrPagesState pages;
 };
 
 /* Marks the device broken if a call into the library failed; says whether. */
 bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status);
+/*
+ * Runs @fn while the device's registers refuse access: rings and interrupts can
+ * be aimed at them. Called with the big lock held.
+ */
+void vbr_guarded(VirtIOBalloonRs *s, void (*fn)(VirtIOBalloonRs *s));
 /* Bytes of RAM that the guest has, hotplugged memory included. */
 uint64_t vbr_ram_size(void);
 
@@ -109,6 +124,32 @@ void vbr_queues_give_back(VirtIOBalloonRs *s);
 void vbr_queues_drop(VirtIOBalloonRs *s);
 /* A driver resets one queue. */
 void vbr_queues_reset(VirtIOBalloonRs *s, VirtQueue *vq);
+
+/* virtio-balloon-rs-hints.c */
+void vbr_hints_init(VirtIOBalloonRs *s);
+void vbr_hints_cleanup(VirtIOBalloonRs *s);
+void vbr_hints_handle_output(VirtIODevice *vdev, VirtQueue *vq);
+/* Looks at the queue: requests may have come unnoticed. */
+void vbr_hints_kick(VirtIOBalloonRs *s);
+/* Takes over @event; says whether the guest sees another command. Locked. */
+bool vbr_hint_event(VirtIOBalloonRs *s, VbrHintEvent event);
+/* The same, and tells the guest. Not locked, under the big lock. */
+void vbr_hint_event_notify(VirtIOBalloonRs *s, VbrHintEvent event);
+/* What the configuration space shows as command. */
+uint32_t vbr_hint_shown_id(VirtIOBalloonRs *s);
+
+/* virtio-balloon-rs-migration.c */
+void vbr_migration_init(VirtIOBalloonRs *s);
+void vbr_migration_cleanup(VirtIOBalloonRs *s);
+/* The lock of the hints; not to be held while a ring or the guest is touched. */
+void vbr_migration_lock(void);
+void vbr_migration_unlock(void);
+/* Wakes the migration thread if it waits for hints. */
+void vbr_migration_wake(void);
+/* The balloon of this machine. Under the big lock. */
+VirtIOBalloonRs *vbr_migration_device(void);
+/* What was left out, and how much of it when the first pass began. */
+void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes);
 
 /* virtio-balloon-rs-stats.c */
 void vbr_stats_handle_output(VirtIODevice *vdev, VirtQueue *vq);

@@ -1,0 +1,183 @@
+/*
+ * virtio-balloon-rs: the free page hint queue
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/iov.h"
+#include "qemu/main-loop.h"
+#include "hw/virtio/virtio-access.h"
+#include "hw/virtio/virtio-bus.h"
+#include "virtio-balloon-rs.h"
+#include "trace.h"
+
+/*
+ * Requests taken at a time: one takes a few hundred nanoseconds, so others wait
+ * for the big lock much less than a millisecond.
+ */
+#define HINTS_AT_A_TIME 256
+
+bool vbr_hint_event(VirtIOBalloonRs *s, VbrHintEvent event)
+{
+    bool changed = false;
+
+    vbr_hints_event(s->hints, event, &changed);
+    trace_virtio_balloon_rs_hint_event(event, changed);
+    return changed;
+}
+
+void vbr_hint_event_notify(VirtIOBalloonRs *s, VbrHintEvent event)
+{
+    bool changed;
+
+    vbr_migration_lock();
+    changed = vbr_hint_event(s, event);
+    vbr_migration_unlock();
+    if (changed) {
+        virtio_notify_config(VIRTIO_DEVICE(s));
+    }
+}
+
+uint32_t vbr_hint_shown_id(VirtIOBalloonRs *s)
+{
+    VbrHintView view;
+    VbrStatus status;
+
+    vbr_migration_lock();
+    status = vbr_hints_view(s->hints, &view);
+    vbr_migration_unlock();
+    /* If the library broke, the guest may at least have its pages back. */
+    return status == VBR_STATUS_OK ? view.shown_id
+                                   : VIRTIO_BALLOON_CMD_ID_DONE;
+}
+
+/* Takes over one request; says whether the guest sees another command now. */
+static bool receive(VirtIOBalloonRs *s, VirtQueueElement *elem)
+{
+    uint8_t id[8];
+    bool changed = false;
+
+    vbr_migration_lock();
+    if (elem->out_num) {
+        size_t len = iov_to_buf(elem->out_sg, elem->out_num, 0, id,
+                                sizeof(id));
+
+        vbr_hints_receive_id(s->hints, id, len,
+                             virtio_access_is_big_endian(VIRTIO_DEVICE(s)),
+                             &changed);
+    }
+    for (unsigned int i = 0; i < elem->in_num; i++) {
+        vbr_hints_receive(s->hints, elem->in_sg[i].iov_base,
+                          elem->in_sg[i].iov_len);
+    }
+    vbr_migration_unlock();
+    return changed;
+}
+
+/*
+ * Takes what is in the queue, but not too much at a time.
+ *
+ * Runs under the big lock, in an iothread, too: a ring can lie wherever the
+ * guest likes, in the device's own registers for example, and is changed by
+ * resets. The lock of the hints is not held while a ring is touched.
+ */
+static void take_requests(VirtIOBalloonRs *s)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+    VirtQueue *vq = s->vq[VBR_QUEUE_KIND_HINT];
+    unsigned int count = 0;
+    bool changed = false;
+
+    /* While the machine is stopped its memory stays as it is. */
+    while (vdev->vm_running && count < HINTS_AT_A_TIME) {
+        VirtQueueElement *elem = virtqueue_pop(vq, sizeof(*elem));
+
+        if (!elem) {
+            break;
+        }
+        changed |= receive(s, elem);
+        virtqueue_push(vq, elem, 0);
+        g_free(elem);
+        count++;
+    }
+    trace_virtio_balloon_rs_hint_requests(count);
+    if (count == HINTS_AT_A_TIME) {
+        qemu_bh_schedule(s->hint_bh);
+    } else if (!vdev->broken && vdev->vm_running) {
+        vbr_hint_event_notify(s, VBR_HINT_EVENT_QUEUE_EMPTY);
+    }
+    if (changed) {
+        vbr_migration_wake();
+        virtio_notify_config(vdev);
+    }
+    if (count) {
+        /* May reset the device: last. */
+        virtio_notify(vdev, vq);
+    }
+}
+
+static void vbr_hints_turn(void *opaque)
+{
+    bool in_iothread = !bql_locked();
+
+    if (in_iothread) {
+        bql_lock();
+    }
+    /* The device may have gone while this waited for the lock. */
+    if (vbr_migration_device() == opaque) {
+        vbr_guarded(opaque, take_requests);
+    }
+    if (in_iothread) {
+        bql_unlock();
+    }
+}
+
+void vbr_hints_kick(VirtIOBalloonRs *s)
+{
+    if (s->hint_bh) {
+        qemu_bh_schedule(s->hint_bh);
+    }
+}
+
+void vbr_hints_handle_output(VirtIODevice *vdev, VirtQueue *vq)
+{
+    vbr_hints_kick(VIRTIO_BALLOON_RS(vdev));
+}
+
+static void vbr_hints_notify_config(void *opaque)
+{
+    virtio_notify_config(VIRTIO_DEVICE(opaque));
+}
+
+void vbr_hints_init(VirtIOBalloonRs *s)
+{
+    AioContext *ctx = qemu_get_aio_context();
+
+    vbr_hints_set_window(s->hints, s->hint_window);
+    s->config_bh = virtio_bh_new_guarded(DEVICE(s), vbr_hints_notify_config,
+                                         s);
+    if (s->vq[VBR_QUEUE_KIND_HINT]) {
+        if (s->iothread) {
+            object_ref(OBJECT(s->iothread));
+            ctx = iothread_get_aio_context(s->iothread);
+        }
+        s->hint_bh = aio_bh_new(ctx, vbr_hints_turn, s);
+    }
+}
+
+/* Behind vbr_migration_cleanup: nobody else uses the hints any more. */
+void vbr_hints_cleanup(VirtIOBalloonRs *s)
+{
+    if (s->hint_bh) {
+        qemu_bh_delete(s->hint_bh);
+        s->hint_bh = NULL;
+        if (s->iothread) {
+            object_unref(OBJECT(s->iothread));
+        }
+    }
+    qemu_bh_delete(s->config_bh);
+    s->config_bh = NULL;
+    vbr_hints_free(s->hints);
+    s->hints = NULL;
+}

@@ -1,0 +1,460 @@
+/*
+ * virtio-balloon-rs: what live migration leaves out
+ *
+ * Hints come in under the lock below, from the queue. The migration thread takes
+ * them under this lock and the migration's bitmap lock, before a pass over RAM
+ * and before each synchronization of the dirty bitmap, so that none is taken
+ * behind a synchronization that it came before. The locks are taken in the
+ * order: big lock, this lock, bitmap lock.
+ *
+ * All of this outlives the device: a destination can ask for what was left out
+ * when the device is gone.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "exec/target_page.h"
+#include "migration/misc.h"
+#include "system/runstate.h"
+#include "virtio-balloon-rs.h"
+#ifdef VBR_QEMU_10_0
+#include "exec/ram_addr.h"
+#else
+#include "system/ram_addr.h"
+#endif
+#include "trace.h"
+
+static struct {
+    QemuMutex lock;
+    QemuCond wake;
+    /* Under both the big lock and this one to change. */
+    VirtIOBalloonRs *s;
+    /* The migration is over, the next synchronization begins another one. */
+    bool over;
+    VbrSkipCounters counters;
+    /* The first pass is held back. */
+    bool waiting;
+    /* What was left out when the first pass began. */
+    uint64_t wait_bytes;
+    /* Under the bitmap lock only. */
+    VbrRam *ram;
+    /* What was left out was asked for since the counters were read. */
+    bool recalled;
+} m;
+
+void vbr_migration_lock(void)
+{
+    qemu_mutex_lock(&m.lock);
+}
+
+void vbr_migration_unlock(void)
+{
+    qemu_mutex_unlock(&m.lock);
+}
+
+void vbr_migration_wake(void)
+{
+    qemu_cond_broadcast(&m.wake);
+}
+
+VirtIOBalloonRs *vbr_migration_device(void)
+{
+    return m.s;
+}
+
+void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes)
+{
+    if (!m.ram) {
+        return;
+    }
+    vbr_migration_lock();
+    *counters = m.counters;
+    *wait_bytes = m.wait_bytes;
+    vbr_migration_unlock();
+}
+
+static const VbrRamOps ram_ops;
+
+static int64_t change_of(const VbrDirtyChange *change)
+{
+    return (int64_t)change->set - (int64_t)change->cleared;
+}
+
+/* All of these but the callbacks of RAMSkipOps are called with m.lock held. */
+
+static bool view(VbrHintView *out)
+{
+    *out = (VbrHintView) {};
+    return m.s && vbr_hints_view(m.s->hints, out) == VBR_STATUS_OK;
+}
+
+/* Called with the bitmap lock held. */
+static void count_up(void)
+{
+    vbr_ram_counters(m.ram, &m.counters);
+    qatomic_set(&m.recalled, false);
+}
+
+/* Leaves out what the guest hinted; says whether parts are to be armed. */
+static bool take_hints(void)
+{
+    VbrDirtyChange change = {};
+    bool wanted = false;
+
+    /* The blocks that are looked up have to stay until they were dealt with. */
+    RCU_READ_LOCK_GUARD();
+    if (m.s && ram_skip_lock()) {
+        vbr_ram_leave_out_hinted(m.ram, m.s->hints, &change, &wanted);
+        count_up();
+        ram_skip_unlock(change_of(&change));
+        trace_virtio_balloon_rs_hint_taken(change.cleared, wanted);
+    }
+    return wanted;
+}
+
+/*
+ * Arms the dirty log slice by slice, without m.lock: the guest, its queue and a
+ * synchronization that comes in between go on.
+ */
+static void arm(VbrArm which)
+{
+    int64_t began = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
+    unsigned int slices = 0;
+    RAMBlock *block;
+
+    vbr_migration_unlock();
+    WITH_RCU_READ_LOCK_GUARD() {
+        RAMBLOCK_FOREACH(block) {
+            bool more = true;
+
+            while (more) {
+                more = false;
+                if (ram_skip_lock()) {
+                    vbr_ram_arm(m.ram, block, which, &more);
+                    ram_skip_unlock(0);
+                }
+                slices += more;
+            }
+        }
+    }
+    vbr_migration_lock();
+    trace_virtio_balloon_rs_arm(slices,
+                                qemu_clock_get_us(QEMU_CLOCK_REALTIME) - began);
+}
+
+static void trust(uint64_t epoch)
+{
+    if (ram_skip_lock()) {
+        vbr_ram_trust(m.ram, epoch);
+        ram_skip_unlock(0);
+    }
+}
+
+/* Arms the log, and only then asks the guest. */
+static void ask(const VbrHintView *hints)
+{
+    bool asked = false;
+
+    arm(VBR_ARM_ALL);
+    trust(0);
+    if (m.s) {
+        vbr_hints_request(m.s->hints, hints->wanted, &asked);
+    }
+    if (asked) {
+        /* The guest is told from the main loop: this is not under its lock. */
+        qemu_bh_schedule(m.s->config_bh);
+    }
+    trace_virtio_balloon_rs_hint_round(hints->wanted, asked);
+}
+
+/* For a guest so large that not all of its log was armed before. */
+static void arm_wanted(void)
+{
+    VbrHintView hints;
+
+    arm(VBR_ARM_WANTED);
+    if (view(&hints)) {
+        trust(hints.epoch);
+    }
+}
+
+/* How long to wait for hints, in milliseconds. */
+static uint64_t hold_ms(uint64_t bandwidth)
+{
+    uint64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    uint64_t wait = 0;
+
+    if (m.s && runstate_is_running()) {
+        vbr_hints_hold(m.s->hints, now, bandwidth, &wait);
+    }
+    return wait;
+}
+
+/* Waits for hints a little, if that pays; says whether it is to be called again. */
+static bool vbr_before_pass(uint64_t bandwidth)
+{
+    VbrHintView hints;
+    uint64_t wait;
+
+    vbr_migration_lock();
+    if (view(&hints) && hints.state == VBR_HINT_STATE_ARMING) {
+        ask(&hints);
+    } else if (hints.has_pending && take_hints()) {
+        arm_wanted();
+    }
+    wait = hold_ms(bandwidth);
+    if (wait) {
+        m.waiting = true;
+        qemu_cond_timedwait(&m.wake, &m.lock, wait);
+    } else if (m.waiting) {
+        m.waiting = false;
+        m.wait_bytes = m.counters.hint_left_out_bytes;
+        trace_virtio_balloon_rs_hold(hints.counters.wait_ms, m.wait_bytes);
+    }
+    if (qatomic_read(&m.recalled) && ram_skip_lock()) {
+        count_up();
+        ram_skip_unlock(0);
+    }
+    vbr_migration_unlock();
+    return wait;
+}
+
+static int64_t vbr_recall(RAMBlock *block, unsigned long page,
+                          unsigned long npages)
+{
+    VbrDirtyChange change = {};
+
+    vbr_ram_recall(m.ram, block, page, npages, &change);
+    if (change.set) {
+        qatomic_set(&m.recalled, true);
+        trace_virtio_balloon_rs_recall(block->idstr, page, change.set);
+    }
+    return change_of(&change);
+}
+
+static int64_t vbr_settle(RAMBlock *block)
+{
+    vbr_ram_settle(m.ram, block);
+    return 0;
+}
+
+static int64_t vbr_reload(RAMBlock *block)
+{
+    VbrDirtyChange change = {};
+
+    vbr_ram_leave_out_again(m.ram, block, &change);
+    return change_of(&change);
+}
+
+static const RAMSkipOps skip_ops = {
+    .before_pass = vbr_before_pass,
+    .recall = vbr_recall,
+    .settle = vbr_settle,
+    .reload = vbr_reload,
+};
+
+static void before_sync(void)
+{
+    VbrHintView hints;
+
+    if (view(&hints) && hints.has_pending) {
+        take_hints();
+    }
+}
+
+/*
+ * The library ran into a bug of its own and does not know any more what was
+ * left out: everything is sent again.
+ */
+static void send_all(VbrDirtyChange *change)
+{
+    RAMBlock *block;
+
+    vbr_ram_free(m.ram);
+    m.ram = NULL;
+    vbr_ram_new(&ram_ops, qemu_target_page_bits(), &m.ram);
+    RAMBLOCK_FOREACH(block) {
+        unsigned long pages = block->used_length >> qemu_target_page_bits();
+
+        if (block->bmap && !migrate_ram_is_ignored(block)) {
+            change->set += pages - bitmap_count_one(block->bmap, pages);
+            bitmap_set(block->bmap, 0, pages);
+        }
+    }
+}
+
+static void after_sync(void)
+{
+    VbrDirtyChange change = {};
+    VbrStatus status = VBR_STATUS_OK;
+    RAMBlock *block;
+
+    RCU_READ_LOCK_GUARD();
+    if (!ram_skip_lock()) {
+        return;
+    }
+    if (m.over) {
+        status = vbr_ram_begin(m.ram);
+        m.over = false;
+        m.waiting = false;
+        m.wait_bytes = 0;
+    }
+    RAMBLOCK_FOREACH(block) {
+        if (status == VBR_STATUS_OK) {
+            status = vbr_ram_synced(m.ram, block, &change);
+        }
+    }
+    if (status != VBR_STATUS_OK) {
+        send_all(&change);
+    }
+    if (m.s) {
+        /*
+         * Deflates are handled under the big lock, as this is: the set of
+         * pages in the balloon is that of this moment. A device that broke
+         * has none.
+         */
+        vbr_ram_leave_out_ballooned(m.ram, m.s->device, &change);
+    }
+    count_up();
+    ram_skip_unlock(change_of(&change));
+    trace_virtio_balloon_rs_synced(m.counters.hint_left_out_bytes,
+                                   m.counters.ballooned_left_out_bytes);
+}
+
+static void finished(void)
+{
+    if (ram_skip_lock()) {
+        count_up();
+        ram_skip_unlock(0);
+    }
+    m.over = true;
+}
+
+/* Called with the big lock held, by the migration thread or the main loop. */
+static int vbr_precopy_notify(NotifierWithReturn *notifier, void *data,
+                              Error **errp)
+{
+    PrecopyNotifyData *precopy = data;
+    VirtIOBalloonRs *s = m.s;
+    bool running = s && VIRTIO_DEVICE(s)->vm_running;
+    VbrHintEvent event;
+
+    vbr_migration_lock();
+    switch (precopy->reason) {
+    case PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC:
+        before_sync();
+        event = VBR_HINT_EVENT_BEFORE_SYNC;
+        break;
+    case PRECOPY_NOTIFY_AFTER_BITMAP_SYNC:
+        after_sync();
+        event = running ? VBR_HINT_EVENT_AFTER_SYNC
+                        : VBR_HINT_EVENT_AFTER_SYNC_STOPPED;
+        break;
+    case PRECOPY_NOTIFY_CLEANUP:
+        finished();
+        event = VBR_HINT_EVENT_FINISHED;
+        break;
+    default:
+        s = NULL;
+        break;
+    }
+    vbr_migration_unlock();
+    if (s) {
+        /* At once: the interrupt has to be part of the state that is saved. */
+        vbr_hint_event_notify(s, event);
+    }
+    return 0;
+}
+
+/* The library's view of QEMU's bitmaps. Called with the bitmap lock held. */
+
+static bool is_migrated(const RAMBlock *candidate)
+{
+    RAMBlock *block;
+
+    RAMBLOCK_FOREACH(block) {
+        if (block == candidate) {
+            return block->bmap && !migrate_ram_is_ignored(block);
+        }
+    }
+    return false;
+}
+
+static bool vbr_view(void *opaque, void *candidate, VbrRamView *out)
+{
+    RAMBlock *block = candidate;
+
+    QEMU_BUILD_BUG_ON(sizeof(unsigned long) != sizeof(uint64_t));
+    RCU_READ_LOCK_GUARD();
+    if (!is_migrated(block)) {
+        return false;
+    }
+    *out = (VbrRamView) {
+        .dirty = (uint64_t *)block->bmap,
+        .pages = block->used_length >> qemu_target_page_bits(),
+        .unarmed = (uint64_t *)block->clear_bmap,
+        .chunk_shift = block->clear_bmap_shift,
+    };
+    return true;
+}
+
+static bool vbr_find(void *opaque, const void *host, void **block,
+                     uint64_t *offset)
+{
+    ram_addr_t where;
+    RAMBlock *found = qemu_ram_block_from_host((void *)host, false, &where);
+
+    if (!found) {
+        return false;
+    }
+    *block = found;
+    *offset = where;
+    return true;
+}
+
+static void vbr_arm(void *opaque, void *candidate, uint64_t first,
+                    uint64_t count, bool whole_chunk)
+{
+    RAMBlock *block = candidate;
+    unsigned int bits = qemu_target_page_bits();
+
+    memory_region_clear_dirty_bitmap(block->mr, first << bits, count << bits);
+    if (whole_chunk) {
+        /* Not before: a page that is sent relies on its chunk being armed. */
+        clear_bmap_test_and_clear(block, first);
+    }
+}
+
+static const VbrRamOps ram_ops = {
+    .view = vbr_view,
+    .find = vbr_find,
+    .arm = vbr_arm,
+};
+
+void vbr_migration_init(VirtIOBalloonRs *s)
+{
+    static NotifierWithReturn notifier = { .notify = vbr_precopy_notify };
+
+    if (!m.ram) {
+        vbr_ram_new(&ram_ops, qemu_target_page_bits(), &m.ram);
+        m.over = true;
+        qemu_mutex_init(&m.lock);
+        qemu_cond_init(&m.wake);
+        precopy_add_notifier(&notifier);
+        ram_skip_register(&skip_ops);
+    }
+    vbr_migration_lock();
+    m.s = s;
+    vbr_migration_unlock();
+}
+
+void vbr_migration_cleanup(VirtIOBalloonRs *s)
+{
+    vbr_migration_lock();
+    m.s = NULL;
+    vbr_migration_wake();
+    vbr_migration_unlock();
+}
