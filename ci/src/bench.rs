@@ -37,6 +37,9 @@ pub(crate) struct MigrationArgs {
     /// QEMU's max-bandwidth, in MiB/s; 0 for no limit
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     max_bandwidth: u64,
+    /// More words for the guest kernel's command line, such as init_on_alloc=0
+    #[arg(long, value_name = "WORDS")]
+    kernel_args: Option<String>,
     /// Write the figures of every single migration to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -78,6 +81,7 @@ fn passed_on(args: MigrationArgs) -> Result<Vec<OsString>> {
         ("--scenario", args.scenario.map(OsString::from)),
         ("--variant", args.variant.map(OsString::from)),
         ("--window", args.window.map(OsString::from)),
+        ("--kernel-args", args.kernel_args.map(OsString::from)),
         ("--json", json.transpose()?.map(OsString::from)),
     ];
     let given = all

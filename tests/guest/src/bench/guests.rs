@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::plan::{Options, Scenario};
+use super::plan::Scenario;
 use crate::config::VmConfig;
 use crate::vm::Vm;
 use crate::{Error, Result};
@@ -30,27 +30,36 @@ pub struct Ready {
     pub rewriter: Option<crate::agent::Worker>,
 }
 
-/// What a guest takes of the host at most, in MiB.
-pub fn most_memory_mib(options: &Options) -> u64 {
-    let each = options.scenarios.iter();
-    let most = each.map(|s| s.freed_mib + s.rewritten_mib).max();
-    most.unwrap_or(0) + OTHER_MIB
+/// What a guest of `scenario` takes of the host before it is moved, in MiB.
+pub fn before_mib(scenario: &Scenario) -> u64 {
+    scenario.freed_mib + scenario.rewritten_mib + OTHER_MIB
 }
 
-/// How many guests this machine holds beside a destination, and beside what is held
-/// for them already.
+/// What both sides take besides while it is moved, in MiB: the destination what the guest
+/// used, and the source the rest of its RAM, which a guest that hints may write first.
+pub fn growth_mib(scenario: &Scenario) -> u64 {
+    match scenario.balloon_mib {
+        None => scenario.memory_mib + OTHER_MIB,
+        Some(mib) => mib + OTHER_MIB,
+    }
+}
+
+/// How many guests of `scenario` this machine holds side by side, and moves one of.
 ///
 /// # Errors
 /// When there is no room for one.
-pub fn at_once(options: &Options) -> Result<usize> {
-    let each = most_memory_mib(options);
+pub fn at_once(scenario: &Scenario) -> Result<usize> {
     let path = "/proc/meminfo";
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    match total_mib(&text) * MOST_USED_PERCENT / 100 / each {
-        0 | 1 => Err(Error::Missing(format!(
-            "this machine's memory is too small for two guests of {each} MiB"
+    let (each, growth) = (before_mib(scenario), growth_mib(scenario));
+    let room = total_mib(&text) * MOST_USED_PERCENT / 100;
+    match room.saturating_sub(growth) / each {
+        0 => Err(Error::Missing(format!(
+            "scenario {} takes {} MiB, too much for this machine",
+            scenario.name,
+            each + growth
         ))),
-        room => Ok((room - 1).min(MOST_AT_ONCE) as usize),
+        guests => Ok(guests.min(MOST_AT_ONCE) as usize),
     }
 }
 

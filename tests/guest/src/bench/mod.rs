@@ -52,7 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// All scenarios, one after the other.
 fn all(base: &VmConfig, options: &Options, runs: &mut Vec<Run>) -> Result<()> {
     let mut progress = Progress::new(options);
-    let mut warm = Warm::new(&base.qemu, guests::most_memory_mib(options));
+    let mut warm = Warm::new(&base.qemu);
     for scenario in &options.scenarios {
         for round in 1..=options.runs {
             one_round(base, options, scenario, &mut warm, &mut |run| {
@@ -73,17 +73,22 @@ fn one_round(
     warm: &mut Warm,
     done: &mut dyn FnMut(Run),
 ) -> Result<()> {
-    for group in options.variants.chunks(guests::at_once(options)?) {
-        let configs: Vec<VmConfig> = group.iter().map(|v| v.config(base, scenario)).collect();
-        // One part for each of these guests, and one for the destination.
-        warm.hold(1 + group.len())?;
-        warm.hold(1)?;
+    let each = guests::before_mib(scenario);
+    let spare = guests::growth_mib(scenario);
+    for group in options.variants.chunks(guests::at_once(scenario)?) {
+        let configs: Vec<VmConfig> = group
+            .iter()
+            .map(|v| v.config(base, options, scenario))
+            .collect();
+        warm.hold(spare + each * group.len() as u64)?;
+        warm.hold(spare)?;
         let ready = guests::prepare(&configs, scenario)?;
-        for (ended, guest) in ready.into_iter().enumerate() {
-            let (config, variant) = (&configs[ended], &group[ended]);
-            let run = migration::measure(guest, config, options, scenario, || warm.hold(ended))
+        for (ended, guest) in (0u64..).zip(ready) {
+            let (config, variant) = (&configs[ended as usize], &group[ended as usize]);
+            let make_room = || warm.hold(each * ended);
+            let run = migration::measure(guest, config, options, scenario, make_room)
                 .map_err(|error| named(error, scenario, variant))?;
-            warm.hold(2 + ended)?;
+            warm.hold(spare + each * (ended + 1))?;
             done(Run {
                 scenario: scenario.name,
                 variant: variant.name.clone(),

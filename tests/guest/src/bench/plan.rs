@@ -105,10 +105,11 @@ impl Variant {
     }
 
     /// A guest of `scenario` with this device.
-    pub fn config(&self, base: &VmConfig, scenario: &Scenario) -> VmConfig {
+    pub fn config(&self, base: &VmConfig, options: &Options, scenario: &Scenario) -> VmConfig {
         VmConfig {
             memory_mib: scenario.memory_mib,
             device: Some(self.device.clone()),
+            kernel_args: options.kernel_args.clone(),
             more_arguments: vec!["-object".into(), format!("iothread,id={IOTHREAD}")],
             ..base.clone()
         }
@@ -126,13 +127,15 @@ pub struct Options {
     pub variants: Vec<Variant>,
     /// `max-bandwidth` in bytes a second; 0 for no limit.
     pub max_bandwidth: u64,
+    /// More words for the kernel's command line.
+    pub kernel_args: String,
     /// Where the raw figures go.
     pub json: Option<PathBuf>,
 }
 
 impl Options {
     /// Reads `--name value` pairs: `runs`, `scenario`, `variant`, `window` (lists with
-    /// commas), `max-bandwidth` (MiB a second) and `json`.
+    /// commas), `max-bandwidth` (MiB a second), `kernel-args` and `json`.
     ///
     /// # Errors
     /// When a name or a value is unknown, or the list of what to do becomes empty.
@@ -142,6 +145,7 @@ impl Options {
             scenarios: SCENARIOS.to_vec(),
             variants: Vec::new(),
             max_bandwidth: 0,
+            kernel_args: String::new(),
             json: None,
         };
         let mut windows = Vec::new();
@@ -154,6 +158,7 @@ impl Options {
             match name.as_str() {
                 "--runs" => options.runs = number::<u32>(&name, &value)?.max(1),
                 "--max-bandwidth" => options.max_bandwidth = number::<u64>(&name, &value)? << 20,
+                "--kernel-args" => options.kernel_args = value,
                 "--json" => options.json = Some(value.into()),
                 "--window" => {
                     let each = value.split(',').map(|ms| number(&name, ms));

@@ -100,6 +100,7 @@ pub fn write(path: &Path, machine: &Machine, options: &Options, runs: &[Run]) ->
             "guests_run_by": machine.accel,
         },
         "max_bandwidth": options.max_bandwidth,
+        "kernel_args": options.kernel_args,
         "devices": devices,
         "runs": runs,
     });

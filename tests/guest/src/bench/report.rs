@@ -31,6 +31,9 @@ pub fn heading(machine: &Machine, options: &Options) {
         0 => println!("max-bandwidth=0: no limit"),
         mib => println!("max-bandwidth: {mib} MiB/s"),
     }
+    if !options.kernel_args.is_empty() {
+        println!("the guest's kernel: {}", options.kernel_args);
+    }
     for variant in &options.variants {
         println!("  {:<14} -device {}", variant.name, variant.device);
     }

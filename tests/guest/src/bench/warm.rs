@@ -13,32 +13,34 @@ use std::process::{Child, Command, Stdio};
 
 use crate::{Error, Result};
 
-/// Memory that is held in equal parts.
+/// What one process holds, in MiB.
+const PART_MIB: u64 = 1024;
+
+/// Memory that is held.
 #[derive(Debug)]
 pub struct Warm {
     qemu: PathBuf,
-    mib: u64,
     parts: Vec<Holder>,
 }
 
 impl Warm {
-    /// Nothing yet, in parts of `mib` MiB.
-    pub fn new(qemu: &Path, mib: u64) -> Warm {
+    /// Nothing yet; `qemu` is what holds it later.
+    pub fn new(qemu: &Path) -> Warm {
         Warm {
             qemu: qemu.into(),
-            mib,
             parts: Vec::new(),
         }
     }
 
-    /// Holds exactly so many parts; what is too much is free when this returns.
+    /// Holds `mib` MiB, rounded up; what is too much is free when this returns.
     ///
     /// # Errors
     /// When there is not that much memory.
-    pub fn hold(&mut self, parts: usize) -> Result<()> {
+    pub fn hold(&mut self, mib: u64) -> Result<()> {
+        let parts = mib.div_ceil(PART_MIB) as usize;
         self.parts.truncate(parts);
         while self.parts.len() < parts {
-            self.parts.push(Holder::start(&self.qemu, self.mib)?);
+            self.parts.push(Holder::start(&self.qemu, PART_MIB)?);
         }
         Ok(())
     }
