@@ -285,6 +285,25 @@ static void complete_batch(VirtIOBalloonRs *s)
     }
 }
 
+/*
+ * Between batches: what a migration brought of pages in the balloon. While that
+ * is inhibited it is tried again behind each batch.
+ */
+static void discard_loaded(VirtIOBalloonRs *s, VbrInhibit inhibit)
+{
+    bool done;
+
+    if (!s->loaded_left || VIRTIO_DEVICE(s)->broken ||
+        vbr_failed(s, vbr_loaded_discard(s->device, inhibit, &done))) {
+        return;
+    }
+    if (!done) {
+        qemu_bh_schedule(s->bh);
+    } else if (inhibit == VBR_INHIBIT_NO) {
+        s->loaded_left = false;
+    }
+}
+
 /* One slice of work, so that nobody waits for the main loop for long. */
 static void vbr_queues_turn(void *opaque)
 {
@@ -297,6 +316,7 @@ static void vbr_queues_turn(void *opaque)
         return;
     }
     if (!s->working && !next_batch(s)) {
+        discard_loaded(s, inhibit);
         return;
     }
     s->working = true;
@@ -314,7 +334,7 @@ static void vbr_queues_turn(void *opaque)
     if (done) {
         complete_batch(s);
     }
-    if (!done || s->partial || s->kicked) {
+    if (!done || s->partial || s->kicked || s->loaded_left) {
         qemu_bh_schedule(s->bh);
     }
 }

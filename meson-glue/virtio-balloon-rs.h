@@ -70,6 +70,8 @@ struct VirtIOBalloonRs {
     size_t partial_offset;
     /* The batch is being worked on and takes no more requests. */
     bool working;
+    /* A migration brought pages in the balloon that are to be discarded. */
+    bool loaded_left;
 
     VirtQueueElement *stats_elem;
     QEMUTimer *stats_timer;

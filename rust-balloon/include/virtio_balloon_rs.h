@@ -311,8 +311,8 @@ typedef struct VbrOptions {
 } VbrOptions;
 
 /**
- * What the library may ask of the host. Both are called only from inside `vbr_batch_run`, and must
- * not call back into the device.
+ * What the library may ask of the host. Both are called only from inside `vbr_batch_run` and
+ * `vbr_loaded_discard`, and must not call back into the device.
  */
 typedef struct VbrHostOps {
   /**
@@ -1297,6 +1297,19 @@ enum VbrStatus vbr_state_load(struct VbrDevice *device,
                               const struct VbrState *state,
                               const struct VbrSavedPages *pages,
                               uint64_t max_ram);
+
+/**
+ * After a load, gives back to the host what came along of pages in the balloon, for one slice. `done`
+ * gets false when there is more to do: call again, after letting the main loop run. Otherwise there is
+ * nothing to do, or nothing while `inhibit` lasts.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `done` NULL or writable.
+ */
+enum VbrStatus vbr_loaded_discard(struct VbrDevice *device,
+                                  enum VbrInhibit inhibit,
+                                  bool *done);
 
 /**
  * Takes over the statistics of a buffer.

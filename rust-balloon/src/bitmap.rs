@@ -217,13 +217,19 @@ impl PageBitmap {
         .unwrap_or(past.max(from))
     }
 
+    /// The first run of neighbouring indices none of which is below `from`.
+    pub fn next_run(&self, from: u64) -> Option<Range<u64>> {
+        let start = self.find_next(from)?;
+        Some(start..self.find_next_clear(start))
+    }
+
     /// The runs of neighbouring indices, in ascending order.
     pub fn runs(&self) -> impl Iterator<Item = Range<u64>> {
         let mut from = 0;
         std::iter::from_fn(move || {
-            let start = self.find_next(from)?;
-            from = self.find_next_clear(start);
-            Some(start..from)
+            let run = self.next_run(from)?;
+            from = run.end;
+            Some(run)
         })
     }
 

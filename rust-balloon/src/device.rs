@@ -12,7 +12,7 @@ use crate::memory::{BlockRange, HostRange, MemoryMap, Piece};
 use crate::page::{GpaRange, PAGE_SIZE, Pfn};
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::stats::Stats;
-use crate::queue::{Refusals, Work, deflate, inflate, report};
+use crate::queue::{Refusals, Work, deflate, inflate, loaded, report};
 use crate::wire::{ByteOrder, PFN_BYTES, pfns};
 
 /// What the user of the device chose; it stays the same for the device's life.
@@ -54,6 +54,8 @@ pub struct Balloon {
     /// Whether `balloon` holds all of them: not after a migration that carried no set or a part of
     /// it, nor after a batch was given up.
     balloon_complete: bool,
+    /// The page to go on with in giving back what a migration brought of `balloon`.
+    loaded: Option<u64>,
     batch: Batch,
     stats: Stats,
     counters: Counters,
@@ -72,6 +74,7 @@ impl Balloon {
             memory: MemoryMap::default(),
             balloon: PageBitmap::new(PAGE_LIMIT),
             balloon_complete: true,
+            loaded: None,
             batch: Batch::default(),
             stats: Stats::default(),
             counters: Counters::default(),
@@ -110,6 +113,7 @@ impl Balloon {
         self.batch.clear();
         self.balloon.clear_all();
         self.balloon_complete = true;
+        self.loaded = None;
         self.negotiated = Features::empty();
         self.skip_stats = false;
         let was_inflated = self.config.actual != 0;
@@ -196,6 +200,7 @@ impl Balloon {
         });
         self.balloon = ballooned.pages;
         self.balloon_complete = ballooned.complete;
+        self.loaded = Some(0);
         self.skip_stats = false;
         if let Some(stats) = stats {
             self.stats = stats;
@@ -287,8 +292,39 @@ impl Balloon {
             QueueKind::Reporting => report::take,
             QueueKind::Stats | QueueKind::Hint => return Progress::Done,
         };
+        let (mut work, batch) = self.slice(host, inhibit);
+        while let Some(range) = batch.next() {
+            if !work.budget.is_left() {
+                return Progress::More;
+            }
+            let done = take(&mut work, range);
+            batch.advance(done);
+        }
+        work.counters.batches += 1;
+        batch.clear();
+        Progress::Done
+    }
+
+    /// Gives back to the host, for one slice, what a migration brought of pages in the balloon.
+    ///
+    /// While discards are inhibited there is nothing to do, and there may be more to do later.
+    pub fn discard_loaded(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
+        let Some(from) = self.loaded.filter(|_| inhibit == Inhibit::No) else {
+            return Progress::Done;
+        };
+        let (mut work, _) = self.slice(host, inhibit);
+        self.loaded = loaded::slice(&mut work, from);
+        self.loaded.map_or(Progress::Done, |_| Progress::More)
+    }
+
+    /// What handlers need for a slice, and the batch.
+    fn slice<'a>(
+        &'a mut self,
+        host: &'a mut dyn Host,
+        inhibit: Inhibit,
+    ) -> (Work<'a>, &'a mut Batch) {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
-        let mut work = Work {
+        let work = Work {
             memory: &self.memory,
             balloon: told.then_some(&mut self.balloon),
             inhibit,
@@ -298,16 +334,7 @@ impl Balloon {
             counters: &mut self.counters,
             budget: Budget::slice(),
         };
-        while let Some(range) = self.batch.next() {
-            if !work.budget.is_left() {
-                return Progress::More;
-            }
-            let done = take(&mut work, range);
-            self.batch.advance(done);
-        }
-        self.counters.batches += 1;
-        self.batch.clear();
-        Progress::Done
+        (work, &mut self.batch)
     }
 
     /// Forgets the batch; its requests go back to their queue and come again.

@@ -96,9 +96,10 @@ static void test_postcopy(void)
     VbrVm *from = vbr_pc_balloon(NULL);
     VbrVm *to = vbr_pc("-device " VBR_PCI "," VBR_SLOT_ARG
                        " -incoming defer");
-    const uint64_t base = 96 * MiB;
+    const uint64_t base = 96 * MiB, ballooned = 100 * MiB;
 
     vbr_start(&from->d, 0);
+    vbr_send_range(&from->d, VBR_INFLATE, ballooned, NPAGES);
     if (!can_do(from->qts, "postcopy-ram") ||
         !can_do(to->qts, "postcopy-ram")) {
         g_test_skip("no postcopy on this host");
@@ -124,12 +125,17 @@ static void test_postcopy(void)
     /* Reading brings the pages over; then they are there to be lost. */
     vbr_assert_filled(&to->d, base, NPAGES, 0x2f);
     assert_keeps(&to->d, base);
+    /* Memory for pages that are in the balloon, however it got there. */
+    vbr_fill(&to->d, ballooned, NPAGES, 0x2f);
 
     limit_bandwidth(from->qts, 1 * GiB);
     g_assert(vbr_migrate_wait(from->qts, "completed", "failed", NULL));
     g_assert(vbr_migrate_wait(to->qts, "completed", "failed", NULL));
     assert_inhibited(&to->d, "no");
+    vbr_assert_kept(&to->d, ballooned, NPAGES, 0x2f);
     vbr_assert_works(&to->d);
+    vbr_settle(&to->d);
+    vbr_assert_gone(&to->d, ballooned, NPAGES);
     vbr_vm_free(from);
     vbr_vm_free(to);
 }

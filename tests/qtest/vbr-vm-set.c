@@ -222,6 +222,35 @@ static void test_not_told(void)
     vbr_vm_free(vm);
 }
 
+/*
+ * Pages that were sent before the guest gave them away are there, and are in
+ * the balloon: as if all of it was inflated when the last page had been sent.
+ */
+static void test_sent_before(void)
+{
+    VbrVm *vm = vbr_pc(ARGS);
+    g_autoptr(GByteArray) stream = NULL;
+    g_autoptr(GByteArray) changed = NULL;
+    const uint64_t next = HIGH + HIGH_PAGES * VBR_PAGE;
+
+    vbr_vm_attach(vm, VBR_SLOT);
+    vbr_start(&vm->d, 0);
+    vbr_fill(&vm->d, LOW, LOW_PAGES + 1, 0x5e);
+    vbr_fill(&vm->d, HIGH - VBR_PAGE, HIGH_PAGES + 2, 0x5e);
+    stream = stream_of(vm);
+    changed = with_set(stream, coded_set, sizeof(coded_set));
+    vm = load_and_adopt(changed, vm);
+    vbr_settle(&vm->d);
+    vbr_assert_gone(&vm->d, LOW, LOW_PAGES);
+    vbr_assert_gone(&vm->d, HIGH, HIGH_PAGES);
+    vbr_assert_kept(&vm->d, LOW + LOW_PAGES * VBR_PAGE, 1, 0x5e);
+    vbr_assert_kept(&vm->d, HIGH - VBR_PAGE, 1, 0x5e);
+    vbr_assert_kept(&vm->d, next, 1, 0x5e);
+    vbr_assert_counter(&vm->d, "discarded-bytes", SET_BYTES);
+    vbr_assert_works(&vm->d);
+    vbr_vm_free(vm);
+}
+
 /* Saved by a device that knew nothing of the set: what counts is "actual". */
 static void test_absent(void)
 {
@@ -391,6 +420,7 @@ void vbr_add_set_tests(void)
     qtest_add_func("virtio-balloon-rs/set/survives", test_survives);
     qtest_add_func("virtio-balloon-rs/set/empty", test_empty);
     qtest_add_func("virtio-balloon-rs/set/not-told", test_not_told);
+    qtest_add_func("virtio-balloon-rs/set/sent-before", test_sent_before);
     qtest_add_func("virtio-balloon-rs/set/absent", test_absent);
     qtest_add_func("virtio-balloon-rs/set/twice", test_twice);
     qtest_add_func("virtio-balloon-rs/set/incomplete", test_incomplete);

@@ -6,8 +6,8 @@ use crate::host::Host;
 use crate::memory::BlockRange;
 use std::ffi::{c_int, c_void};
 
-/// What the library may ask of the host. Both are called only from inside `vbr_batch_run`, and must
-/// not call back into the device.
+/// What the library may ask of the host. Both are called only from inside `vbr_batch_run` and
+/// `vbr_loaded_discard`, and must not call back into the device.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct VbrHostOps {

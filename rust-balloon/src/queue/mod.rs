@@ -5,6 +5,7 @@
 pub mod deflate;
 pub mod hint;
 pub mod inflate;
+pub mod loaded;
 pub mod report;
 pub mod stats;
 

@@ -362,6 +362,12 @@ impl Model {
         self.poison_val = 0;
     }
 
+    /// The device goes on from a stream without the set of pages in the balloon.
+    pub(crate) fn forget(&mut self) {
+        self.must.clear();
+        self.complete = self.actual == 0;
+    }
+
     /// A driver negotiated.
     pub(crate) fn negotiate(&mut self, told: bool) {
         self.told = told;

@@ -7,6 +7,7 @@
 
 mod edges;
 mod expect;
+mod loaded;
 mod mock;
 mod world;
 
@@ -113,6 +114,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Reset),
         2 => prop::bool::weighted(0.8).prop_map(Step::Negotiate),
         2 => (0..MAPS).prop_map(Step::Memory),
+        2 => prop::bool::weighted(0.9).prop_map(Step::Migrate),
+        2 => (prop::bool::weighted(0.1), prop::bool::weighted(0.1))
+            .prop_map(|(inhibited, refuse)| Step::Loaded(inhibited, refuse)),
         1 => (any::<u32>(), prop_oneof![Just(0), any::<u32>()])
             .prop_map(|(actual, poison_val)| Step::Config(actual, poison_val)),
     ]

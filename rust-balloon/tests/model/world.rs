@@ -5,8 +5,10 @@ use virtio_balloon_rs::counters::Counters;
 use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd};
 use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
-use virtio_balloon_rs::memory::HostRange;
+use virtio_balloon_rs::memory::{HostRange, MemoryMap};
 use virtio_balloon_rs::page::PAGE_SIZE;
+use virtio_balloon_rs::pageset::MAX_BYTES;
+use virtio_balloon_rs::state::{SavedPages, State};
 use virtio_balloon_rs::wire::ByteOrder;
 
 use crate::expect::{Batch, Bytes, Model};
@@ -56,6 +58,10 @@ pub(crate) enum Step {
     Memory(usize),
     /// What the driver writes to `actual` and `poison_val`.
     Config(u32, u32),
+    /// Goes on in another device, with the set of pages in the balloon if it can.
+    Migrate(bool),
+    /// A slice of giving back what was loaded; while discards are inhibited, and refused.
+    Loaded(bool, bool),
 }
 
 pub(crate) struct World {
@@ -87,6 +93,8 @@ impl World {
             Step::Negotiate(told) => self.negotiate(told),
             Step::Memory(map) => self.change_memory(map),
             Step::Config(actual, poison_val) => self.write_config(actual, poison_val),
+            Step::Migrate(with_pages) => self.migrate(with_pages),
+            Step::Loaded(inhibited, refuse) => self.loaded(inhibited, refuse),
         }
         self.check_totals();
     }
@@ -210,11 +218,7 @@ impl World {
     fn slice(&mut self, batch: &mut Batch, course: &Course, number: u32) -> Progress {
         let inhibited = course.inhibited.get(number as usize);
         let inhibited = *inhibited.or(course.inhibited.last()).unwrap_or(&false);
-        let inhibit = if inhibited {
-            Inhibit::Pinned
-        } else {
-            Inhibit::No
-        };
+        let inhibit = inhibit(inhibited);
         let progress = self.balloon.batch_run(&mut self.host, inhibit);
         let discards = std::mem::take(&mut self.host.discards);
         let populates = std::mem::take(&mut self.host.populates);
@@ -226,6 +230,40 @@ impl World {
         batch.refused |= course.refuse || lost_patience;
         self.model.slice(batch, inhibited, &discards, &populates);
         progress
+    }
+
+    /// What the source saves loads in a device that has the same memory, and features.
+    fn migrate(&mut self, with_pages: bool) {
+        let mut coded = vec![0; MAX_BYTES];
+        let written = SavedPages::write(&self.balloon, &mut coded);
+        let pages = SavedPages {
+            coded: &coded[..written.bytes],
+            complete: written.complete,
+        };
+        let pages = (with_pages && self.model.told).then_some(pages);
+        let mut to = World::new(self.model.told);
+        let map = MemoryMap::new(self.model.sections.clone()).expect("the map that there was");
+        to.balloon.set_memory(map);
+        to.balloon.set_features(self.balloon.negotiated(), false);
+        let state = State::save(&self.balloon, 0);
+        assert_eq!(state.load(&mut to.balloon, pages, RAM), Ok(()));
+        self.balloon = to.balloon;
+        self.host = to.host;
+        if pages.is_none() {
+            self.model.forget();
+        }
+    }
+
+    fn loaded(&mut self, inhibited: bool, refuse: bool) {
+        self.host.refuse = refuse;
+        self.balloon
+            .discard_loaded(&mut self.host, inhibit(inhibited));
+        let discards = std::mem::take(&mut self.host.discards);
+        let none = Vec::new();
+        let mut batch = self
+            .model
+            .open(QueueKind::Inflate, none, Counters::default());
+        self.model.slice(&mut batch, inhibited, &discards, &[]);
     }
 
     fn reset(&mut self) {
@@ -267,6 +305,14 @@ impl World {
         if negotiated.contains(Features::PAGE_POISON) {
             self.model.poison_val = poison_val;
         }
+    }
+}
+
+fn inhibit(inhibited: bool) -> Inhibit {
+    if inhibited {
+        Inhibit::Pinned
+    } else {
+        Inhibit::No
     }
 }
 

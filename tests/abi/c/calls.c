@@ -50,6 +50,7 @@ static const struct {
     X(vbr_state_save, (device, 1, &out->state))                                \
     X(vbr_state_save_pages, (device, out->image, 16, &out->size, &out->flag))  \
     X(vbr_state_load, (device, &in.state, &in.pages, 4096))                    \
+    X(vbr_loaded_discard, (device, VBR_INHIBIT_NO, &out->flag))                \
     X(vbr_stats_receive, (device, &in.buffer))                                 \
     X(vbr_stats_get, (device, &out->stats))                                    \
     X(vbr_machine_reset, (device))

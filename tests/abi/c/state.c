@@ -200,6 +200,29 @@ static void a_cut_set(void)
     host_free(to);
 }
 
+/* What came along of pages in the balloon goes back to the host, unless it may not. */
+static void what_came_is_discarded(void)
+{
+    struct host *host = host_new(MUST_TELL_HOST);
+    const struct VbrState state = { .actual = 9 };
+    const struct VbrSavedPages pages = { .coded = (const uint8_t[]){ 5, 3 }, .len = 2 };
+    bool done = false;
+
+    CHECK_OK(vbr_state_load(host->device, &state, &pages, RAM));
+    guest_fill(host, 4 * PAGE, 5 * PAGE);
+    CHECK_OK(vbr_loaded_discard(host->device, VBR_INHIBIT_INCOMING_POSTCOPY, &done));
+    CHECK(done);
+    CHECK(guest_kept(host, 4 * PAGE, 5 * PAGE));
+    for (done = false; !done;) {
+        CHECK_OK(vbr_loaded_discard(host->device, VBR_INHIBIT_NO, &done));
+    }
+    CHECK(guest_kept(host, 4 * PAGE, PAGE));
+    CHECK(guest_gone(host, 5 * PAGE, 3 * PAGE));
+    CHECK(guest_kept(host, 8 * PAGE, PAGE));
+    CHECK_EQ(host->discard_count, 1);
+    host_free(host);
+}
+
 static void pages_refused(struct host *host, const struct VbrSavedPages *pages,
                           enum VbrStatus status)
 {
@@ -250,6 +273,7 @@ void theme_state(void)
 {
     pages_come_along();
     a_cut_set();
+    what_came_is_discarded();
     pages_that_cannot_be_are_refused();
     what_was_saved_loads();
     pages_from_before_are_not_known();

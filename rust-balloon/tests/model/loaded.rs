@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What a migration brought of pages in the balloon goes back to the host.
+
+use std::ops::Range;
+
+use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd};
+use virtio_balloon_rs::features::{Features, QueueKind};
+use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::page::PAGE_SIZE;
+use virtio_balloon_rs::pageset;
+use virtio_balloon_rs::state::{SavedPages, State};
+use virtio_balloon_rs::wire::ByteOrder;
+
+use crate::mock::{END, HUGE, LONG, MockHost, RAM, SMALL, memory_map};
+
+/// The pages of the long block: several slices of work.
+const ALL: Range<u64> = LONG..END;
+
+/// A range of 4 KiB pages of a block.
+type BlockPages = (usize, Range<u64>);
+
+/// A device that went on with these pages in the balloon.
+fn loaded(set: &[Range<u64>]) -> Balloon {
+    let mut balloon = Balloon::new(Options::default());
+    balloon.set_memory(memory_map(0));
+    balloon.set_features(Features::MUST_TELL_HOST, false);
+    let mut coded = [0; 64];
+    let written = pageset::encode(set.iter().cloned(), &mut coded);
+    let pages = SavedPages {
+        coded: &coded[..written.bytes],
+        complete: written.complete,
+    };
+    let state = State::save(&balloon, 0);
+    state.load(&mut balloon, Some(pages), RAM).unwrap();
+    balloon
+}
+
+/// One slice; what was discarded in it.
+fn slice(balloon: &mut Balloon, inhibit: Inhibit) -> (Progress, Vec<BlockPages>) {
+    let mut host = MockHost::default();
+    let progress = balloon.discard_loaded(&mut host, inhibit);
+    let discards = host.discards.iter().map(|range| {
+        let first = range.offset / PAGE_SIZE;
+        (range.block.0, first..first + range.bytes / PAGE_SIZE)
+    });
+    (progress, discards.collect())
+}
+
+/// Runs to the end; what was discarded, neighbours joined, and the slices.
+fn run(balloon: &mut Balloon) -> (Vec<BlockPages>, u32) {
+    let mut all: Vec<BlockPages> = Vec::new();
+    let mut slices = 0;
+    loop {
+        let (progress, discards) = slice(balloon, Inhibit::No);
+        slices += 1;
+        for (block, pages) in discards {
+            match all.last_mut() {
+                Some(last) if last.0 == block && last.1.end == pages.start => {
+                    last.1.end = pages.end
+                }
+                _ => all.push((block, pages)),
+            }
+        }
+        if progress == Progress::Done {
+            return (all, slices);
+        }
+    }
+}
+
+fn send(balloon: &mut Balloon, queue: QueueKind, pages: Range<u64>) -> u64 {
+    let pfns = pages.flat_map(|page| (page as u32).to_le_bytes());
+    let end = Some(RequestEnd {
+        descriptors: 1,
+        wrong_way: 0,
+    });
+    let payload: Vec<u8> = pfns.collect();
+    let added = balloon.batch_add(queue, &payload, ByteOrder::Little, end);
+    assert_eq!(added, Ok(()));
+    let mut host = MockHost::default();
+    while balloon.batch_run(&mut host, Inhibit::No) == Progress::More {}
+    host.done_bytes / PAGE_SIZE
+}
+
+#[test]
+fn whole_backing_pages_of_the_set_are_discarded() {
+    let mut balloon = loaded(&[
+        // Over the end of a block into nothing.
+        SMALL + 3..SMALL + 5,
+        SMALL + 60..SMALL + 70,
+        // Large pages, the first and the last of them in part.
+        HUGE + 511..HUGE + 3 * 512 + 1,
+        LONG + 7..LONG + 8,
+    ]);
+    let (discards, _) = run(&mut balloon);
+    let expected = [(1, 3..5), (1, 60..64), (3, 512..3 * 512), (4, 7..8)];
+    assert_eq!(discards, expected);
+    assert_eq!(run(&mut balloon), (vec![], 1), "once is enough");
+    // A page in part is completed by the guest.
+    assert_eq!(
+        send(&mut balloon, QueueKind::Inflate, HUGE..HUGE + 511),
+        512
+    );
+}
+
+#[test]
+fn slices_are_short_and_go_on() {
+    let mut balloon = loaded(&[ALL]);
+    let (discards, slices) = run(&mut balloon);
+    assert_eq!(discards, [(4, 0..8192)]);
+    assert!((3..6).contains(&slices), "{slices} slices");
+}
+
+#[test]
+fn pages_that_left_the_balloon_meanwhile_are_the_guests() {
+    let mut balloon = loaded(&[ALL]);
+    let (progress, first) = slice(&mut balloon, Inhibit::No);
+    assert_eq!(progress, Progress::More);
+    let end = first.last().unwrap().1.end;
+    send(&mut balloon, QueueKind::Deflate, LONG + end..LONG + 8000);
+    let (discards, _) = run(&mut balloon);
+    assert_eq!(discards, [(4, 8000..8192)]);
+}
+
+#[test]
+fn what_is_inhibited_waits() {
+    let mut balloon = loaded(&[SMALL + 3..SMALL + 5, SMALL + 9..SMALL + 10]);
+    for inhibit in [Inhibit::IncomingPostcopy, Inhibit::Pinned] {
+        assert_eq!(slice(&mut balloon, inhibit), (Progress::Done, vec![]));
+    }
+    assert_eq!(balloon.counters(RAM).inhibited_bytes, 0);
+    assert_eq!(run(&mut balloon).0, [(1, 3..5), (1, 9..10)]);
+}
+
+#[test]
+fn a_reset_ends_it() {
+    let mut balloon = loaded(&[ALL]);
+    balloon.reset();
+    balloon.set_features(Features::MUST_TELL_HOST, false);
+    assert_eq!(send(&mut balloon, QueueKind::Inflate, LONG..LONG + 9), 9);
+    assert_eq!(run(&mut balloon), (vec![], 1));
+}
+
+#[test]
+fn without_a_load_there_is_nothing_to_do() {
+    let mut balloon = Balloon::new(Options::default());
+    balloon.set_memory(memory_map(0));
+    balloon.set_features(Features::MUST_TELL_HOST, false);
+    assert_eq!(send(&mut balloon, QueueKind::Inflate, LONG..LONG + 9), 9);
+    assert_eq!(run(&mut balloon), (vec![], 1));
+}
