@@ -83,7 +83,7 @@ static uint64_t guest_bytes(VirtIOBalloonRs *s)
     return ram - ballooned;
 }
 
-static void announce_actual(VirtIOBalloonRs *s)
+void vbr_announce_actual(VirtIOBalloonRs *s)
 {
     uint64_t bytes = guest_bytes(s);
 
@@ -106,7 +106,7 @@ static void vbr_set_config(VirtIODevice *vdev, const uint8_t *config)
 
     if (!vbr_failed(s, vbr_config_write(s->device, config, vdev->config_len,
                                         &changed)) && changed) {
-        announce_actual(s);
+        vbr_announce_actual(s);
     }
 }
 
@@ -174,7 +174,7 @@ static void vbr_reset(VirtIODevice *vdev)
     /* A device that was broken until now has missed changes. */
     vbr_memory_tell(s);
     if (changed) {
-        announce_actual(s);
+        vbr_announce_actual(s);
     }
 }
 
@@ -206,159 +206,6 @@ static void balloon_status(void *opaque, BalloonInfo *info)
 {
     info->actual = guest_bytes(opaque);
 }
-
-static int vbr_pre_save(void *opaque)
-{
-    VirtIOBalloonRs *s = opaque;
-
-    vbr_queues_give_back(s);
-    vbr_stats_give_back(s);
-    s->state = (VbrState) {};
-    /* A device that is broken is saved as one: only virtio's part matters. */
-    vbr_state_save(s->device, s->stats_poll_interval, &s->state);
-    vbr_migration_lock();
-    vbr_hints_save(s->hints, &s->hint_record);
-    vbr_migration_unlock();
-    return 0;
-}
-
-static int vbr_pre_load(void *opaque)
-{
-    VirtIOBalloonRs *s = opaque;
-
-    s->state = (VbrState) {};
-    s->hint_record_loaded = false;
-    vbr_pages_forget(s);
-    return 0;
-}
-
-static VbrStatus load_hints(VirtIOBalloonRs *s)
-{
-    VbrStatus status = VBR_STATUS_OK;
-
-    if (s->hint_record_loaded) {
-        vbr_migration_lock();
-        status = vbr_hints_load(s->hints, &s->hint_record);
-        vbr_migration_unlock();
-    }
-    return status;
-}
-
-static int vbr_post_load(VirtIODevice *vdev)
-{
-    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
-    uint64_t max_ram = MACHINE(qdev_get_machine())->maxram_size;
-    VbrStatus status = vbr_pages_load(s, max_ram);
-
-    if (status == VBR_STATUS_OK) {
-        status = load_hints(s);
-    }
-    if (status != VBR_STATUS_OK) {
-        error_report("virtio-balloon-rs: %s", vbr_status_str(status));
-        return -EINVAL;
-    }
-    /* What was set on this side has precedence over what comes along. */
-    if (s->state.has_stats && !s->stats_poll_interval) {
-        vbr_stats_set_interval(s, s->state.stats_polling_interval);
-    }
-    vbr_stats_rearm(s);
-    if (s->state.actual) {
-        /* The reset before has announced that nothing is in the balloon. */
-        announce_actual(s);
-    }
-    return 0;
-}
-
-static bool hints_needed(void *opaque)
-{
-    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_FREE_PAGE_HINT);
-}
-
-static int hints_post_load(void *opaque, int version_id)
-{
-    VirtIOBalloonRs *s = opaque;
-
-    s->hint_record_loaded = true;
-    return 0;
-}
-
-static bool poison_needed(void *opaque)
-{
-    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_PAGE_POISON);
-}
-
-/* QEMU's C device never offers the feature and could not load this. */
-static bool stats_needed(void *opaque)
-{
-    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_MUST_TELL_HOST);
-}
-
-static int stats_post_load(void *opaque, int version_id)
-{
-    VirtIOBalloonRs *s = opaque;
-
-    s->state.has_stats = true;
-    return 0;
-}
-
-static const VMStateDescription vmstate_free_page_hint = {
-    .name = "virtio-balloon-device/free-page-report",
-    .version_id = 1,
-    .minimum_version_id = 1,
-    .needed = hints_needed,
-    .post_load = hints_post_load,
-    .fields = (const VMStateField[]) {
-        VMSTATE_UINT32(hint_record.cmd_id, VirtIOBalloonRs),
-        VMSTATE_UINT32(hint_record.status, VirtIOBalloonRs),
-        VMSTATE_END_OF_LIST()
-    }
-};
-
-static const VMStateDescription vmstate_page_poison = {
-    .name = "virtio-balloon-device/page-poison",
-    .version_id = 1,
-    .minimum_version_id = 1,
-    .needed = poison_needed,
-    .fields = (const VMStateField[]) {
-        VMSTATE_UINT32(state.poison_val, VirtIOBalloonRs),
-        VMSTATE_END_OF_LIST()
-    }
-};
-
-static const VMStateDescription vmstate_stats = {
-    .name = "virtio-balloon-device/stats",
-    .version_id = 1,
-    .minimum_version_id = 1,
-    .needed = stats_needed,
-    .post_load = stats_post_load,
-    .fields = (const VMStateField[]) {
-        VMSTATE_UINT64_ARRAY(state.stats, VirtIOBalloonRs, VBR_STATS),
-        VMSTATE_INT64(state.stats_last_update, VirtIOBalloonRs),
-        VMSTATE_INT64(state.stats_polling_interval, VirtIOBalloonRs),
-        VMSTATE_END_OF_LIST()
-    }
-};
-
-/* The names are those of QEMU's C device: each can load the other's stream. */
-static const VMStateDescription vmstate_virtio_balloon_rs_device = {
-    .name = "virtio-balloon-device",
-    .version_id = 1,
-    .minimum_version_id = 1,
-    .pre_save = vbr_pre_save,
-    .pre_load = vbr_pre_load,
-    .fields = (const VMStateField[]) {
-        VMSTATE_UINT32(state.num_pages, VirtIOBalloonRs),
-        VMSTATE_UINT32(state.actual, VirtIOBalloonRs),
-        VMSTATE_END_OF_LIST()
-    },
-    .subsections = (const VMStateDescription * const []) {
-        &vmstate_free_page_hint,
-        &vmstate_page_poison,
-        &vmstate_stats,
-        &vmstate_vbr_pages,
-        NULL
-    }
-};
 
 static const VMStateDescription vmstate_virtio_balloon_rs = {
     .name = "virtio-balloon",
@@ -483,7 +330,7 @@ static void vbr_class_init(ObjectClass *klass, VBR_CLASS_DATA *data)
     vdc->get_features = vbr_get_features;
     vdc->set_features = vbr_set_features;
     vdc->set_status = vbr_set_status;
-    vdc->vmsd = &vmstate_virtio_balloon_rs_device;
+    vdc->vmsd = &vmstate_vbr_device;
     vdc->post_load = vbr_post_load;
     rc->phases.enter = vbr_reset_enter;
 }

@@ -97,6 +97,8 @@ bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status);
  * be aimed at them. Called with the big lock held.
  */
 void vbr_guarded(VirtIOBalloonRs *s, void (*fn)(VirtIOBalloonRs *s));
+/* Says what is in the balloon, to whoever listens. */
+void vbr_announce_actual(VirtIOBalloonRs *s);
 /* Bytes of RAM that the guest has, hotplugged memory included. */
 uint64_t vbr_ram_size(void);
 
@@ -106,12 +108,6 @@ void vbr_memory_init(VirtIOBalloonRs *s);
 void vbr_memory_cleanup(VirtIOBalloonRs *s);
 /* Tells the library where guest RAM is. */
 void vbr_memory_tell(VirtIOBalloonRs *s);
-
-/* virtio-balloon-rs-pages.c */
-extern const VMStateDescription vmstate_vbr_pages;
-/* Gives a loaded state to the library, with the pages that came along. */
-VbrStatus vbr_pages_load(VirtIOBalloonRs *s, uint64_t max_ram);
-void vbr_pages_forget(VirtIOBalloonRs *s);
 
 /* virtio-balloon-rs-queues.c */
 VbrInhibit vbr_inhibit(void);
@@ -152,6 +148,12 @@ void vbr_migration_wake(void);
 VirtIOBalloonRs *vbr_migration_device(void);
 /* What was left out, and how much of it when the first pass began. */
 void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes);
+
+/* virtio-balloon-rs-state.c */
+extern const VMStateDescription vmstate_vbr_device;
+int vbr_post_load(VirtIODevice *vdev);
+/* Frees what is left of a state that was saved or loaded. */
+void vbr_pages_forget(VirtIOBalloonRs *s);
 
 /* virtio-balloon-rs-stats.c */
 void vbr_stats_handle_output(VirtIODevice *vdev, VirtQueue *vq);

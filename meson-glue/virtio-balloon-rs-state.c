@@ -1,0 +1,254 @@
+/*
+ * virtio-balloon-rs: what a migration stream carries
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "hw/boards.h"
+#include "migration/vmstate.h"
+#include "virtio-balloon-rs.h"
+
+void vbr_pages_forget(VirtIOBalloonRs *s)
+{
+    g_free(s->pages.coded);
+    s->pages = (VbrPagesState) {};
+}
+
+static int vbr_pre_save(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    vbr_queues_give_back(s);
+    vbr_stats_give_back(s);
+    s->state = (VbrState) {};
+    /* A device that is broken is saved as one: only virtio's part matters. */
+    vbr_state_save(s->device, s->stats_poll_interval, &s->state);
+    vbr_migration_lock();
+    vbr_hints_save(s->hints, &s->hint_record);
+    vbr_migration_unlock();
+    return 0;
+}
+
+static int vbr_pre_load(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    s->state = (VbrState) {};
+    s->hint_record_loaded = false;
+    vbr_pages_forget(s);
+    return 0;
+}
+
+static VbrStatus load_state(VirtIOBalloonRs *s, uint64_t max_ram)
+{
+    const VbrSavedPages pages = {
+        .coded = s->pages.coded,
+        .len = s->pages.len,
+        .complete = s->pages.complete,
+    };
+    VbrStatus status = vbr_state_load(s->device, &s->state,
+                                      s->pages.loaded ? &pages : NULL,
+                                      max_ram);
+
+    s->loaded_left = status == VBR_STATUS_OK && s->pages.loaded;
+    vbr_pages_forget(s);
+    return status;
+}
+
+static VbrStatus load_hints(VirtIOBalloonRs *s)
+{
+    VbrStatus status = VBR_STATUS_OK;
+
+    if (s->hint_record_loaded) {
+        vbr_migration_lock();
+        status = vbr_hints_load(s->hints, &s->hint_record);
+        vbr_migration_unlock();
+    }
+    return status;
+}
+
+int vbr_post_load(VirtIODevice *vdev)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+    uint64_t max_ram = MACHINE(qdev_get_machine())->maxram_size;
+    VbrStatus status = load_state(s, max_ram);
+
+    if (status == VBR_STATUS_OK) {
+        status = load_hints(s);
+    }
+    if (status != VBR_STATUS_OK) {
+        error_report("virtio-balloon-rs: %s", vbr_status_str(status));
+        return -EINVAL;
+    }
+    /* What was set on this side has precedence over what comes along. */
+    if (s->state.has_stats && !s->stats_poll_interval) {
+        vbr_stats_set_interval(s, s->state.stats_polling_interval);
+    }
+    vbr_stats_rearm(s);
+    if (s->state.actual) {
+        /* The reset before has announced that nothing is in the balloon. */
+        vbr_announce_actual(s);
+    }
+    return 0;
+}
+
+/* QEMU's C device never offers the feature, and could not load what follows. */
+static bool told(void *opaque)
+{
+    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_MUST_TELL_HOST);
+}
+
+static int pages_pre_save(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+    size_t used = 0;
+
+    vbr_pages_forget(s);
+    /* Zeroed memory of this size is not there before it is written to. */
+    s->pages.coded = g_malloc0(VBR_STATE_MAX_PAGES_BYTES);
+    /* A device that is broken is saved with nothing. */
+    vbr_state_save_pages(s->device, s->pages.coded, VBR_STATE_MAX_PAGES_BYTES,
+                         &used, &s->pages.complete);
+    s->pages.len = used;
+    return 0;
+}
+
+static int pages_post_save(void *opaque)
+{
+    vbr_pages_forget(opaque);
+    return 0;
+}
+
+/* A stream may hold this more than once; the last counts. */
+static int pages_pre_load(void *opaque)
+{
+    vbr_pages_forget(opaque);
+    return 0;
+}
+
+/* Asked before so many bytes are allocated. */
+static bool pages_fit(void *opaque, int version_id)
+{
+    VirtIOBalloonRs *s = opaque;
+    bool fit = s->pages.len <= VBR_STATE_MAX_PAGES_BYTES;
+
+    if (!fit) {
+        error_report("virtio-balloon-rs: %s",
+                     vbr_status_str(VBR_STATUS_STATE_PAGES_SIZE));
+    }
+    return fit;
+}
+
+static int pages_post_load(void *opaque, int version_id)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    s->pages.loaded = true;
+    return 0;
+}
+
+static const VMStateDescription vmstate_pages = {
+    .name = "virtio-balloon-device/pages",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = told,
+    .pre_save = pages_pre_save,
+    .post_save = pages_post_save,
+    .pre_load = pages_pre_load,
+    .post_load = pages_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_BOOL(pages.complete, VirtIOBalloonRs),
+        VMSTATE_UINT32(pages.len, VirtIOBalloonRs),
+        VMSTATE_VALIDATE("pages.len is small enough", pages_fit),
+        VMSTATE_VBUFFER_ALLOC_UINT32(pages.coded, VirtIOBalloonRs, 1, NULL,
+                                     pages.len),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
+static bool hints_needed(void *opaque)
+{
+    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_FREE_PAGE_HINT);
+}
+
+static int hints_post_load(void *opaque, int version_id)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    s->hint_record_loaded = true;
+    return 0;
+}
+
+static bool poison_needed(void *opaque)
+{
+    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_PAGE_POISON);
+}
+
+static int stats_post_load(void *opaque, int version_id)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    s->state.has_stats = true;
+    return 0;
+}
+
+static const VMStateDescription vmstate_free_page_hint = {
+    .name = "virtio-balloon-device/free-page-report",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = hints_needed,
+    .post_load = hints_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(hint_record.cmd_id, VirtIOBalloonRs),
+        VMSTATE_UINT32(hint_record.status, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
+static const VMStateDescription vmstate_page_poison = {
+    .name = "virtio-balloon-device/page-poison",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = poison_needed,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(state.poison_val, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
+static const VMStateDescription vmstate_stats = {
+    .name = "virtio-balloon-device/stats",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = told,
+    .post_load = stats_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT64_ARRAY(state.stats, VirtIOBalloonRs, VBR_STATS),
+        VMSTATE_INT64(state.stats_last_update, VirtIOBalloonRs),
+        VMSTATE_INT64(state.stats_polling_interval, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
+/* The names are those of QEMU's C device: each can load the other's stream. */
+const VMStateDescription vmstate_vbr_device = {
+    .name = "virtio-balloon-device",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .pre_save = vbr_pre_save,
+    .pre_load = vbr_pre_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(state.num_pages, VirtIOBalloonRs),
+        VMSTATE_UINT32(state.actual, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    },
+    .subsections = (const VMStateDescription * const []) {
+        &vmstate_free_page_hint,
+        &vmstate_page_poison,
+        &vmstate_stats,
+        &vmstate_pages,
+        NULL
+    }
+};
