@@ -212,6 +212,7 @@ static bool vbr_before_pass(uint64_t bandwidth)
     } else if (m.waiting) {
         m.waiting = false;
         m.wait_bytes = m.counters.hint_left_out_bytes;
+        view(&hints);
         trace_virtio_balloon_rs_hold(hints.counters.wait_ms, m.wait_bytes);
     }
     if (qatomic_read(&m.recalled) && ram_skip_lock()) {

@@ -42,7 +42,7 @@
 /**
  * How long the first pass may be held back by default, in milliseconds.
  */
-#define VBR_DEFAULT_WINDOW_MS 1000
+#define VBR_DEFAULT_WINDOW_MS 4000
 
 /**
  * What a call came to.

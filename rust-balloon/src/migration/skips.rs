@@ -39,7 +39,7 @@
 //! Pages left out are remembered until they are dirty again, so that a destination that asks for
 //! one is answered.
 
-use super::arming::{Arm, Arming, Epoch};
+use super::arming::{Arm, Arming, Epoch, MAX_SLICES_BEFORE_ROUND};
 use super::dirty::{BlockView, DirtyBitmaps};
 use crate::bitmap::{PageBitmap, masks};
 use crate::memory::{BlockId, BlockRange, HostRange};
@@ -147,6 +147,8 @@ fn settle(set: &mut Option<PageBitmap>, view: &BlockView<'_>) {
 pub struct Skips {
     page_shift: u32,
     blocks: Vec<(BlockId, Block)>,
+    /// Slices armed since the last synchronization.
+    slices: u32,
     counters: SkipCounters,
 }
 
@@ -156,6 +158,7 @@ impl Skips {
         Skips {
             page_shift,
             blocks: Vec::new(),
+            slices: 0,
             counters: SkipCounters::default(),
         }
     }
@@ -202,6 +205,7 @@ impl Skips {
         id: BlockId,
         change: &mut DirtyChange,
     ) {
+        self.slices = 0;
         let block = self.block(id);
         block.arming.forget();
         let Some(mut view) = bitmaps.view(id) else {
@@ -236,12 +240,16 @@ impl Skips {
 
     /// Arms the next slice of the dirty log of `block`; says whether there may be more to do.
     pub fn arm(&mut self, bitmaps: &mut dyn DirtyBitmaps, id: BlockId, which: Arm) -> bool {
+        if which == Arm::All && self.slices >= MAX_SLICES_BEFORE_ROUND {
+            return false;
+        }
         let block = self.block(id);
         let slice = bitmaps
             .view(id)
             .and_then(|view| block.arming.next(&view, which));
         if let Some(slice) = &slice {
             bitmaps.arm(id, slice.pages.clone(), slice.whole_chunk);
+            self.slices += 1;
         }
         slice.is_some()
     }

@@ -2,16 +2,17 @@
 //! How long the first pass over RAM is held back, so that hints come before the pages they are about.
 
 /// How long the first pass may be held back by default, in milliseconds.
-pub const DEFAULT_WINDOW_MS: u32 = 1000;
+pub const DEFAULT_WINDOW_MS: u32 = 4000;
 /// A guest that has not answered after this time is taken not to: its driver is gone, or it is too
 /// busy, and the link would stand idle. A Linux guest answers within a few milliseconds.
 const ANSWER_MS: u64 = 250;
 /// The time over which the rate of hints is looked at, in milliseconds: long against the time between
-/// two hints, short against what the link would have lost.
-const PERIOD_MS: u64 = 20;
-/// The rate that is assumed of a link whose bandwidth is not limited, in bytes per millisecond: about
-/// that of 25 Gbit/s.
-const FAST_LINK: u64 = 3 << 20;
+/// two hints, of a guest that gets little of the host's processors, too; short against what the link
+/// would have lost.
+const PERIOD_MS: u64 = 50;
+/// The rate that is assumed of a link whose bandwidth is not limited, in bytes per millisecond: what
+/// one migration thread sends when nothing else limits it, about that of 10 Gbit/s.
+const FAST_LINK: u64 = 1 << 20;
 
 /// Says how long to wait for hints: as long as they arrive faster than the link could send the pages.
 #[derive(Debug)]
@@ -116,8 +117,8 @@ mod tests {
         let mut window = Window::new(1000, 100 * MIB, 0);
         assert_eq!(window.wait_ms(0, heard(0)), Some(PERIOD_MS));
         assert_eq!(window.wait_ms(7, heard(0)), Some(PERIOD_MS - 7));
-        assert_eq!(window.wait_ms(20, heard(3 * MIB)), Some(PERIOD_MS));
-        assert_eq!(window.wait_ms(40, heard(4 * MIB)), None, "1 MiB in 20 ms");
+        assert_eq!(window.wait_ms(50, heard(6 * MIB)), Some(PERIOD_MS));
+        assert_eq!(window.wait_ms(100, heard(10 * MIB)), None, "4 MiB in 50 ms");
     }
 
     #[test]
@@ -129,7 +130,7 @@ mod tests {
         };
         assert_eq!(window.wait_ms(1, over), None);
         let mut window = Window::new(100, 1, 0);
-        for now in (0..100).step_by(20) {
+        for now in (0..100).step_by(50) {
             assert_eq!(window.wait_ms(now, heard(now * MIB)), Some(PERIOD_MS));
         }
         assert_eq!(window.wait_ms(100, heard(999 * MIB)), None);
