@@ -16,8 +16,11 @@
 //! here touches the log: clearing it would forget a write that came after the hint. By 2 a bit that
 //! tells of such a write is never cleared. The log is armed
 //!
-//! - under TCG and with KVM without manual clearing by the synchronization itself, which takes the
-//!   noted writes and protects the pages in one step;
+//! - with KVM without manual clearing by the synchronization itself, which takes the noted writes and
+//!   protects the pages in one step;
+//! - under TCG by the synchronization, which takes the noted writes, and what follows it: the processors'
+//!   TLBs are made to note writes again. QEMU's own synchronization does the latter only where it found
+//!   a page that was not dirty before, so the device does it each time;
 //! - with KVM's manual clearing chunk by chunk, later, by [`DirtyBitmaps::arm`]: all chunks before the
 //!   round is asked for, or, in a guest so large that this is cut short, a chunk when the first hint
 //!   into it comes. That hint, and all that were posted before the queue was next seen empty, do not
