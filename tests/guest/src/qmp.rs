@@ -33,7 +33,7 @@ impl Qmp {
         if greeting.is_none_or(|v| v.get("QMP").is_none()) {
             return Err(Error::Protocol("QEMU's monitor did not greet".into()));
         }
-        qmp.execute("qmp_capabilities", json!({}))?;
+        qmp.execute("qmp_capabilities", json!({ "enable": ["oob"] }))?;
         Ok(qmp)
     }
 
@@ -42,7 +42,20 @@ impl Qmp {
     /// # Errors
     /// [`Error::Qmp`] when QEMU refuses, [`Error::Timeout`] when it does not answer.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        let request = json!({ "execute": command, "arguments": arguments });
+        self.run("execute", command, arguments)
+    }
+
+    /// The same for one of the few commands that QEMU also runs while its main
+    /// loop waits for something.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn execute_out_of_band(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.run("exec-oob", command, arguments)
+    }
+
+    fn run(&mut self, how: &str, command: &str, arguments: Value) -> Result<Value> {
+        let request = json!({ how: command, "arguments": arguments });
         self.lines.send(&request.to_string())?;
         let deadline = Instant::now() + ANSWER_LIMIT;
         while let Some(mut message) = self.next(deadline)? {

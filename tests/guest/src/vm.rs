@@ -119,6 +119,16 @@ impl Vm {
         answer.map_err(|e| self.explain(e))
     }
 
+    /// Runs a monitor command even while QEMU's main loop waits for something, for
+    /// a page of the guest for example.
+    ///
+    /// # Errors
+    /// When QEMU refuses, does not answer or cannot run this command so.
+    pub fn qmp_out_of_band(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let answer = self.qmp.execute_out_of_band(command, arguments);
+        answer.map_err(|e| self.explain(e))
+    }
+
     /// The next event called `name`.
     ///
     /// # Errors
