@@ -68,6 +68,9 @@ fn quick(paths: &Paths, run: &mut Run) {
     run.section("a C program on the C interface", || {
         rust::test(paths, &["abi"])
     });
+    run.section("writes that KVM's dirty log and ring tell of", || {
+        rust::test(paths, &["kvm"])
+    });
 }
 
 fn with_qemu(paths: &Paths, options: &Options, run: &mut Run) {

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! A guest of a few instructions under the real KVM, to see what KVM's dirty
+//! log and dirty ring do. It needs /dev/kvm, but no QEMU and no Linux guest.
+//!
+//! - [`memory`]: host memory that is the guest's RAM
+//! - [`program`]: the guest's instructions
+//! - [`machine`]: a virtual machine with one processor and one block of RAM
+//! - [`tracking`]: KVM's three ways to tell which pages were written
+//! - [`ring`]: the dirty ring, as its reader sees it
+//! - [`migration`]: a migration in QEMU's steps, with the library's decisions
+//! - [`testing`]: whether a test can run here
+//!
+//! The program `arming` measures what it costs to have the log armed.
+
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+pub mod machine;
+pub mod memory;
+pub mod migration;
+pub mod program;
+pub mod ring;
+pub mod testing;
+pub mod tracking;
+
+/// Bytes of a page of the guest.
+pub const PAGE: u64 = 4096;
+/// Bytes of a MiB.
+pub const MIB: u64 = 1 << 20;
