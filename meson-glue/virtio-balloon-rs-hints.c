@@ -8,13 +8,12 @@
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
 #include "hw/virtio/virtio-access.h"
-#include "hw/virtio/virtio-bus.h"
 #include "virtio-balloon-rs.h"
 #include "trace.h"
 
 /*
- * Requests taken at a time: one takes a few hundred nanoseconds, so others wait
- * for the big lock much less than a millisecond.
+ * Requests taken at a time: one takes a few hundred nanoseconds, so the main
+ * loop is kept much less than a millisecond.
  */
 #define HINTS_AT_A_TIME 256
 
@@ -78,12 +77,15 @@ static bool receive(VirtIOBalloonRs *s, VirtQueueElement *elem)
 /*
  * Takes what is in the queue, but not too much at a time.
  *
- * Runs under the big lock, in an iothread, too: a ring can lie wherever the
- * guest likes, in the device's own registers for example, and is changed by
- * resets. The lock of the hints is not held while a ring is touched.
+ * In the main loop, also when there is an iothread: a ring can lie wherever the
+ * guest likes, and what is not RAM is read and written under the big lock. An
+ * iothread that waits for it while the main loop waits for the iothread, as it
+ * does to reset a disk, would be the end of the machine. There is little to do
+ * here; what takes time is done by the migration thread.
  */
-static void take_requests(VirtIOBalloonRs *s)
+static void vbr_hints_turn(void *opaque)
 {
+    VirtIOBalloonRs *s = opaque;
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
     VirtQueue *vq = s->vq[VBR_QUEUE_KIND_HINT];
     unsigned int count = 0;
@@ -117,22 +119,6 @@ static void take_requests(VirtIOBalloonRs *s)
     }
 }
 
-static void vbr_hints_turn(void *opaque)
-{
-    bool in_iothread = !bql_locked();
-
-    if (in_iothread) {
-        bql_lock();
-    }
-    /* The device may have gone while this waited for the lock. */
-    if (vbr_migration_device() == opaque) {
-        vbr_guarded(opaque, take_requests);
-    }
-    if (in_iothread) {
-        bql_unlock();
-    }
-}
-
 void vbr_hints_kick(VirtIOBalloonRs *s)
 {
     if (s->hint_bh) {
@@ -152,17 +138,11 @@ static void vbr_hints_notify_config(void *opaque)
 
 void vbr_hints_init(VirtIOBalloonRs *s)
 {
-    AioContext *ctx = qemu_get_aio_context();
-
     vbr_hints_set_window(s->hints, s->hint_window);
     s->config_bh = virtio_bh_new_guarded(DEVICE(s), vbr_hints_notify_config,
                                          s);
     if (s->vq[VBR_QUEUE_KIND_HINT]) {
-        if (s->iothread) {
-            object_ref(OBJECT(s->iothread));
-            ctx = iothread_get_aio_context(s->iothread);
-        }
-        s->hint_bh = aio_bh_new(ctx, vbr_hints_turn, s);
+        s->hint_bh = virtio_bh_new_guarded(DEVICE(s), vbr_hints_turn, s);
     }
 }
 
@@ -172,9 +152,6 @@ void vbr_hints_cleanup(VirtIOBalloonRs *s)
     if (s->hint_bh) {
         qemu_bh_delete(s->hint_bh);
         s->hint_bh = NULL;
-        if (s->iothread) {
-            object_unref(OBJECT(s->iothread));
-        }
     }
     qemu_bh_delete(s->config_bh);
     s->config_bh = NULL;

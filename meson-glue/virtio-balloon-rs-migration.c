@@ -7,7 +7,7 @@
  * behind a synchronization that it came before. The locks are taken in the
  * order: big lock, this lock, bitmap lock.
  *
- * All of this outlives the device: a destination can ask for what was left out
+ * All of this outlives the device: what was left out has to be dealt with also
  * when the device is gone.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -42,8 +42,6 @@ static struct {
     uint64_t wait_bytes;
     /* Under the bitmap lock only. */
     VbrRam *ram;
-    /* What was left out was asked for since the counters were read. */
-    bool recalled;
 } m;
 
 void vbr_migration_lock(void)
@@ -59,11 +57,6 @@ void vbr_migration_unlock(void)
 void vbr_migration_wake(void)
 {
     qemu_cond_broadcast(&m.wake);
-}
-
-VirtIOBalloonRs *vbr_migration_device(void)
-{
-    return m.s;
 }
 
 void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes)
@@ -96,7 +89,6 @@ static bool view(VbrHintView *out)
 static void count_up(void)
 {
     vbr_ram_counters(m.ram, &m.counters);
-    qatomic_set(&m.recalled, false);
 }
 
 /* Leaves out what the guest hinted; says whether parts are to be armed. */
@@ -216,46 +208,41 @@ static bool vbr_before_pass(uint64_t bandwidth)
         view(&hints);
         trace_virtio_balloon_rs_hold(hints.counters.wait_ms, m.wait_bytes);
     }
-    if (qatomic_read(&m.recalled) && ram_skip_lock()) {
-        count_up();
-        ram_skip_unlock(0);
-    }
     vbr_migration_unlock();
     return wait;
 }
 
-static int64_t vbr_recall(RAMBlock *block, unsigned long page,
-                          unsigned long npages)
+/* The library does not know any more what was left out: all is sent. */
+static void send_block(RAMBlock *block, VbrDirtyChange *change)
 {
-    VbrDirtyChange change = {};
+    unsigned long pages = block->used_length >> qemu_target_page_bits();
 
-    vbr_ram_recall(m.ram, block, page, npages, &change);
-    if (change.set) {
-        qatomic_set(&m.recalled, true);
-        trace_virtio_balloon_rs_recall(block->idstr, page, change.set);
+    if (block->bmap && !migrate_ram_is_ignored(block)) {
+        change->set += pages - bitmap_count_one(block->bmap, pages);
+        bitmap_set(block->bmap, 0, pages);
     }
-    return change_of(&change);
 }
 
-static int64_t vbr_settle(RAMBlock *block)
-{
-    vbr_ram_settle(m.ram, block);
-    return 0;
-}
-
-static int64_t vbr_reload(RAMBlock *block)
+static uint64_t vbr_postcopy(RAMBlock *block)
 {
     VbrDirtyChange change = {};
 
-    vbr_ram_leave_out_again(m.ram, block, &change);
-    return change_of(&change);
+    if (vbr_ram_postcopy(m.ram, block, &change) != VBR_STATUS_OK) {
+        send_block(block, &change);
+    }
+    trace_virtio_balloon_rs_postcopy(block->idstr, change.set);
+    return change.set;
+}
+
+static bool vbr_is_left_out(RAMBlock *block, unsigned long page)
+{
+    return vbr_ram_is_left_out(m.ram, block, page);
 }
 
 static const RAMSkipOps skip_ops = {
     .before_pass = vbr_before_pass,
-    .recall = vbr_recall,
-    .settle = vbr_settle,
-    .reload = vbr_reload,
+    .postcopy = vbr_postcopy,
+    .is_left_out = vbr_is_left_out,
 };
 
 static void before_sync(void)
@@ -279,12 +266,7 @@ static void send_all(VbrDirtyChange *change)
     m.ram = NULL;
     vbr_ram_new(&ram_ops, qemu_target_page_bits(), &m.ram);
     RAMBLOCK_FOREACH(block) {
-        unsigned long pages = block->used_length >> qemu_target_page_bits();
-
-        if (block->bmap && !migrate_ram_is_ignored(block)) {
-            change->set += pages - bitmap_count_one(block->bmap, pages);
-            bitmap_set(block->bmap, 0, pages);
-        }
+        send_block(block, change);
     }
 }
 

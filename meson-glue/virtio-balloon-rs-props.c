@@ -133,8 +133,6 @@ static const CounterProperty hint_counters[] = {
                  "bytes hinted faster than they could be taken"),
     HINT_COUNTER("ignored-hint-ids", hints.counters.ignored_ids,
                  "ids of another length than 4, or not current"),
-    HINT_COUNTER("hint-recalled-pages", skips.recalled_pages,
-                 "pages left out that a postcopy destination asked for"),
     HINT_COUNTER("hint-wait-ms", hints.counters.wait_ms,
                  "how long the first pass of the last migration was held back"),
     HINT_COUNTER("hint-wait-bytes", wait_bytes,

@@ -45,6 +45,7 @@ struct VirtIOBalloonRs {
     /* Properties */
     uint32_t host_features;
     bool qemu_4_0_config_size;
+    /* Accepted as QEMU's C device does; nothing here needs a thread. */
     IOThread *iothread;
     uint32_t hint_window;
 
@@ -79,7 +80,7 @@ struct VirtIOBalloonRs {
 
     /* Under the migration lock. */
     VbrHints *hints;
-    /* Takes the requests of the hint queue; in the iothread, if there is one. */
+    /* Takes the requests of the hint queue. */
     QEMUBH *hint_bh;
     /* Tells the guest that the configuration space changed. */
     QEMUBH *config_bh;
@@ -144,8 +145,6 @@ void vbr_migration_lock(void);
 void vbr_migration_unlock(void);
 /* Wakes the migration thread if it waits for hints. */
 void vbr_migration_wake(void);
-/* The balloon of this machine. Under the big lock. */
-VirtIOBalloonRs *vbr_migration_device(void);
 /* What was left out, and how much of it when the first pass began. */
 void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes);
 

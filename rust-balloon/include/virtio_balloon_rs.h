@@ -619,10 +619,6 @@ typedef struct VbrSkipCounters {
    */
   uint64_t ballooned_left_out_bytes;
   /**
-   * Pages that were left out, and were asked for by a destination after all.
-   */
-  uint64_t recalled_pages;
-  /**
    * Bytes hinted that are not RAM.
    */
   uint64_t refused_not_ram_bytes;
@@ -1212,40 +1208,28 @@ enum VbrStatus vbr_ram_leave_out_hinted(struct VbrRam *ram,
                                         bool *wanted);
 
 /**
- * The destination of a postcopy migration asks for `count` pages of `block` from `first` on: those that
- * were left out are to be sent after all.
+ * Postcopy begins: what was left out of `block` becomes dirty again, and `vbr_ram_is_left_out` says of
+ * which pages no content is needed.
  *
  * # Safety
  *
  * `ram` is NULL or live, `change` NULL or valid.
  */
-enum VbrStatus vbr_ram_recall(struct VbrRam *ram,
-                              void *block,
-                              uint64_t first,
-                              uint64_t count,
-                              struct VbrDirtyChange *change);
+enum VbrStatus vbr_ram_postcopy(struct VbrRam *ram,
+                                void *block,
+                                struct VbrDirtyChange *change);
 
 /**
- * Postcopy begins, and `block` is not synchronized any more: what is dirty is not left out.
+ * Whether `page` of `block` was left out when postcopy began. May be called from any thread, without the
+ * bitmap lock; false on any doubt.
  *
  * # Safety
  *
  * `ram` is NULL or live.
  */
-enum VbrStatus vbr_ram_settle(struct VbrRam *ram,
-                              void *block);
-
-/**
- * The dirty bitmap of `block` was made anew for the recovery of a postcopy migration: what was left out is
- * left out again.
- *
- * # Safety
- *
- * `ram` is NULL or live, `change` NULL or valid.
- */
-enum VbrStatus vbr_ram_leave_out_again(struct VbrRam *ram,
-                                       void *block,
-                                       struct VbrDirtyChange *change);
+bool vbr_ram_is_left_out(const struct VbrRam *ram,
+                         const void *block,
+                         uint64_t page);
 
 /**
  * What was left out.

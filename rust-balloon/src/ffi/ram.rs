@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What a migration leaves out.
 //!
-//! All of these functions but `vbr_ram_new` and `vbr_ram_free` are called with the migration's bitmap
+//! All of these functions but `vbr_ram_new`, `vbr_ram_free` and `vbr_ram_is_left_out` are called with the migration's bitmap
 //! lock held: nobody else looks at the dirty bitmaps meanwhile.
 
 use super::guard::{Guarded, VbrDevice, guard, output, with_device};
 use super::hints::{VbrHints, with_hints};
 use super::status::VbrStatus;
+use crate::bitmap::PageBitmap;
 use crate::error::Error;
 use crate::memory::BlockId;
 use crate::migration::arming::Arm;
@@ -14,6 +15,7 @@ use crate::migration::dirty::{BlockView, DirtyBitmaps};
 use crate::migration::skips::{DirtyChange, SkipCounters, Skips};
 use std::ffi::c_void;
 use std::ops::Range;
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 /// The dirty bitmap of a RAM block: `unsigned long` words on a 64-bit host.
 #[derive(Clone, Copy)]
@@ -67,6 +69,17 @@ pub struct VbrRamOps {
 pub struct VbrRam {
     ops: VbrRamOps,
     skips: Guarded<Skips>,
+    /// What was left out when postcopy began. Pages are sent by two threads then, one of them without
+    /// the bitmap lock.
+    left_out: RwLock<Vec<(BlockId, PageBitmap)>>,
+}
+
+impl VbrRam {
+    fn left_out_mut(&self) -> RwLockWriteGuard<'_, Vec<(BlockId, PageBitmap)>> {
+        self.left_out
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct Bitmaps<'a>(&'a VbrRamOps);
@@ -171,7 +184,11 @@ pub unsafe extern "C" fn vbr_ram_new(
             return VbrStatus::InvalidArgument;
         };
         let skips = Guarded::new(Skips::new(page_shift));
-        out.write(Box::into_raw(Box::new(VbrRam { ops, skips })));
+        out.write(Box::into_raw(Box::new(VbrRam {
+            ops,
+            skips,
+            left_out: RwLock::default(),
+        })));
         VbrStatus::Ok
     })
 }
@@ -203,6 +220,9 @@ pub unsafe extern "C" fn vbr_ram_begin(ram: *mut VbrRam) -> VbrStatus {
     let ram = unsafe { ram.as_ref() };
     with_ram(ram, |skips, _| {
         skips.begin();
+        if let Some(ram) = ram {
+            ram.left_out_mut().clear();
+        }
         Ok(())
     })
 }
@@ -331,18 +351,16 @@ pub unsafe extern "C" fn vbr_ram_leave_out_hinted(
     if inner == VbrStatus::Ok { outer } else { inner }
 }
 
-/// The destination of a postcopy migration asks for `count` pages of `block` from `first` on: those that
-/// were left out are to be sent after all.
+/// Postcopy begins: what was left out of `block` becomes dirty again, and `vbr_ram_is_left_out` says of
+/// which pages no content is needed.
 ///
 /// # Safety
 ///
 /// `ram` is NULL or live, `change` NULL or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_ram_recall(
+pub unsafe extern "C" fn vbr_ram_postcopy(
     ram: *mut VbrRam,
     block: *mut c_void,
-    first: u64,
-    count: u64,
     change: *mut DirtyChange,
 ) -> VbrStatus {
     // SAFETY: NULL or live by contract.
@@ -350,47 +368,39 @@ pub unsafe extern "C" fn vbr_ram_recall(
     // SAFETY: NULL or valid by contract.
     let change = unsafe { change.as_mut() };
     with_change(ram, change, |skips, bitmaps, change| {
-        let pages = first..first.saturating_add(count);
-        skips.recall(bitmaps, BlockId(block as usize), pages, change);
+        let id = BlockId(block as usize);
+        if let (Some(pages), Some(ram)) = (skips.postcopy(bitmaps, id, change), ram) {
+            ram.left_out_mut().push((id, pages));
+        }
         Ok(())
     })
 }
 
-/// Postcopy begins, and `block` is not synchronized any more: what is dirty is not left out.
+/// Whether `page` of `block` was left out when postcopy began. May be called from any thread, without the
+/// bitmap lock; false on any doubt.
 ///
 /// # Safety
 ///
 /// `ram` is NULL or live.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_ram_settle(ram: *mut VbrRam, block: *mut c_void) -> VbrStatus {
+pub unsafe extern "C" fn vbr_ram_is_left_out(
+    ram: *const VbrRam,
+    block: *const c_void,
+    page: u64,
+) -> bool {
     // SAFETY: NULL or live by contract.
     let ram = unsafe { ram.as_ref() };
-    with_ram(ram, |skips, bitmaps| {
-        skips.settle(bitmaps, BlockId(block as usize));
-        Ok(())
-    })
-}
-
-/// The dirty bitmap of `block` was made anew for the recovery of a postcopy migration: what was left out is
-/// left out again.
-///
-/// # Safety
-///
-/// `ram` is NULL or live, `change` NULL or valid.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_ram_leave_out_again(
-    ram: *mut VbrRam,
-    block: *mut c_void,
-    change: *mut DirtyChange,
-) -> VbrStatus {
-    // SAFETY: NULL or live by contract.
-    let ram = unsafe { ram.as_ref() };
-    // SAFETY: NULL or valid by contract.
-    let change = unsafe { change.as_mut() };
-    with_change(ram, change, |skips, bitmaps, change| {
-        skips.leave_out_again(bitmaps, BlockId(block as usize), change);
-        Ok(())
-    })
+    let mut is_left_out = false;
+    guard(|| {
+        if let Some(ram) = ram {
+            let left_out = ram.left_out.read().unwrap_or_else(PoisonError::into_inner);
+            is_left_out = left_out
+                .iter()
+                .any(|(id, pages)| id.0 == block as usize && pages.contains_all(page..page + 1));
+        }
+        VbrStatus::Ok
+    });
+    is_left_out
 }
 
 /// What was left out.

@@ -39,8 +39,8 @@
 //!
 //! # Postcopy
 //!
-//! Pages left out are remembered until they are dirty again, so that a destination that asks for
-//! one is answered.
+//! Pages left out are remembered until they are dirty again. When postcopy begins they are announced
+//! to the destination as zero, without a look at them: no page may be missing there.
 
 use super::arming::{Arm, Arming, Epoch, MAX_SLICES_BEFORE_ROUND};
 use super::dirty::{BlockView, DirtyBitmaps};
@@ -76,8 +76,6 @@ pub struct SkipCounters {
     pub hint_left_out_bytes: u64,
     /// Bytes in the balloon that are left out.
     pub ballooned_left_out_bytes: u64,
-    /// Pages that were left out, and were asked for by a destination after all.
-    pub recalled_pages: u64,
     /// Bytes hinted that are not RAM.
     pub refused_not_ram_bytes: u64,
     /// Bytes hinted in RAM that is not migrated.
@@ -171,7 +169,6 @@ impl Skips {
         self.blocks.clear();
         self.counters.hint_left_out_bytes = 0;
         self.counters.ballooned_left_out_bytes = 0;
-        self.counters.recalled_pages = 0;
     }
 
     /// What was left out.
@@ -329,62 +326,27 @@ impl Skips {
         end - offset
     }
 
-    /// The destination of a postcopy migration asks for `pages` of `block`: those of them that were
-    /// left out are to be sent after all.
-    pub fn recall(
-        &mut self,
-        bitmaps: &mut dyn DirtyBitmaps,
-        id: BlockId,
-        pages: Range<u64>,
-        change: &mut DirtyChange,
-    ) {
-        let mut recalled = 0;
-        let block = self.block(id);
-        let Some(mut view) = bitmaps.view(id) else {
-            return;
-        };
-        for set in [&mut block.hinted, &mut block.ballooned] {
-            let Some(set) = set else {
-                continue;
-            };
-            for (word, mask) in masks(pages.start..pages.end.min(view.pages)) {
-                let bits = set.word(word) & mask;
-                set.clear_word(word, bits);
-                recalled += u64::from(set_bits(&mut view, word, bits, change).count_ones());
-            }
-        }
-        self.counters.recalled_pages += recalled;
-    }
-
-    /// Postcopy begins: there will be no further synchronization. What is dirty now will be sent and
-    /// does not count as left out.
-    pub fn settle(&mut self, bitmaps: &mut dyn DirtyBitmaps, id: BlockId) {
-        let block = self.block(id);
-        if let Some(view) = bitmaps.view(id) {
-            settle(&mut block.hinted, &view);
-            settle(&mut block.ballooned, &view);
-        }
-    }
-
-    /// The bitmap of `block` was made anew from what the destination of an interrupted postcopy
-    /// migration has: what was left out is left out again.
-    pub fn leave_out_again(
+    /// Postcopy begins: there will be no further synchronization, and a destination that touches a
+    /// page waits until it comes. So what was left out becomes dirty again, to be announced as zero;
+    /// returns which pages that are.
+    ///
+    /// A page that was hinted or is in the balloon may hold zeros at the destination as well as
+    /// anything else, and what it held there before is discarded with all that is dirty now.
+    pub fn postcopy(
         &mut self,
         bitmaps: &mut dyn DirtyBitmaps,
         id: BlockId,
         change: &mut DirtyChange,
-    ) {
+    ) -> Option<PageBitmap> {
         let block = self.block(id);
-        let Some(view) = bitmaps.view(id) else {
-            return;
-        };
+        let mut view = bitmaps.view(id)?;
+        let mut left_out = PageBitmap::new(view.pages);
         for set in [&block.hinted, &block.ballooned].into_iter().flatten() {
             for (word, bits) in set.words() {
-                if let Some(place) = view.dirty.get_mut(word) {
-                    change.cleared += u64::from((*place & bits).count_ones());
-                    *place &= !bits;
-                }
+                let new = set_bits(&mut view, word, bits, change);
+                left_out.add_word(word, new);
             }
         }
+        Some(left_out)
     }
 }
