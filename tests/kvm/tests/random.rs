@@ -14,13 +14,14 @@ use kvm::migration::{Migration, hint};
 use kvm::program::Program;
 use kvm::testing::Case;
 use kvm::{MIB, cases};
-use virtio_balloon_rs::migration::skips::Hint;
+use virtio_balloon_rs::queue::hint::Hints;
+use virtio_balloon_rs::wire::ByteOrder;
 
 const CHUNK_SHIFT: u32 = 6;
 /// Few enough to meet each other, in three chunks.
 const PAGES: [u64; 12] = [0, 1, 2, 63, 64, 65, 66, 127, 128, 129, 130, 131];
-const ROUNDS: u32 = 300;
-const STEPS: u32 = 30;
+const ROUNDS: u32 = 200;
+const STEPS: u32 = 60;
 
 /// When the log is armed, and what is done with hints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,16 +53,23 @@ impl Random {
     }
 }
 
+/// What the guest put into the hint queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Post {
+    Id(u32),
+    Page(u64),
+}
+
 struct World {
     order: Order,
     cpu: Cpu,
     migration: Migration,
+    hints: Hints,
     random: Random,
-    /// Posted, and not taken by the host.
-    queue: VecDeque<Hint>,
+    /// Posted, and not taken by the device. Pages of an old round may be among them.
+    queue: VecDeque<Post>,
     /// Hinted, and not written since: what arrives of it does not matter.
     free: Vec<u64>,
-    epoch: u64,
     written: u64,
     left_out: u64,
 }
@@ -75,49 +83,54 @@ impl World {
 
     fn step(&mut self) -> io::Result<()> {
         let page = self.random.page();
-        match self.random.below(10) {
-            0..4 => self.write(page)?,
-            4..7 => {
-                self.queue.push_back(hint(page, self.epoch));
+        match self.random.below(20) {
+            0..5 => self.write(page)?,
+            5..10 => {
+                self.queue.push_back(Post::Page(page));
                 self.free.push(page);
             }
-            7 if self.order != Order::OpenOverSync => {
-                for _ in 0..=self.random.below(6) {
-                    self.handle()?;
-                }
-            }
-            8 => {
+            10..14 => self.take_posts(),
+            14..17 if self.order != Order::OpenOverSync => self.handle()?,
+            17 => {
                 self.migration.send(page)?;
             }
-            9 if self.order == Order::ArmLate => self.arm_all(),
+            18 if self.order == Order::ArmLate => self.arm_all(),
             _ => {}
         }
         Ok(())
     }
 
-    /// Takes the first hint from the queue.
+    /// The device takes what is first in the queue.
+    fn take_posts(&mut self) {
+        for _ in 0..=self.random.below(4) {
+            self.take_post();
+        }
+    }
+
+    fn take_post(&mut self) {
+        match self.queue.pop_front() {
+            Some(Post::Id(id)) => self.hints.receive_id(&id.to_le_bytes(), ByteOrder::Little),
+            Some(Post::Page(page)) => self.hints.receive_hint(hint(page, 0).range),
+            None => self.hints.queue_empty(),
+        }
+    }
+
+    /// The migration takes what the device has, and arms what is wanted for later.
     fn handle(&mut self) -> io::Result<()> {
-        let Some(hint) = self.queue.pop_front() else {
-            // Whatever comes from now on was posted after what is armed was armed.
-            self.migration.trust(self.epoch);
-            self.epoch += 1;
-            return Ok(());
-        };
-        if self.order == Order::ClearOnHandling {
-            let page = hint.range.host as u64 / kvm::PAGE;
-            self.left_out += u64::from(self.migration.handle_with_log(page)?);
+        let hints = self.hints.take();
+        if self.order != Order::ClearOnHandling {
+            self.left_out += self.migration.handle(&hints);
         } else {
-            self.left_out += self.migration.handle(&[hint]);
+            for hint in hints {
+                let first = hint.range.host as u64 / kvm::PAGE;
+                for page in first..first + hint.range.bytes / kvm::PAGE {
+                    self.left_out += u64::from(self.migration.handle_with_log(page)?);
+                }
+            }
         }
         if self.order == Order::ArmWanted {
             self.migration.arm_wanted();
-        }
-        Ok(())
-    }
-
-    fn handle_all(&mut self) -> io::Result<()> {
-        while !self.queue.is_empty() {
-            self.handle()?;
+            self.migration.trust(self.hints.epoch());
         }
         Ok(())
     }
@@ -127,9 +140,14 @@ impl World {
         self.migration.trust_before_round();
     }
 
+    fn ask(&mut self) {
+        self.hints.after_sync(true);
+        assert!(self.hints.request(self.hints.wanted()));
+        self.queue.push_back(Post::Id(self.hints.shown_id()));
+    }
+
     /// One round of hints; gives how many pages hold something stale at its end.
     fn round(&mut self) -> io::Result<usize> {
-        self.epoch = 1;
         for page in PAGES {
             if self.random.below(2) == 0 {
                 self.write(page)?;
@@ -139,6 +157,7 @@ impl World {
         if matches!(self.order, Order::ArmFirst | Order::OpenOverSync) {
             self.arm_all();
         }
+        self.ask();
         for _ in 0..STEPS {
             self.step()?;
         }
@@ -146,7 +165,10 @@ impl World {
             self.migration.sync()?;
             self.arm_all();
         }
-        self.handle_all()?;
+        self.handle()?;
+        self.hints.before_sync();
+        // The device goes on; what it takes now is late.
+        self.take_posts();
         // The guest stands still; the next round begins where this one ended.
         self.migration.finish()?;
         let stale = self.migration.differing();
@@ -170,14 +192,16 @@ fn stale(case: Case, order: Order) -> Option<usize> {
         cpu.start(Program::Step, 0)?;
         let mut migration = Migration::new(machine, CHUNK_SHIFT);
         migration.log_on()?;
+        let mut hints = Hints::default();
+        hints.set_negotiated(true);
         let mut world = World {
             order,
             cpu,
             migration,
+            hints,
             random: Random(0x9e37_79b9_7f4a_7c15),
             queue: VecDeque::new(),
             free: Vec::new(),
-            epoch: 0,
             written: 0,
             left_out: 0,
         };

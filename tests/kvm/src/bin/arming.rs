@@ -2,7 +2,8 @@
 //! What it costs to have KVM's log armed at the start of a migration: the calls,
 //! by the size of their slices, and what a running guest sees of them.
 //!
-//! `cargo run --release -p kvm --bin arming -- [GIB]...` (default: 1 and 8)
+//! `cargo run --release -p kvm --bin arming -- [GIB]... [small] [huge]`
+//! (default: 1 and 8 GiB, and both sizes of pages)
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn main() -> std::io::Result<()> {
@@ -40,14 +41,19 @@ mod figures {
     const REPEATS: usize = 5;
 
     pub(crate) fn print() -> io::Result<()> {
-        let given: Vec<u64> = std::env::args()
-            .skip(1)
-            .filter_map(|text| text.parse().ok())
-            .collect();
-        let sizes = if given.is_empty() { vec![1, 8] } else { given };
+        let given: Vec<String> = std::env::args().skip(1).collect();
+        let wants = |word: &str| given.iter().any(|text| text == word);
+        let mut sizes: Vec<u64> = given.iter().filter_map(|text| text.parse().ok()).collect();
+        if sizes.is_empty() {
+            sizes = vec![1, 8];
+        }
+        let mut backings = vec![Backing::Small, Backing::Huge];
+        if wants("small") != wants("huge") {
+            backings.retain(|backing| wants("small") == (*backing == Backing::Small));
+        }
         let kvm = Kvm::new()?;
         for gib in sizes {
-            for backing in [Backing::Small, Backing::Huge] {
+            for backing in backings.iter().copied() {
                 println!("\n{gib} GiB, {backing:?} pages, all of it written by the guest");
                 for tracking in Tracking::ALL {
                     if let Err(why) = tracking.check(&kvm) {
