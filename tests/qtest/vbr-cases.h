@@ -27,6 +27,8 @@ extern const VbrCase vbr_batch_cases[];
 extern const VbrCase vbr_stats_cases[];
 extern const VbrCase vbr_config_cases[];
 extern const VbrCase vbr_report_cases[];
+extern const VbrCase vbr_hint_cases[];
+extern const VbrCase vbr_hint_end_cases[];
 extern const VbrCase vbr_reset_cases[];
 
 typedef struct VbrTheme {
@@ -38,7 +40,7 @@ typedef struct VbrTheme {
 extern const VbrTheme vbr_themes[];
 
 /* The feature and queue matrix, one case for each combination. */
-#define VBR_NCOMBOS 16
+#define VBR_NCOMBOS 32
 const VbrCase *vbr_feature_cases(void);
 
 #endif

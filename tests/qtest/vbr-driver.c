@@ -77,9 +77,26 @@ void vbr_w64(VbrDev *d, uint64_t addr, uint64_t val)
     qtest_memwrite(d->qts, addr, &val, sizeof(val));
 }
 
-static unsigned int vbr_nqueues(VbrDev *d)
+static bool vbr_offers(VbrDev *d, unsigned int feature)
 {
-    return d->offered & (1ull << VIRTIO_BALLOON_F_REPORTING) ? 4 : 3;
+    return d->offered & (1ull << feature);
+}
+
+static bool vbr_offers_queue(VbrDev *d, VbrQueue q)
+{
+    switch (q) {
+    case VBR_HINT:
+        return vbr_offers(d, VIRTIO_BALLOON_F_FREE_PAGE_HINT);
+    case VBR_REPORT:
+        return vbr_offers(d, VIRTIO_BALLOON_F_REPORTING);
+    default:
+        return true;
+    }
+}
+
+uint16_t vbr_queue_index(VbrDev *d, VbrQueue q)
+{
+    return q - (q > VBR_HINT && !vbr_offers_queue(d, VBR_HINT));
 }
 
 void vbr_start(VbrDev *d, uint64_t refuse)
@@ -91,10 +108,12 @@ void vbr_start(VbrDev *d, uint64_t refuse)
     refuse |= QVIRTIO_F_BAD_FEATURE | (1ull << VIRTIO_RING_F_EVENT_IDX);
     qvirtio_set_features(d->vdev, d->offered & ~refuse);
 
-    for (i = 0; i < vbr_nqueues(d); i++) {
-        d->ring[i] = (VbrRing) {
-            .vq = qvirtqueue_setup(d->vdev, d->alloc, i),
-        };
+    for (i = 0; i < VBR_NQUEUES; i++) {
+        d->ring[i] = (VbrRing) { };
+        if (vbr_offers_queue(d, i)) {
+            d->ring[i].vq = qvirtqueue_setup(d->vdev, d->alloc,
+                                             vbr_queue_index(d, i));
+        }
     }
     qvirtio_set_driver_ok(d->vdev);
 }
@@ -104,7 +123,7 @@ void vbr_restart(VbrDev *d, uint64_t refuse)
     unsigned int i;
 
     qvirtio_start_device(d->vdev);
-    for (i = 0; i < vbr_nqueues(d); i++) {
+    for (i = 0; i < VBR_NQUEUES; i++) {
         if (d->ring[i].vq) {
             qvirtqueue_cleanup(d->vdev->bus, d->ring[i].vq, d->alloc);
             d->ring[i].vq = NULL;

@@ -35,7 +35,8 @@ typedef enum VbrQueue {
     VBR_INFLATE,
     VBR_DEFLATE,
     VBR_STATS,
-    VBR_REPORT,         /* no free page hints, so this is queue 3 */
+    VBR_HINT,
+    VBR_REPORT,
     VBR_NQUEUES,
 } VbrQueue;
 
@@ -70,6 +71,8 @@ void vbr_restart(VbrDev *d, uint64_t refuse);
 /* Resets the machine and makes the device reachable again. */
 void vbr_system_reset(VbrDev *d);
 bool vbr_has(VbrDev *d, unsigned int feature);
+/* A queue's number: those that are offered have no gaps. */
+uint16_t vbr_queue_index(VbrDev *d, VbrQueue q);
 bool vbr_is_modern(VbrDev *d);
 
 /* Guest memory in the byte order that the negotiated interface uses. */

@@ -19,6 +19,7 @@ static const Prop props[] = {
     { "deflate-on-oom", VIRTIO_BALLOON_F_DEFLATE_ON_OOM },
     { "page-poison", VIRTIO_BALLOON_F_PAGE_POISON },
     { "free-page-reporting", VIRTIO_BALLOON_F_REPORTING },
+    { "free-page-hint", VIRTIO_BALLOON_F_FREE_PAGE_HINT },
 };
 
 QEMU_BUILD_BUG_ON(VBR_NCOMBOS != 1 << ARRAY_SIZE(props));
@@ -72,20 +73,25 @@ static void check_combo(VbrDev *d)
     uint64_t features = expected_features(d->arg);
     bool reporting = features & (1ull << VIRTIO_BALLOON_F_REPORTING);
     bool poison = features & (1ull << VIRTIO_BALLOON_F_PAGE_POISON);
+    bool hint = features & (1ull << VIRTIO_BALLOON_F_FREE_PAGE_HINT);
 
     g_assert_cmphex(qvirtio_get_features(d->vdev) & OWN_FEATURES, ==,
                     features);
-    check_queue(d, VBR_INFLATE, 128);
-    check_queue(d, VBR_DEFLATE, 128);
-    check_queue(d, VBR_STATS, 128);
-    check_queue(d, VBR_REPORT, reporting ? 32 : 0);
-    check_queue(d, VBR_REPORT + 1, 0);
+    check_queue(d, 0, 128);
+    check_queue(d, 1, 128);
+    check_queue(d, 2, 128);
+    if (hint) {
+        check_queue(d, 3, 1024);
+    }
+    check_queue(d, 3 + hint, reporting ? 32 : 0);
+    check_queue(d, 4 + hint, 0);
 
     vbr_start(d, 0);
     g_assert_cmphex(vbr_config_read(d, 0), ==, 0);
     g_assert_cmphex(vbr_config_read(d, 4), ==, 0);
     /* All ones is what is behind the end of the configuration. */
-    g_assert_cmphex(vbr_config_read(d, 8), ==, poison ? 0 : UINT32_MAX);
+    g_assert_cmphex(vbr_config_read(d, 8), ==,
+                    hint || poison ? 0 : UINT32_MAX);
     g_assert_cmphex(vbr_config_read(d, 12), ==, poison ? 0 : UINT32_MAX);
     g_assert_cmphex(vbr_config_read(d, 16), ==, UINT32_MAX);
 }

@@ -14,6 +14,8 @@ const VbrTheme vbr_themes[] = {
     { "stats", vbr_stats_cases },
     { "config", vbr_config_cases },
     { "report", vbr_report_cases },
+    { "hint", vbr_hint_cases },
+    { "hint-end", vbr_hint_end_cases },
     { "reset", vbr_reset_cases },
     { }
 };

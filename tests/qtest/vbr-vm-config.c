@@ -28,7 +28,8 @@ static void read_space(const char *type, const char *props,
                        uint32_t before[WORDS], uint32_t after[WORDS])
 {
     bool ours = strcmp(type, STOCK);
-    VbrVm *vm = vbr_pc("-device %s," VBR_SLOT_ARG ",%s%s", type, props,
+    VbrVm *vm = vbr_pc("-object iothread,id=io -device %s," VBR_SLOT_ARG
+                       ",%s%s", type, props,
                        ours ? ",must-tell-host=off" : "");
     unsigned int i;
 
@@ -64,6 +65,8 @@ static void check_space(const void *data)
 static const Space spaces[] = {
     { "poison", "page-poison=on", 16 },
     { "no-poison", "page-poison=off", 8 },
+    { "hint", "free-page-hint=on,iothread=io", 16 },
+    { "hint-no-poison", "free-page-hint=on,iothread=io,page-poison=off", 12 },
     { "4.0", "qemu-4-0-config-size=on", 16 },
     { "4.0-no-poison", "qemu-4-0-config-size=on,page-poison=off", 16 },
 };

@@ -113,25 +113,6 @@ static void test_completes(void)
     vbr_vm_free(vm);
 }
 
-/* The registers of a modern PCI device for the reset of one queue. */
-#define QUEUE_SELECT 22
-#define QUEUE_RESET 58
-
-static void reset_queue(VbrVm *vm, VbrQueue q)
-{
-    QVirtioPCIDevice *pci = vm->pci;
-    uint64_t cfg = pci->common_cfg_offset;
-
-    qpci_io_writew(pci->pdev, pci->bar, cfg + QUEUE_SELECT, q);
-    qpci_io_writew(pci->pdev, pci->bar, cfg + QUEUE_RESET, 1);
-    g_assert_cmpuint(qpci_io_readw(pci->pdev, pci->bar, cfg + QUEUE_RESET),
-                     ==, 0);
-    qvirtqueue_cleanup(vm->d.vdev->bus, vm->d.ring[q].vq, vm->d.alloc);
-    vm->d.ring[q] = (VbrRing) {
-        .vq = qvirtqueue_setup(vm->d.vdev, vm->d.alloc, q),
-    };
-}
-
 /* A queue is reset in the middle of its request; the others go on. */
 static void test_queue_reset(void)
 {
@@ -151,7 +132,7 @@ static void test_queue_reset(void)
     vbr_notify(d, VBR_STATS);
     vbr_add(d, VBR_INFLATE, &seg, 1);
     vbr_notify(d, VBR_INFLATE);
-    reset_queue(vm, VBR_INFLATE);
+    vbr_vm_reset_queue(vm, VBR_INFLATE);
     vbr_settle(d);
     batches = vbr_counter(d, "batches");
     vbr_settle(d);
@@ -164,7 +145,7 @@ static void test_queue_reset(void)
     vbr_take(d, VBR_STATS, 1);
     vbr_add(d, VBR_STATS, &stats, 1);
     vbr_notify(d, VBR_STATS);
-    reset_queue(vm, VBR_STATS);
+    vbr_vm_reset_queue(vm, VBR_STATS);
     qtest_clock_step(vm->qts, 5 * NANOSECONDS_PER_SECOND);
     g_assert_cmpuint(vbr_used(d, VBR_STATS), ==, 0);
     vbr_assert_works(d);

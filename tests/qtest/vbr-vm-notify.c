@@ -29,7 +29,7 @@
 /* A started device, and a vector that resets it. */
 static VbrVm *armed_machine(void)
 {
-    VbrVm *vm = vbr_pc_balloon("free-page-reporting=on");
+    VbrVm *vm = vbr_pc_balloon("free-page-reporting=on,free-page-hint=on");
     QPCIDevice *pdev = vm->pci->pdev;
     uint64_t target = vm->pci->bar.addr + vm->pci->common_cfg_offset + STATUS;
     uint64_t entry;
@@ -51,7 +51,8 @@ static VbrVm *armed_machine(void)
 /* From now on this queue's notifications reset the device. */
 static void aim(VbrVm *vm, VbrQueue q)
 {
-    vm->pci->msix_ops->set_queue_vector(vm->pci, q, VECTOR);
+    vm->pci->msix_ops->set_queue_vector(vm->pci, vbr_queue_index(&vm->d, q),
+                                      VECTOR);
 }
 
 /* The reset has come, QEMU is well, and so is the device once started. */
@@ -73,7 +74,7 @@ static VbrSeg request(VbrDev *d, VbrQueue q)
 {
     static const uint32_t pfns[] = { 0x3000, 0x3001, 0x3002, 0x3003 };
 
-    if (q == VBR_REPORT) {
+    if (q == VBR_REPORT || q == VBR_HINT) {
         return (VbrSeg) {
             .addr = vbr_pages(d, 4, VBR_PAGE),
             .len = 4 * VBR_PAGE,
@@ -118,6 +119,38 @@ static void test_deflate(void)
 static void test_report(void)
 {
     check_batch(VBR_REPORT, 3);
+}
+
+/*
+ * Hints are taken while the device is shielded from its own writes, so this
+ * reset need not come. The device is well either way.
+ */
+static void check_hints(unsigned int n)
+{
+    VbrVm *vm = armed_machine();
+    unsigned int round, i;
+
+    for (round = 0; round < ROUNDS; round++) {
+        aim(vm, VBR_HINT);
+        for (i = 0; i < n; i++) {
+            VbrSeg seg = request(&vm->d, VBR_HINT);
+
+            vbr_add(&vm->d, VBR_HINT, &seg, 1);
+        }
+        vbr_notify(&vm->d, VBR_HINT);
+        vbr_take(&vm->d, VBR_HINT, 1);
+        vbr_settle(&vm->d);
+        vbr_restart(&vm->d, 0);
+        vbr_assert_works(&vm->d);
+    }
+    vbr_vm_free(vm);
+}
+
+/* Also more of them than are taken at a time. */
+static void test_hint(void)
+{
+    check_hints(3);
+    check_hints(300);
 }
 
 /*
@@ -214,6 +247,7 @@ void vbr_add_notify_tests(void)
     qtest_add_func("virtio-balloon-rs/notify/inflate", test_inflate);
     qtest_add_func("virtio-balloon-rs/notify/deflate", test_deflate);
     qtest_add_func("virtio-balloon-rs/notify/report", test_report);
+    qtest_add_func("virtio-balloon-rs/notify/hint", test_hint);
     qtest_add_func("virtio-balloon-rs/notify/partial", test_partial);
     qtest_add_func("virtio-balloon-rs/notify/stats-timer", test_stats_timer);
     qtest_add_func("virtio-balloon-rs/notify/stats-second",

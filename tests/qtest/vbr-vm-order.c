@@ -41,7 +41,8 @@ static VbrVm *in_order_machine(void)
         g_test_skip("this QEMU has no property in_order");
         return NULL;
     }
-    vm = vbr_pc_balloon("in_order=on,free-page-reporting=on");
+    vm = vbr_pc_balloon("in_order=on,free-page-reporting=on,"
+                        "free-page-hint=on");
     vbr_start(&vm->d, 0);
     g_assert(vbr_has(&vm->d, VIRTIO_F_IN_ORDER));
     return vm;
@@ -103,9 +104,15 @@ static void test_report(void)
     check_full(VBR_REPORT, one_page);
 }
 
+static void test_hint(void)
+{
+    check_full(VBR_HINT, one_page);
+}
+
 void vbr_add_order_tests(void)
 {
     qtest_add_func("virtio-balloon-rs/in-order/inflate", test_inflate);
     qtest_add_func("virtio-balloon-rs/in-order/deflate", test_deflate);
     qtest_add_func("virtio-balloon-rs/in-order/report", test_report);
+    qtest_add_func("virtio-balloon-rs/in-order/hint", test_hint);
 }

@@ -17,6 +17,10 @@
 #define MICROVM_RAM (128 * MiB)
 #define VIRTIO_ID_BALLOON 5
 
+/* The registers of a modern PCI device for the reset of one queue. */
+#define QUEUE_SELECT 22
+#define QUEUE_RESET 58
+
 VbrVm *vbr_pc(const char *fmt, ...)
 {
     g_autofree char *args = NULL;
@@ -118,6 +122,22 @@ VbrVm *vbr_microvm(const char *props)
     };
     qvirtio_start_device(vm->d.vdev);
     return vm;
+}
+
+void vbr_vm_reset_queue(VbrVm *vm, VbrQueue q)
+{
+    QVirtioPCIDevice *pci = vm->pci;
+    uint64_t cfg = pci->common_cfg_offset;
+    uint16_t index = vbr_queue_index(&vm->d, q);
+
+    qpci_io_writew(pci->pdev, pci->bar, cfg + QUEUE_SELECT, index);
+    qpci_io_writew(pci->pdev, pci->bar, cfg + QUEUE_RESET, 1);
+    g_assert_cmpuint(qpci_io_readw(pci->pdev, pci->bar, cfg + QUEUE_RESET),
+                     ==, 0);
+    qvirtqueue_cleanup(vm->d.vdev->bus, vm->d.ring[q].vq, vm->d.alloc);
+    vm->d.ring[q] = (VbrRing) {
+        .vq = qvirtqueue_setup(vm->d.vdev, vm->d.alloc, index),
+    };
 }
 
 void vbr_vm_free(VbrVm *vm)
