@@ -190,5 +190,11 @@ int main(int argc, char **argv)
     vbr_add_order_tests();
     vbr_add_timer_tests();
     vbr_add_config_tests();
+    vbr_add_hint_tests();
+    vbr_add_hint_guest_tests();
+    vbr_add_hint_end_tests();
+    vbr_add_hint_post_tests();
+    vbr_add_hint_state_tests();
+    vbr_add_skip_tests();
     return g_test_run();
 }

@@ -54,5 +54,11 @@ void vbr_add_notify_tests(void);
 void vbr_add_order_tests(void);
 void vbr_add_timer_tests(void);
 void vbr_add_config_tests(void);
+void vbr_add_hint_tests(void);
+void vbr_add_hint_guest_tests(void);
+void vbr_add_hint_end_tests(void);
+void vbr_add_hint_post_tests(void);
+void vbr_add_hint_state_tests(void);
+void vbr_add_skip_tests(void);
 
 #endif
