@@ -144,6 +144,25 @@ fn settle(set: &mut Option<PageBitmap>, view: &BlockView<'_>) {
     }
 }
 
+/// Has those pages of `set` sent that may have been sent since the synchronization: a page that was
+/// written and is sent is not dirty any more, and to be announced as zero it must not have been
+/// written. A synchronization in the main loop does not keep the migration thread from sending until
+/// this is told of it. It leaves no chunk armed, and who sends a page arms its chunk.
+fn send_doubtful(set: &mut Option<PageBitmap>, view: &mut BlockView<'_>, change: &mut DirtyChange) {
+    let Some(set) = set else {
+        return;
+    };
+    for chunk in 0..view.chunks() {
+        if set.count() > 0 && view.is_armed(chunk) {
+            for (word, mask) in masks(view.chunk_pages(chunk)) {
+                let bits = set.word(word) & mask;
+                set.clear_word(word, bits);
+                set_bits(view, word, bits, change);
+            }
+        }
+    }
+}
+
 /// The pages left out of a migration.
 pub struct Skips {
     page_shift: u32,
@@ -213,6 +232,7 @@ impl Skips {
             return;
         };
         settle(&mut block.hinted, &view);
+        send_doubtful(&mut block.hinted, &mut view, change);
         if let Some(ballooned) = block.ballooned.take() {
             for (word, bits) in ballooned.words() {
                 set_bits(&mut view, word, bits, change);
