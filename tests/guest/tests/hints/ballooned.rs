@@ -103,7 +103,11 @@ fn not_sent_once(mut vm: Vm, config: &VmConfig, way: &Way, stopped: bool) -> Res
     let resident = moved.destination.resident_mib()?;
     println!("{sent} MiB sent, {scanned} scanned, {left_out} left out, {resident} resident");
     assert!(sent <= most, "{sent} MiB were sent");
-    assert!(scanned <= most, "{scanned} MiB were looked at");
+    // In postcopy what was left out is announced as zero, which counts as a look.
+    assert!(
+        way.postcopy_after.is_some() || scanned <= most,
+        "{scanned} MiB were looked at"
+    );
     // A page that was sent before compaction moved the balloon to it counts as sent.
     let least = GUEST_MIB - BALLOONED_TO_MIB - SLACK_MIB;
     assert!(left_out >= least, "only {left_out} MiB were left out");

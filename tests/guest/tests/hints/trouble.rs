@@ -10,7 +10,7 @@ use guest::migrate::Way;
 use guest::testing::slot;
 use guest::vm::Vm;
 
-use crate::{CHURN, SLOW, SOON, hinted_move, hinting, ours, start, wait_hints, way};
+use crate::{CHURN, SLOW, SOON, TOUCHED_MIB, hinted_move, hinting, ours, start, wait_hints, way};
 
 #[test]
 #[ignore = "needs a patched QEMU: run cargo xtask test"]
@@ -109,6 +109,38 @@ fn a_postcopy_that_is_paused_and_recovered() -> Result<()> {
     destination.wait_arrived()?;
     destination.assert_churning(churn, 2 * CHURN.high_mib)?;
     hinted_move(destination, churn, &config, &way([])).map(drop)
+}
+
+/// The guest uses what was left out as soon as it runs at the destination, long
+/// before the rest of its memory is there.
+#[test]
+#[ignore = "needs a patched QEMU: run cargo xtask test"]
+fn hinted_memory_is_usable_in_the_middle_of_postcopy() -> Result<()> {
+    if !ours("hinted_memory_is_usable_in_the_middle_of_postcopy") {
+        return Ok(());
+    }
+    let _slot = slot();
+    let config = hinting()?;
+    let mut vm = Vm::start(&config)?;
+    vm.touch(TOUCHED_MIB)?;
+    let kept = vm.guest(|agent| agent.start_worker(100, 51, false))?;
+    vm.wait_filled(kept)?;
+    let mut postcopy = slow(way(["postcopy-ram"]));
+    postcopy
+        .parameters
+        .push(("max-postcopy-bandwidth", json!(SLOW / 20)));
+    let mut destination = begin(&mut vm, &config, &postcopy)?;
+    wait_hints(&mut vm)?;
+    vm.qmp("migrate-start-postcopy", json!({}))?;
+    vm.wait_migration_status("postcopy-active")?;
+    destination.touch(30)?;
+    let state = vm.migration()?;
+    assert_eq!(state["status"], "postcopy-active", "{state}");
+    assert!(vm.counter("hint-left-out-bytes")? > 0);
+    vm.set_migration_parameters(json!({ "max-postcopy-bandwidth": 0 }))?;
+    vm.wait_migration_status("completed")?;
+    destination.wait_arrived()?;
+    destination.assert_intact(kept)
 }
 
 /// Makes a destination listen again as soon as it has noticed that it has to. Its
