@@ -513,7 +513,7 @@ typedef struct VbrHintView {
    */
   uint64_t wanted;
   /**
-   * The epoch of hints that come now.
+   * The last epoch that may have begun by now.
    */
   uint64_t epoch;
   /**

@@ -26,7 +26,7 @@ pub struct VbrHintView {
     pub shown_id: u32,
     /// The number of the round that is wanted while the state is ARMING.
     pub wanted: u64,
-    /// The epoch of hints that come now.
+    /// The last epoch that may have begun by now.
     pub epoch: u64,
     /// Whether there are hints for `vbr_ram_leave_out_hinted` to take.
     pub has_pending: bool,

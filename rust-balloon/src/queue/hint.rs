@@ -273,14 +273,16 @@ impl Hints {
         true
     }
 
-    /// The queue was seen empty: what comes from now on was posted after this.
+    /// The queue was seen empty since this was said last: what comes from now on was posted after that,
+    /// but not always after this is said.
     pub fn queue_empty(&mut self) {
         self.epoch += 1;
     }
 
-    /// The epoch of hints that come now.
+    /// The last epoch that may have begun by now: the queue may have been seen empty, which is not said
+    /// yet.
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.epoch + 1
     }
 
     /// Whether there are hints to take.
