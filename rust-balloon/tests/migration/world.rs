@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The machine: guest, device, the source's side of the migration and its destination. Steps of
+//! different threads come in any order; a step is what one of them does under a lock.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::guest::{Guest, Request, Usage};
+use crate::ram::{Log, MIGRATED, PAGE_SHIFT, PAGES, Ram, block_id};
+use virtio_balloon_rs::bitmap::PageBitmap;
+use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};
+use virtio_balloon_rs::queue::hint::Hints;
+use virtio_balloon_rs::wire::ByteOrder;
+
+/// What the model finds to be wrong.
+pub(crate) type Checked = Result<(), String>;
+
+/// A rule that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// All rules are kept.
+    No,
+    /// The guest is asked before the log is armed.
+    RequestBeforeProtect,
+    /// Handling a hint clears the log, too.
+    ClearLogOnHint,
+    /// Hints are applied after the synchronization that follows their arrival.
+    HintsAfterSync,
+    /// A chunk is trusted that was armed when the hint was in the queue already.
+    TrustLateArming,
+    /// Pages that left the balloon are left out again at the next synchronization.
+    ForgetDeflated,
+}
+
+/// What one of the threads does next.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// The guest uses a page and writes to it.
+    Write(usize),
+    /// The guest uses one of the pages that its driver holds, and writes to it.
+    WriteHeld(usize),
+    /// The guest frees pages from the first on.
+    Free(usize, usize),
+    /// The guest's driver looks at the command.
+    Notice,
+    /// The driver hints at free pages from the first on.
+    Post(usize, usize),
+    /// The driver has hinted at all that it wants to.
+    PostStop,
+    /// The device takes up to so many requests.
+    Pop(usize),
+    /// The device says that it saw the queue empty.
+    SayEmpty,
+    Inflate(usize),
+    Deflate(usize),
+    Reset,
+    /// The accelerator's log is taken for other reasons.
+    Collect,
+    /// Entries are taken from KVM's ring, and their places given back later.
+    Reap,
+    ResetRing,
+    /// The migration thread goes on with what it is about, so many parts of it.
+    Migrate(usize),
+    /// It sends up to so many pages before it looks at hints again.
+    Send(usize),
+    /// It does not wait for all pages to be sent before it synchronizes.
+    SyncEarly,
+    /// The main loop synchronizes, or goes on with that, so many parts of it.
+    MainSync(usize),
+    /// The log is armed for long enough.
+    CutArming,
+    /// The migration fails or is cancelled.
+    Cancel,
+    /// The destination takes over, and what it does then.
+    Switch,
+    Touch(usize),
+    Deliver,
+    Interrupt,
+}
+
+/// How far the migration is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Idle,
+    Precopy,
+    Postcopy,
+}
+
+/// What the migration thread is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    Pass,
+    /// Arms the log for this round.
+    Ask(u64),
+    ArmWanted,
+    /// The next part of a synchronization.
+    Sync(u32),
+}
+
+/// What came of a run, so that a test sees that the model does something.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) hinted: u64,
+    pub(crate) hinted_in_postcopy: u64,
+    pub(crate) ballooned: u64,
+    pub(crate) zero: u64,
+    pub(crate) unprotected: u64,
+    /// Pages left out that were in chunks armed within the round.
+    pub(crate) wanted: u64,
+    pub(crate) rounds: u64,
+}
+
+impl Seen {
+    /// Adds what came of another run.
+    pub(crate) fn add(&mut self, other: Seen) {
+        self.hinted += other.hinted;
+        self.hinted_in_postcopy += other.hinted_in_postcopy;
+        self.ballooned += other.ballooned;
+        self.zero += other.zero;
+        self.unprotected += other.unprotected;
+        self.wanted += other.wanted;
+        self.rounds += other.rounds;
+    }
+}
+
+/// The machine.
+pub(crate) struct World {
+    pub(crate) broken: Broken,
+    pub(crate) ram: Ram,
+    pub(crate) guest: Guest,
+    pub(crate) hints: Hints,
+    pub(crate) skips: Skips,
+    balloon: BTreeSet<usize>,
+    balloon_version: u64,
+    /// The device saw its queue empty and did not say so yet.
+    empty: bool,
+    pub(crate) running: bool,
+    versions: u32,
+    pub(crate) phase: Phase,
+    pub(crate) task: Task,
+    pub(crate) main_sync: Option<u32>,
+    /// The next synchronization begins a new migration.
+    begin: bool,
+    /// Wanted chunks were armed in this round.
+    late_arming: bool,
+    /// The migration's count of dirty pages.
+    pub(crate) dirty: i64,
+    /// Hints that were taken and not applied, where that rule is broken.
+    kept: Vec<Hint>,
+    pub(crate) destination: [Option<u32>; PAGES],
+    /// Backing pages, by their first page, that the destination waits for.
+    pub(crate) waiting: BTreeSet<usize>,
+    /// What postcopy announces as zero, by block.
+    pub(crate) left_out: Vec<(usize, PageBitmap)>,
+    /// Those requests that the source did not look at yet.
+    pub(crate) asked: VecDeque<usize>,
+    /// Pages on their way, by backing page.
+    pub(crate) flight: VecDeque<Vec<(usize, u32)>>,
+    pub(crate) seen: Seen,
+}
+
+/// Parts of a synchronization.
+const SYNC_PARTS: u32 = 6;
+
+impl World {
+    pub(crate) fn new(log: Log, sliced: bool, broken: Broken) -> World {
+        let mut hints = Hints::default();
+        hints.set_negotiated(true);
+        World {
+            broken,
+            ram: Ram::new(log, sliced),
+            guest: Guest::new(),
+            hints,
+            skips: Skips::new(PAGE_SHIFT),
+            balloon: BTreeSet::new(),
+            balloon_version: 0,
+            empty: false,
+            running: true,
+            versions: PAGES as u32,
+            phase: Phase::Idle,
+            task: Task::Pass,
+            main_sync: None,
+            begin: true,
+            late_arming: false,
+            dirty: 0,
+            kept: Vec::new(),
+            destination: [None; PAGES],
+            waiting: BTreeSet::new(),
+            left_out: Vec::new(),
+            asked: VecDeque::new(),
+            flight: VecDeque::new(),
+            seen: Seen::default(),
+        }
+    }
+
+    /// Does a step, or nothing where it cannot be; then looks at the count of dirty pages.
+    pub(crate) fn step(&mut self, step: &Step) -> Checked {
+        match *step {
+            Step::Migrate(count) => (0..count).try_for_each(|_| self.migrate())?,
+            Step::Send(pages) if self.phase == Phase::Precopy && self.task == Task::Pass => {
+                self.send(pages);
+            }
+            Step::SyncEarly if self.may_sync() => self.task = Task::Sync(0),
+            Step::MainSync(parts) if self.phase == Phase::Precopy => {
+                (0..parts).for_each(|_| self.main_sync());
+            }
+            Step::CutArming => self.cut_arming(),
+            Step::Cancel if self.phase == Phase::Precopy => self.cancel(),
+            Step::Switch if self.phase == Phase::Precopy => self.switch()?,
+            Step::Touch(page) => self.touch(page),
+            Step::Deliver => self.deliver(),
+            Step::Interrupt if self.phase == Phase::Postcopy => self.interrupt(),
+            Step::Collect => self.ram.collect(),
+            Step::Reap => self.ram.reap(),
+            Step::ResetRing => self.ram.reset_ring(),
+            _ if self.running => self.step_of_guest(step),
+            _ => {}
+        }
+        if self.phase != Phase::Idle && self.dirty != self.ram.dirty_bits() {
+            return Err(format!(
+                "{} dirty pages are counted, {} are there",
+                self.dirty,
+                self.ram.dirty_bits()
+            ));
+        }
+        Ok(())
+    }
+
+    fn step_of_guest(&mut self, step: &Step) {
+        match *step {
+            Step::Write(page) => self.write(page),
+            Step::WriteHeld(number) => {
+                let held = (0..PAGES).filter(|&page| self.guest.usage[page] == Usage::Held);
+                let held: Vec<usize> = held.collect();
+                if !held.is_empty() {
+                    self.write(held[number % held.len()]);
+                }
+            }
+            Step::Free(page, count) => {
+                for page in page..(page + count).min(PAGES) {
+                    self.guest.free(page);
+                }
+            }
+            Step::Notice => self.guest.notice(self.hints.shown_id()),
+            Step::Post(page, count) => self.guest.post(page, count),
+            Step::PostStop => self.guest.post_stop(),
+            Step::Pop(count) => self.pop(count),
+            Step::SayEmpty => self.say_empty(),
+            Step::Inflate(page) if self.guest.usage[page] == Usage::Free => {
+                self.guest.usage[page] = Usage::Ballooned;
+                self.balloon.insert(page);
+                self.balloon_version += 1;
+                self.ram.discard(page);
+            }
+            Step::Deflate(page) if self.balloon.remove(&page) => {
+                self.guest.usage[page] = Usage::Free;
+                self.balloon_version += u64::from(self.broken != Broken::ForgetDeflated);
+            }
+            Step::Reset => {
+                self.guest.reset();
+                self.balloon.clear();
+                self.balloon_version += 1;
+                self.hints.reset();
+                self.hints.set_negotiated(true);
+            }
+            _ => {}
+        }
+    }
+
+    fn write(&mut self, page: usize) {
+        if self.guest.reuse(page) {
+            self.versions += 1;
+            self.ram.write(page, self.versions);
+        }
+    }
+
+    /// The device takes requests; one thread does so, which says that there are no more before it
+    /// looks again.
+    fn pop(&mut self, count: usize) {
+        self.say_empty();
+        for _ in 0..count {
+            match self.guest.ring.pop_front() {
+                Some(Request::Id(id)) => {
+                    self.hints.receive_id(&id.to_le_bytes(), ByteOrder::Little);
+                }
+                Some(Request::Block { page, count }) => {
+                    self.hints.receive_hint(self.ram.host_range(page, count));
+                }
+                None => {
+                    self.empty = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn say_empty(&mut self) {
+        if std::mem::take(&mut self.empty) {
+            self.hints.queue_empty();
+        }
+    }
+
+    pub(crate) fn count(&mut self, change: DirtyChange) {
+        self.dirty += change.set as i64 - change.cleared as i64;
+    }
+
+    fn may_sync(&self) -> bool {
+        self.phase == Phase::Precopy && self.task == Task::Pass && self.main_sync.is_none()
+    }
+
+    /// The main loop and the migration thread never synchronize at the same time.
+    fn main_sync(&mut self) {
+        if matches!(self.task, Task::Sync(_)) {
+            return;
+        }
+        let part = self.main_sync.unwrap_or(0);
+        self.sync(part);
+        self.main_sync = Some(part + 1).filter(|&part| part < SYNC_PARTS);
+    }
+
+    /// One part of a synchronization of the bitmap.
+    fn sync(&mut self, part: u32) {
+        match part {
+            0 if self.broken == Broken::HintsAfterSync => self.kept.extend(self.hints.take()),
+            0 => {
+                self.take();
+            }
+            1 => self.hints.before_sync(),
+            2 => self.ram.collect(),
+            3 => self.dirty += self.ram.merge(),
+            4 => self.synced(),
+            _ => {
+                self.late_arming = false;
+                self.hints.after_sync(self.running);
+            }
+        }
+    }
+
+    fn synced(&mut self) {
+        if std::mem::take(&mut self.begin) {
+            self.skips.begin();
+        }
+        let mut change = DirtyChange::default();
+        for block in 0..3 {
+            self.skips
+                .synced(&mut self.ram, block_id(block), &mut change);
+        }
+        let ranges: Vec<_> = self
+            .balloon
+            .iter()
+            .map(|&page| self.ram.block_range(page, 1))
+            .collect();
+        self.skips.leave_out_ballooned(
+            &mut self.ram,
+            Some(self.balloon_version),
+            ranges.into_iter(),
+            &mut change,
+        );
+        self.count(change);
+    }
+
+    /// Leaves out what was hinted; says whether chunks are to be armed.
+    pub(crate) fn take(&mut self) -> bool {
+        let mut hints = std::mem::take(&mut self.kept);
+        hints.extend(self.hints.take());
+        if self.broken == Broken::ClearLogOnHint {
+            for page in self.pages_of(&hints) {
+                self.ram.forget_writes(page);
+            }
+        }
+        let before = self.skips.counters();
+        let mut change = DirtyChange::default();
+        let wanted = self
+            .skips
+            .leave_out_hinted(&mut self.ram, &hints, &mut change);
+        self.count(change);
+        let after = self.skips.counters();
+        self.seen.hinted += change.cleared;
+        self.seen.wanted += if self.late_arming { change.cleared } else { 0 };
+        let refused = after.refused_unprotected_bytes - before.refused_unprotected_bytes;
+        self.seen.unprotected += refused >> PAGE_SHIFT;
+        wanted
+    }
+
+    fn pages_of(&self, hints: &[Hint]) -> Vec<usize> {
+        let holds = |hint: &Hint, page| {
+            let host = self.ram.host_range(page, 1).host;
+            (hint.range.host..hint.range.host + hint.range.bytes as usize).contains(&host)
+        };
+        let hinted = |&page: &usize| hints.iter().any(|hint| holds(hint, page));
+        (0..MIGRATED).filter(hinted).collect()
+    }
+
+    /// The arming before a round is cut short, as it is in a guest that is very large.
+    fn cut_arming(&mut self) {
+        if let Task::Ask(wanted) = self.task {
+            self.ask(wanted);
+        }
+    }
+
+    /// What was armed is trusted, and the guest is asked.
+    pub(crate) fn ask(&mut self, wanted: u64) {
+        self.skips
+            .trust(virtio_balloon_rs::migration::arming::BEFORE_ROUND);
+        self.task = Task::Pass;
+        self.request(wanted);
+    }
+
+    pub(crate) fn request(&mut self, wanted: u64) {
+        if self.hints.request(wanted) {
+            self.seen.rounds += 1;
+        }
+    }
+
+    /// The next part of what the migration thread is about, when it is not just sending.
+    pub(crate) fn go_on(&mut self, task: Task) {
+        use virtio_balloon_rs::migration::arming::Arm;
+        let mut arm =
+            |which| (0..3).any(|block| self.skips.arm(&mut self.ram, block_id(block), which));
+        match task {
+            Task::Pass => {}
+            Task::Sync(part) => {
+                self.sync(part);
+                self.task = match part + 1 {
+                    SYNC_PARTS => Task::Pass,
+                    part => Task::Sync(part),
+                };
+            }
+            Task::Ask(wanted) => {
+                if !arm(Arm::All) {
+                    self.ask(wanted);
+                }
+            }
+            Task::ArmWanted => {
+                if !arm(Arm::Wanted) {
+                    let late = self.broken == Broken::TrustLateArming;
+                    self.skips.trust(if late { 0 } else { self.hints.epoch() });
+                    self.late_arming = true;
+                    self.task = Task::Pass;
+                }
+            }
+        }
+    }
+
+    /// The guest stops, and what is left of synchronizations is done, and one more.
+    pub(crate) fn stop(&mut self) {
+        while self.main_sync.is_some() {
+            self.main_sync();
+        }
+        while let Task::Sync(part) = self.task {
+            self.go_on(Task::Sync(part));
+        }
+        self.running = false;
+        self.task = Task::Pass;
+        (0..SYNC_PARTS).for_each(|part| self.sync(part));
+    }
+
+    fn cancel(&mut self) {
+        while self.main_sync.is_some() {
+            self.main_sync();
+        }
+        self.hints.finish();
+        self.begin = true;
+        self.phase = Phase::Idle;
+        self.task = Task::Pass;
+        self.destination = [None; PAGES];
+        self.kept.clear();
+    }
+}
