@@ -29,6 +29,7 @@
 #include "trace.h"
 
 static struct {
+    bool initialized;
     QemuMutex lock;
     QemuCond wake;
     /* Under both the big lock and this one to change. */
@@ -61,7 +62,7 @@ void vbr_migration_wake(void)
 
 void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes)
 {
-    if (!m.ram) {
+    if (!m.initialized) {
         return;
     }
     vbr_migration_lock();
@@ -181,7 +182,8 @@ static uint64_t hold_ms(uint64_t bandwidth)
     uint64_t wait = 0;
 
     if (m.s && runstate_is_running()) {
-        vbr_hints_hold(m.s->hints, now, bandwidth, &wait);
+        vbr_hints_hold(m.s->hints, now, m.counters.hint_left_out_bytes,
+                       bandwidth, &wait);
     }
     return wait;
 }
@@ -312,14 +314,11 @@ static void after_sync(void)
     if (status != VBR_STATUS_OK) {
         send_all(&change);
     }
-    if (m.s) {
-        /*
-         * Deflates are handled under the big lock, as this is: the set of
-         * pages in the balloon is that of this moment. A device that broke
-         * has none.
-         */
-        vbr_ram_leave_out_ballooned(m.ram, m.s->device, &change);
-    }
+    /*
+     * Deflates are handled under the big lock, as this is: the set of pages in
+     * the balloon is that of this moment. Without a device there is none.
+     */
+    vbr_ram_leave_out_ballooned(m.ram, m.s ? m.s->device : NULL, &change);
     count_up();
     ram_skip_unlock(change_of(&change));
     trace_virtio_balloon_rs_synced(m.counters.hint_left_out_bytes,
@@ -440,7 +439,8 @@ void vbr_migration_init(VirtIOBalloonRs *s)
 {
     static NotifierWithReturn notifier = { .notify = vbr_precopy_notify };
 
-    if (!m.ram) {
+    if (!m.initialized) {
+        m.initialized = true;
         vbr_ram_new(&ram_ops, qemu_target_page_bits(), &m.ram);
         m.over = true;
         qemu_mutex_init(&m.lock);

@@ -26,6 +26,11 @@ static int vbr_pre_save(void *opaque)
     /* A device that is broken is saved as one: only virtio's part matters. */
     vbr_state_save(s->device, s->stats_poll_interval, &s->state);
     vbr_migration_lock();
+    /* If the library broke, the guest has its pages back there. */
+    s->hint_record = (VbrHintRecord) {
+        .cmd_id = VBR_HINT_ID_MIN,
+        .status = 3,
+    };
     vbr_hints_save(s->hints, &s->hint_record);
     vbr_migration_unlock();
     return 0;

@@ -143,6 +143,11 @@ static void handle_status(VirtIOBalloonRs *s, uint8_t status)
         vbr_stats_resume(s);
         vbr_queues_kick(s);
         vbr_hints_kick(s);
+        if (s->hint_record_loaded) {
+            /* The source's interrupt may have been too late for its state. */
+            s->hint_record_loaded = false;
+            qemu_bh_schedule(s->config_bh);
+        }
     }
 }
 

@@ -45,6 +45,11 @@
 #define VBR_DEFAULT_WINDOW_MS 4000
 
 /**
+ * The first id of a round. The specification allows all from 2 on; QEMU's C device uses these.
+ */
+#define VBR_HINT_ID_MIN 2147483648
+
+/**
  * What a call came to.
  */
 typedef enum VbrStatus {
@@ -1022,7 +1027,7 @@ enum VbrStatus vbr_hints_set_window(struct VbrHints *hints,
                                     uint32_t window_ms);
 
 /**
- * Takes over what happened; `changed` says whether the guest sees another command in its configuration
+ * Takes over what happened; a reset makes hints that broke anew. `changed` says whether the guest sees another command in its configuration
  * space now.
  *
  * # Safety
@@ -1073,8 +1078,8 @@ enum VbrStatus vbr_hints_receive(struct VbrHints *hints,
 
 /**
  * How long the pass over RAM that is about to begin is to wait for hints, in milliseconds; 0 when it is
- * to go on. `now_ms` comes from a clock that does not go back; `bandwidth` is the link's in bytes per
- * second, 0 for unlimited.
+ * to go on. `now_ms` comes from a clock that does not go back; `left_out` bytes were left out so far;
+ * `bandwidth` is the link's in bytes per second, 0 for unlimited.
  *
  * # Safety
  *
@@ -1082,6 +1087,7 @@ enum VbrStatus vbr_hints_receive(struct VbrHints *hints,
  */
 enum VbrStatus vbr_hints_hold(struct VbrHints *hints,
                               uint64_t now_ms,
+                              uint64_t left_out,
                               uint64_t bandwidth,
                               uint64_t *wait_ms);
 
@@ -1160,8 +1166,9 @@ enum VbrStatus vbr_ram_synced(struct VbrRam *ram,
                               struct VbrDirtyChange *change);
 
 /**
- * Leaves out the pages that are in the balloon of `device`. Called under the device's lock, too, behind
- * `vbr_ram_synced` of all blocks.
+ * Leaves out the pages that are in the balloon of `device`, and has those sent that were left out before
+ * for that and are not in it any more; all of them if `device` is NULL, or broken. Called under the
+ * device's lock, too, behind `vbr_ram_synced` of all blocks.
  *
  * # Safety
  *

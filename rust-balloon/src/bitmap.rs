@@ -6,6 +6,11 @@
 //! eighth of a byte per bit.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The version of a set that never changed.
+const UNCHANGED: u64 = 0;
+static NEXT_VERSION: AtomicU64 = AtomicU64::new(UNCHANGED + 1);
 
 const WORD_BITS: u64 = u64::BITS as u64;
 const CHUNK_WORDS: usize = 512;
@@ -33,6 +38,7 @@ pub struct PageBitmap {
     limit: u64,
     chunks: Vec<Option<Box<Chunk>>>,
     set: u64,
+    version: u64,
 }
 
 /// The part of `range` that lies in each chunk, as (chunk number, bits within the chunk).
@@ -70,12 +76,24 @@ impl PageBitmap {
             limit,
             chunks: Vec::new(),
             set: 0,
+            version: UNCHANGED,
         }
     }
 
     /// How many indices are in the set.
     pub fn count(&self) -> u64 {
         self.set
+    }
+
+    /// A number that is another one after every change, and no other set's unless both never changed.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn note_change(&mut self, indices: u64) {
+        if indices > 0 {
+            self.version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Adds the indices of `range` and returns how many of them were new. Indices at or past the
@@ -96,6 +114,7 @@ impl PageBitmap {
             new += added;
         }
         self.set += new;
+        self.note_change(new);
         new
     }
 
@@ -116,6 +135,7 @@ impl PageBitmap {
             self.free_if_empty(number);
         }
         self.set -= gone;
+        self.note_change(gone);
         gone
     }
 
@@ -138,6 +158,7 @@ impl PageBitmap {
         *place |= bits;
         chunk.set += new;
         self.set += new;
+        self.note_change(new);
         self.free_if_empty(number);
         new
     }
@@ -154,6 +175,7 @@ impl PageBitmap {
         *place &= !bits;
         chunk.set -= gone;
         self.set -= gone;
+        self.note_change(gone);
         self.free_if_empty(number);
         gone
     }
@@ -180,6 +202,7 @@ impl PageBitmap {
     /// Takes everything out and frees the memory.
     pub fn clear_all(&mut self) {
         self.chunks = Vec::new();
+        self.note_change(self.set);
         self.set = 0;
     }
 

@@ -398,26 +398,31 @@ impl Balloon {
         }
     }
 
-    /// Calls `each` for the parts of guest RAM that are in the balloon as far as MUST_TELL_HOST makes
-    /// the guest say so: it may not use them before their deflate was acknowledged (virtio 1.3,
-    /// 5.5.6.1).
-    pub fn for_each_ballooned(&self, mut each: impl FnMut(BlockRange)) {
-        if !self.negotiated.contains(Features::MUST_TELL_HOST) {
-            return;
-        }
-        for run in self.balloon.runs() {
+    /// The parts of guest RAM that are in the balloon as far as MUST_TELL_HOST makes the guest say so:
+    /// it may not use them before their deflate was acknowledged (virtio 1.3, 5.5.6.1).
+    pub fn ballooned_blocks(&self) -> impl Iterator<Item = BlockRange> {
+        let told = self.negotiated.contains(Features::MUST_TELL_HOST);
+        let runs = self.balloon.runs().take_while(move |_| told);
+        let memory = &self.memory;
+        runs.flat_map(move |run| {
             let mut rest = GpaRange::of_page_indices(run);
-            while let Some(range) = rest {
-                let part = match self.memory.front(range) {
-                    Piece::NotRam(part) => part,
-                    Piece::Ram(part, section) => {
-                        each(section.block_range(part));
-                        part
-                    }
+            std::iter::from_fn(move || {
+                let (part, section) = match memory.front(rest?) {
+                    Piece::NotRam(part) => (part, None),
+                    Piece::Ram(part, section) => (part, Some(section)),
                 };
-                rest = GpaRange::new(part.end(), range.end());
-            }
-        }
+                rest = GpaRange::new(part.end(), rest?.end());
+                Some(section.map(|section| section.block_range(part)))
+            })
+            .flatten()
+        })
+    }
+
+    /// A number that is another one when the pages in the balloon are others; `None` while they are not
+    /// known.
+    pub fn ballooned_version(&self) -> Option<u64> {
+        let told = self.negotiated.contains(Features::MUST_TELL_HOST);
+        told.then(|| self.balloon.version())
     }
 
     /// Makes the next inflate batch panic, to test that a panic costs the device and no more.

@@ -28,13 +28,6 @@ impl Drop for Hold<'_> {
     }
 }
 
-/// Whether a call may be made on something that broke.
-enum OnBroken<'a, T> {
-    Refuse,
-    /// It is made anew first.
-    Mend(&'a dyn Fn(&mut T)),
-}
-
 impl<T> Guarded<T> {
     pub(super) fn new(inner: T) -> Guarded<T> {
         Guarded {
@@ -56,12 +49,21 @@ impl<T> Guarded<T> {
 
     /// Runs `body`, unless a call is inside already or an earlier one panicked.
     pub(super) fn enter(&self, body: impl FnOnce(&mut T) -> Result<(), Error>) -> VbrStatus {
-        self.enter_or(OnBroken::Refuse, body)
+        self.enter_or(None::<fn(&mut T)>, body)
+    }
+
+    /// The same, but what an earlier call broke is made anew first, by `mend`.
+    pub(super) fn enter_mended(
+        &self,
+        mend: impl FnOnce(&mut T),
+        body: impl FnOnce(&mut T) -> Result<(), Error>,
+    ) -> VbrStatus {
+        self.enter_or(Some(mend), body)
     }
 
     fn enter_or(
         &self,
-        on_broken: OnBroken<'_, T>,
+        mend: Option<impl FnOnce(&mut T)>,
         body: impl FnOnce(&mut T) -> Result<(), Error>,
     ) -> VbrStatus {
         let Some(_hold) = self.hold() else {
@@ -70,7 +72,7 @@ impl<T> Guarded<T> {
         // SAFETY: the hold makes this call the only one inside, and is dropped behind `inner`.
         let inner = unsafe { &mut *self.inner.get() };
         if self.broken.load(Ordering::Acquire) {
-            let OnBroken::Mend(mend) = on_broken else {
+            let Some(mend) = mend else {
                 return VbrStatus::Broken;
             };
             mend(inner);
@@ -149,10 +151,9 @@ pub(super) fn with_mended_device(
     };
     let mut host = VbrHost::new(&device.ops);
     let mend = |balloon: &mut Balloon| device.mend(balloon);
-    let on_broken = OnBroken::Mend(&mend);
     device
         .balloon
-        .enter_or(on_broken, |balloon| body(balloon, &mut host))
+        .enter_mended(mend, |balloon| body(balloon, &mut host))
 }
 
 /// The `len` elements at `data`; empty for 0 of them at NULL.

@@ -146,7 +146,7 @@ pub unsafe extern "C" fn vbr_hints_set_window(hints: *mut VbrHints, window_ms: u
     })
 }
 
-/// Takes over what happened; `changed` says whether the guest sees another command in its configuration
+/// Takes over what happened; a reset makes hints that broke anew. `changed` says whether the guest sees another command in its configuration
 /// space now.
 ///
 /// # Safety
@@ -162,7 +162,10 @@ pub unsafe extern "C" fn vbr_hints_event(
     let hints = unsafe { hints.as_ref() };
     // SAFETY: NULL or writable by contract.
     let changed = unsafe { output(changed) };
-    with_hints(hints, |hints| {
+    let Some(guarded) = hints else {
+        return VbrStatus::InvalidArgument;
+    };
+    let body = |hints: &mut Hints| {
         let changed = changed?;
         let before = hints.shown_id();
         match event {
@@ -177,7 +180,17 @@ pub unsafe extern "C" fn vbr_hints_event(
         }
         changed.write(hints.shown_id() != before);
         Ok(())
-    })
+    };
+    match event {
+        VbrHintEvent::Reset => guarded.inner.enter_mended(mend, body),
+        _ => guarded.inner.enter(body),
+    }
+}
+
+/// Puts new hints in the place of those that broke.
+fn mend(hints: &mut Hints) {
+    let broken = std::mem::take(hints);
+    hints.inherit(&broken);
 }
 
 /// The dirty log was armed for round `wanted`: the guest is to be asked. `asked` says whether it is; not
@@ -258,8 +271,8 @@ pub unsafe extern "C" fn vbr_hints_receive(
 }
 
 /// How long the pass over RAM that is about to begin is to wait for hints, in milliseconds; 0 when it is
-/// to go on. `now_ms` comes from a clock that does not go back; `bandwidth` is the link's in bytes per
-/// second, 0 for unlimited.
+/// to go on. `now_ms` comes from a clock that does not go back; `left_out` bytes were left out so far;
+/// `bandwidth` is the link's in bytes per second, 0 for unlimited.
 ///
 /// # Safety
 ///
@@ -268,6 +281,7 @@ pub unsafe extern "C" fn vbr_hints_receive(
 pub unsafe extern "C" fn vbr_hints_hold(
     hints: *mut VbrHints,
     now_ms: u64,
+    left_out: u64,
     bandwidth: u64,
     wait_ms: *mut u64,
 ) -> VbrStatus {
@@ -276,7 +290,7 @@ pub unsafe extern "C" fn vbr_hints_hold(
     // SAFETY: NULL or writable by contract.
     let wait_ms = unsafe { output(wait_ms) };
     with_hints(hints, |hints| {
-        wait_ms?.write(hints.hold_ms(now_ms, bandwidth));
+        wait_ms?.write(hints.hold_ms(now_ms, left_out, bandwidth));
         Ok(())
     })
 }

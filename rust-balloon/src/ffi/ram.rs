@@ -249,8 +249,9 @@ pub unsafe extern "C" fn vbr_ram_synced(
     })
 }
 
-/// Leaves out the pages that are in the balloon of `device`. Called under the device's lock, too, behind
-/// `vbr_ram_synced` of all blocks.
+/// Leaves out the pages that are in the balloon of `device`, and has those sent that were left out before
+/// for that and are not in it any more; all of them if `device` is NULL, or broken. Called under the
+/// device's lock, too, behind `vbr_ram_synced` of all blocks.
 ///
 /// # Safety
 ///
@@ -266,18 +267,24 @@ pub unsafe extern "C" fn vbr_ram_leave_out_ballooned(
     // SAFETY: NULL or live by contract.
     let device = unsafe { device.as_ref() };
     // SAFETY: NULL or valid by contract.
-    let change = unsafe { change.as_mut() };
+    let mut change = unsafe { change.as_mut() };
     let mut inner = VbrStatus::Ok;
     let outer = with_device(device, |balloon, _| {
-        inner = with_change(ram, change, |skips, bitmaps, change| {
-            balloon.for_each_ballooned(|range| {
-                skips.leave_out_ballooned(bitmaps, range, change);
-            });
+        inner = with_change(ram, change.as_deref_mut(), |skips, bitmaps, change| {
+            let version = balloon.ballooned_version();
+            skips.leave_out_ballooned(bitmaps, version, balloon.ballooned_blocks(), change);
             Ok(())
         });
         Ok(())
     });
-    if inner == VbrStatus::Ok { outer } else { inner }
+    match (inner, outer) {
+        (VbrStatus::Ok, VbrStatus::Ok) => VbrStatus::Ok,
+        (VbrStatus::Ok, _) => with_change(ram, change, |skips, bitmaps, change| {
+            skips.leave_out_ballooned(bitmaps, None, std::iter::empty(), change);
+            Ok(())
+        }),
+        (broken, _) => broken,
+    }
 }
 
 /// Arms the next slice of the dirty log of `block`; `more` says whether there may be more to do.

@@ -24,18 +24,19 @@
 //! - with KVM's manual clearing chunk by chunk, later, by [`DirtyBitmaps::arm`]: all chunks before the
 //!   round is asked for, or, in a guest so large that this is cut short, a chunk when the first hint
 //!   into it comes. That hint, and all that were posted before the queue was next seen empty, do not
-//!   count. Arming a chunk a second time would be wrong for hints that came since; an armed chunk is
-//!   never armed again before the next synchronization, as QEMU clears each chunk's log once;
+//!   count. A chunk that was trusted is not armed again before the next synchronization. One that was
+//!   armed in part may be, by whoever sends a page of it: that forgets only writes that the last
+//!   synchronization had taken;
 //! - with KVM's dirty ring when an entry is taken from the ring, which the synchronization does for all
 //!   entries. A page whose entry was not taken yet is in the ring, and so not forgotten either.
 //!
 //! # Ballooned pages
 //!
 //! With MUST_TELL_HOST a page in the balloon is not used before its deflate was acknowledged. At each
-//! synchronization the bits of all pages that were left out before for this reason are set, and then
-//! those of all pages that are in the balloon now are cleared. So a page that left the balloon, for
-//! whatever reason, is sent after the next synchronization, and again there is one with the guest
-//! stopped.
+//! synchronization, if the balloon is not as it was at the last one, the bits of all pages that were
+//! left out before for this reason are set, and then those of all pages that are in the balloon now are
+//! cleared. So a page that left the balloon, for whatever reason, is sent after the next
+//! synchronization, and again there is one with the guest stopped.
 //!
 //! # Postcopy
 //!
@@ -169,6 +170,8 @@ pub struct Skips {
     blocks: Vec<(BlockId, Block)>,
     /// Slices armed since the last synchronization.
     slices: u32,
+    /// The version of the ballooned pages that are left out.
+    ballooned: Option<u64>,
     counters: SkipCounters,
 }
 
@@ -179,6 +182,7 @@ impl Skips {
             page_shift,
             blocks: Vec::new(),
             slices: 0,
+            ballooned: None,
             counters: SkipCounters::default(),
         }
     }
@@ -186,6 +190,7 @@ impl Skips {
     /// A new migration: what was left out of the last one is forgotten.
     pub fn begin(&mut self) {
         self.blocks.clear();
+        self.ballooned = None;
         self.counters.hint_left_out_bytes = 0;
         self.counters.ballooned_left_out_bytes = 0;
     }
@@ -215,9 +220,8 @@ impl Skips {
         &mut self.blocks[index].1
     }
 
-    /// The bitmap of `block` was synchronized. Pages left out that were written since are not left
-    /// out any more, ballooned ones are sent unless they are left out again now, and the dirty log
-    /// is to be armed anew.
+    /// The bitmap of `block` was synchronized. Hinted pages that were written since are not left out any
+    /// more, and the dirty log is to be armed anew.
     pub fn synced(
         &mut self,
         bitmaps: &mut dyn DirtyBitmaps,
@@ -233,29 +237,72 @@ impl Skips {
         };
         settle(&mut block.hinted, &view);
         send_doubtful(&mut block.hinted, &mut view, change);
-        if let Some(ballooned) = block.ballooned.take() {
-            for (word, bits) in ballooned.words() {
-                set_bits(&mut view, word, bits, change);
+    }
+
+    /// Leaves out what is in the balloon now, `ranges` in the state `version`; all that was left out before
+    /// for this reason is sent, unless it is left out again. The ranges are not looked at while the
+    /// version is the same. Called behind [`Skips::synced`] of all blocks.
+    pub fn leave_out_ballooned(
+        &mut self,
+        bitmaps: &mut dyn DirtyBitmaps,
+        version: Option<u64>,
+        ranges: impl Iterator<Item = BlockRange>,
+        change: &mut DirtyChange,
+    ) {
+        if version.is_some() && version == self.ballooned {
+            return self.leave_out_ballooned_again(bitmaps, change);
+        }
+        self.send_ballooned(bitmaps, change);
+        self.ballooned = version;
+        let mut ranges = ranges.peekable();
+        while let Some(&BlockRange { block: id, .. }) = ranges.peek() {
+            let shift = self.page_shift;
+            let same_block = std::iter::from_fn(|| ranges.next_if(|range| range.block == id));
+            let Some(mut view) = bitmaps.view(id) else {
+                same_block.for_each(drop);
+                continue;
+            };
+            let limit = view.pages;
+            let ballooned = &mut self.block(id).ballooned;
+            let ballooned = ballooned.get_or_insert_with(|| PageBitmap::new(limit));
+            for range in same_block {
+                let start = range.offset.div_ceil(1 << shift);
+                let end = range.offset.saturating_add(range.bytes) >> shift;
+                clear_bits(&mut view, start..end.max(start), change, ballooned);
             }
         }
     }
 
-    /// Leaves `range` out, which is in the balloon now.
-    pub fn leave_out_ballooned(
+    /// The balloon is what it was. Some of its pages can be dirty again: where the log was not armed, the
+    /// synchronization takes all of them for dirty.
+    fn leave_out_ballooned_again(
         &mut self,
         bitmaps: &mut dyn DirtyBitmaps,
-        range: BlockRange,
         change: &mut DirtyChange,
     ) {
-        let Some(mut view) = bitmaps.view(range.block) else {
-            return;
-        };
-        let end = range.offset.saturating_add(range.bytes) >> self.page_shift;
-        let start = range.offset.div_ceil(1 << self.page_shift);
-        let pages = view.pages;
-        let ballooned = &mut self.block(range.block).ballooned;
-        let ballooned = ballooned.get_or_insert_with(|| PageBitmap::new(pages));
-        clear_bits(&mut view, start..end.max(start), change, ballooned);
+        for (id, block) in &mut self.blocks {
+            let (Some(ballooned), Some(view)) = (&block.ballooned, bitmaps.view(*id)) else {
+                continue;
+            };
+            for (word, bits) in ballooned.words() {
+                if let Some(place) = view.dirty.get_mut(word) {
+                    change.cleared += u64::from((*place & bits).count_ones());
+                    *place &= !bits;
+                }
+            }
+        }
+    }
+
+    fn send_ballooned(&mut self, bitmaps: &mut dyn DirtyBitmaps, change: &mut DirtyChange) {
+        for (id, block) in &mut self.blocks {
+            let (Some(ballooned), Some(mut view)) = (block.ballooned.take(), bitmaps.view(*id))
+            else {
+                continue;
+            };
+            for (word, bits) in ballooned.words() {
+                set_bits(&mut view, word, bits, change);
+            }
+        }
     }
 
     /// Arms the next slice of the dirty log of `block`; says whether there may be more to do.

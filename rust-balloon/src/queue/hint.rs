@@ -79,8 +79,6 @@ pub struct Hints {
     /// The first pass of this migration is still to come, or held back.
     first_pass: bool,
     window: Option<Window>,
-    /// `hinted_bytes` when the round was asked for.
-    hinted_before: u64,
     counters: HintCounters,
 }
 
@@ -96,13 +94,21 @@ impl Default for Hints {
             limit_ms: DEFAULT_WINDOW_MS,
             first_pass: true,
             window: None,
-            hinted_before: 0,
             counters: HintCounters::default(),
         }
     }
 }
 
 impl Hints {
+    /// Takes over what of hints that broke is worth keeping for these new ones: ids are not used
+    /// again.
+    pub fn inherit(&mut self, broken: &Hints) {
+        self.id = broken.id;
+        self.owes_stop = true;
+        self.limit_ms = broken.limit_ms;
+        self.counters = broken.counters;
+    }
+
     /// Where the round is.
     pub fn state(&self) -> HintState {
         self.state
@@ -202,7 +208,6 @@ impl Hints {
         self.state = HintState::Requested;
         self.epoch = BEFORE_ROUND + 1;
         self.counters.rounds += 1;
-        self.hinted_before = self.counters.hinted_bytes;
         true
     }
 
@@ -310,15 +315,15 @@ impl Hints {
     }
 
     /// How long the pass that is about to begin is to wait for hints, in milliseconds; 0 when it is to
-    /// go on. Only a migration's first pass waits. `bandwidth` is the link's, in bytes per second, 0 for
-    /// unlimited.
-    pub fn hold_ms(&mut self, now_ms: u64, bandwidth: u64) -> u64 {
+    /// go on. Only a migration's first pass waits. `left_out` bytes were left out so far, whatever the
+    /// guest claims; `bandwidth` is the link's, in bytes per second, 0 for unlimited.
+    pub fn hold_ms(&mut self, now_ms: u64, left_out: u64, bandwidth: u64) -> u64 {
         if !self.first_pass {
             return 0;
         }
         let (state, limit) = (self.state, u64::from(self.limit_ms));
         let heard = Heard {
-            bytes: self.counters.hinted_bytes - self.hinted_before,
+            bytes: left_out,
             answered: state == HintState::Started,
             over: !matches!(state, HintState::Requested | HintState::Started),
         };
