@@ -39,7 +39,7 @@ static const struct {
     X(vbr_batch_cancel, (device))                                              \
     X(vbr_batch_abandon, (device))                                             \
     X(vbr_config_size, (device, &out->size))                                   \
-    X(vbr_config_read, (device, out->image, sizeof(out->image)))               \
+    X(vbr_config_read, (device, 0, out->image, sizeof(out->image)))            \
     X(vbr_config_write, (device, in.image, sizeof(in.image), &out->flag))      \
     X(vbr_target_set, (device, 0, 4096, &out->pages))                          \
     X(vbr_actual_get, (device, 4096, &out->bytes))                             \

@@ -36,7 +36,7 @@ static uint32_t field(const struct host *host, size_t offset)
 {
     uint8_t image[16];
 
-    CHECK_OK(vbr_config_read(host->device, image, sizeof(image)));
+    CHECK_OK(vbr_config_read(host->device, 0, image, sizeof(image)));
     return (uint32_t)image[offset] | (uint32_t)image[offset + 1] << 8 |
            (uint32_t)image[offset + 2] << 16 | (uint32_t)image[offset + 3] << 24;
 }
@@ -58,13 +58,14 @@ static void reads_of_any_length(void)
     CHECK_OK(vbr_target_set(host->device, 0, 0x01020304 * PAGE, &pages));
     CHECK_EQ(pages, 0x01020304);
     write_config(host, written, sizeof(written));
-    const uint8_t expected[20] = { 4, 3, 2, 1, 1, 2, 3, 4, 0, 0, 0, 0, 5, 6, 7, 8 };
+    const uint8_t expected[20] = { 4, 3, 2, 1, 1, 2, 3, 4, 0xd0, 0xc0, 0xb0, 0xa0,
+                                   5, 6, 7, 8 };
     for (size_t len = 0; len <= sizeof(expected); len++) {
         /* Of exactly that length, so that a byte too many is found. */
         uint8_t *image = malloc(len + (len == 0));
         CHECK(image != NULL);
         memset(image, 0x55, len);
-        CHECK_OK(vbr_config_read(host->device, image, len));
+        CHECK_OK(vbr_config_read(host->device, 0xa0b0c0d0, image, len));
         CHECK_EQ(memcmp(image, expected, len), 0);
         free(image);
     }

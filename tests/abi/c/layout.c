@@ -14,6 +14,9 @@
 IS(sizeof(enum VbrStatus), 4);
 IS(sizeof(enum VbrQueueKind), 4);
 IS(sizeof(enum VbrInhibit), 4);
+IS(sizeof(enum VbrHintState), 4);
+IS(sizeof(enum VbrHintEvent), 4);
+IS(sizeof(enum VbrArm), 4);
 IS(VBR_STATUS_OK, 0);
 IS(VBR_STATUS_INVALID_ARGUMENT, 1);
 IS(VBR_STATUS_BUSY, 2);
@@ -27,6 +30,14 @@ IS(VBR_STATUS_STATE_PAGES_CUT, 9);
 IS(VBR_STATUS_STATE_PAGES_NUMBER, 10);
 IS(VBR_STATUS_STATE_PAGES_RUN, 11);
 IS(VBR_STATUS_STATE_PAGES_LIMIT, 12);
+IS(VBR_STATUS_STATE_HINTS, 13);
+IS(VBR_HINT_STATE_OFF, 0);
+IS(VBR_HINT_STATE_DONE, 5);
+IS(VBR_HINT_EVENT_ACCEPTED, 0);
+IS(VBR_HINT_EVENT_QUEUE_EMPTY, 7);
+IS(VBR_ARM_ALL, 0);
+IS(VBR_ARM_WANTED, 1);
+IS(VBR_HINT_ID_MIN, UINT32_C(1) << 31);
 IS(VBR_BATCH_MAX_REQUESTS, 128);
 IS(VBR_STATE_MAX_PAGES_BYTES, 4 << 20);
 IS(VBR_STATS, 16);
@@ -105,9 +116,49 @@ IS(sizeof(struct VbrStats), 136);
 AT(VbrStats, values, 0);
 AT(VbrStats, last_update, 128);
 
+IS(sizeof(struct VbrHintCounters), 6 * 8);
+AT(VbrHintCounters, rounds, 0);
+AT(VbrHintCounters, ignored_ids, 4 * 8);
+AT(VbrHintCounters, wait_ms, 5 * 8);
+
+IS(sizeof(struct VbrHintView), 80);
+AT(VbrHintView, state, 0);
+AT(VbrHintView, shown_id, 4);
+AT(VbrHintView, wanted, 8);
+AT(VbrHintView, epoch, 16);
+AT(VbrHintView, has_pending, 24);
+AT(VbrHintView, window_ms, 28);
+AT(VbrHintView, counters, 32);
+
+IS(sizeof(struct VbrHintRecord), 8);
+AT(VbrHintRecord, cmd_id, 0);
+AT(VbrHintRecord, status, 4);
+
+IS(sizeof(struct VbrRamView), 32);
+AT(VbrRamView, dirty, 0);
+AT(VbrRamView, pages, 8);
+AT(VbrRamView, unarmed, 16);
+AT(VbrRamView, chunk_shift, 24);
+
+IS(sizeof(struct VbrRamOps), 32);
+AT(VbrRamOps, opaque, 0);
+AT(VbrRamOps, view, 8);
+AT(VbrRamOps, find, 16);
+AT(VbrRamOps, arm, 24);
+
+IS(sizeof(struct VbrDirtyChange), 16);
+AT(VbrDirtyChange, cleared, 0);
+AT(VbrDirtyChange, set, 8);
+
+IS(sizeof(struct VbrSkipCounters), 6 * 8);
+AT(VbrSkipCounters, hint_left_out_bytes, 0);
+AT(VbrSkipCounters, ballooned_left_out_bytes, 8);
+AT(VbrSkipCounters, refused_not_ram_bytes, 2 * 8);
+AT(VbrSkipCounters, refused_unprotected_bytes, 5 * 8);
+
 static void texts_differ_and_have_no_end_mark(void)
 {
-    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_STATE_PAGES_LIMIT; status++) {
+    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_STATE_HINTS; status++) {
         const char *text = vbr_status_str((enum VbrStatus)status);
         CHECK(text != NULL);
         size_t length = strlen(text);
@@ -135,9 +186,11 @@ static void queues_follow_the_offered_features(void)
     /* Bits that are no feature of a balloon change nothing. */
     options.features = ~(uint64_t)0;
     CHECK_OK(vbr_options_queues(&options, queues, &count));
-    CHECK_EQ(count, 4);
-    CHECK_EQ(queues[3].kind, VBR_QUEUE_KIND_REPORTING);
-    CHECK_EQ(queues[3].size, 32);
+    CHECK_EQ(count, 5);
+    CHECK_EQ(queues[3].kind, VBR_QUEUE_KIND_HINT);
+    CHECK_EQ(queues[3].size, 1024);
+    CHECK_EQ(queues[4].kind, VBR_QUEUE_KIND_REPORTING);
+    CHECK_EQ(queues[4].size, 32);
 }
 
 void theme_layout(void)

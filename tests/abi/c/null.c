@@ -20,6 +20,15 @@ struct arguments {
     struct VbrCounters counters;
     struct VbrStats stats;
     struct VbrDevice *made;
+    struct VbrHints *hints;
+    struct VbrHints *made_hints;
+    struct VbrHintView hint_view;
+    struct VbrHintRecord record;
+    struct VbrRam *ram;
+    struct VbrRam *made_ram;
+    struct VbrRamOps ram_ops;
+    struct VbrDirtyChange change;
+    struct VbrSkipCounters skips;
     uint8_t image[16];
     size_t size;
     uint64_t bytes;
@@ -43,8 +52,8 @@ struct arguments {
     X(abandon_device, vbr_batch_abandon(NULL))                                 \
     X(size_device, vbr_config_size(NULL, &a->size))                            \
     X(size_size, vbr_config_size(a->device, NULL))                             \
-    X(read_device, vbr_config_read(NULL, a->image, 16))                        \
-    X(read_image, vbr_config_read(a->device, NULL, 16))                        \
+    X(read_device, vbr_config_read(NULL, 0, a->image, 16))                        \
+    X(read_image, vbr_config_read(a->device, 0, NULL, 16))                        \
     X(write_device, vbr_config_write(NULL, a->image, 16, &a->flag))            \
     X(write_image, vbr_config_write(a->device, NULL, 16, &a->flag))            \
     X(write_changed, vbr_config_write(a->device, a->image, 16, NULL))          \
@@ -88,6 +97,43 @@ struct arguments {
                                        &(struct VbrSavedPages){ .len = 4 }, RAM)) \
     X(stats_payload, vbr_stats_receive(a->device,                              \
                                        &(struct VbrStatsBuffer){ .payload_len = 10 })) \
+    X(hints_new_out, vbr_hints_new(NULL))                                      \
+    X(hints_view_hints, vbr_hints_view(NULL, &a->hint_view))                   \
+    X(hints_view_out, vbr_hints_view(a->hints, NULL))                          \
+    X(hints_window_hints, vbr_hints_set_window(NULL, 1))                       \
+    X(hints_event_hints, vbr_hints_event(NULL, VBR_HINT_EVENT_RESET, &a->flag)) \
+    X(hints_event_changed, vbr_hints_event(a->hints, VBR_HINT_EVENT_RESET, NULL)) \
+    X(hints_request_hints, vbr_hints_request(NULL, 1, &a->flag))               \
+    X(hints_request_asked, vbr_hints_request(a->hints, 1, NULL))               \
+    X(hints_id_hints, vbr_hints_receive_id(NULL, a->image, 4, false, &a->flag)) \
+    X(hints_id_payload, vbr_hints_receive_id(a->hints, NULL, 4, false, &a->flag)) \
+    X(hints_id_changed, vbr_hints_receive_id(a->hints, a->image, 4, false, NULL)) \
+    X(hints_receive_hints, vbr_hints_receive(NULL, a->image, PAGE))            \
+    X(hints_hold_hints, vbr_hints_hold(NULL, 1, 2, 3, &a->bytes))              \
+    X(hints_hold_wait, vbr_hints_hold(a->hints, 1, 2, 3, NULL))                \
+    X(hints_save_hints, vbr_hints_save(NULL, &a->record))                      \
+    X(hints_save_out, vbr_hints_save(a->hints, NULL))                          \
+    X(hints_load_hints, vbr_hints_load(NULL, &a->record))                      \
+    X(hints_load_record, vbr_hints_load(a->hints, NULL))                       \
+    X(ram_new_ops, vbr_ram_new(NULL, 12, &a->made_ram))                        \
+    X(ram_new_out, vbr_ram_new(&a->ram_ops, 12, NULL))                         \
+    X(ram_new_shift, vbr_ram_new(&a->ram_ops, 32, &a->made_ram))               \
+    X(ram_begin_ram, vbr_ram_begin(NULL))                                      \
+    X(ram_synced_ram, vbr_ram_synced(NULL, a, &a->change))                     \
+    X(ram_synced_change, vbr_ram_synced(a->ram, a, NULL))                      \
+    X(ram_ballooned_ram, vbr_ram_leave_out_ballooned(NULL, a->device, &a->change)) \
+    X(ram_ballooned_change, vbr_ram_leave_out_ballooned(a->ram, a->device, NULL)) \
+    X(ram_arm_ram, vbr_ram_arm(NULL, a, VBR_ARM_ALL, &a->flag))                \
+    X(ram_arm_more, vbr_ram_arm(a->ram, a, VBR_ARM_ALL, NULL))                 \
+    X(ram_trust_ram, vbr_ram_trust(NULL, 0))                                   \
+    X(ram_hinted_ram, vbr_ram_leave_out_hinted(NULL, a->hints, &a->change, &a->flag)) \
+    X(ram_hinted_hints, vbr_ram_leave_out_hinted(a->ram, NULL, &a->change, &a->flag)) \
+    X(ram_hinted_change, vbr_ram_leave_out_hinted(a->ram, a->hints, NULL, &a->flag)) \
+    X(ram_hinted_wanted, vbr_ram_leave_out_hinted(a->ram, a->hints, &a->change, NULL)) \
+    X(ram_postcopy_ram, vbr_ram_postcopy(NULL, a, &a->change))                 \
+    X(ram_postcopy_change, vbr_ram_postcopy(a->ram, a, NULL))                  \
+    X(ram_counters_ram, vbr_ram_counters(NULL, &a->skips))                     \
+    X(ram_counters_out, vbr_ram_counters(a->ram, NULL))                        \
     X(misplaced_bytes, vbr_actual_get(a->device, RAM, (void *)&a->image[1]))
 
 #define CALL(name, call)                                                       \
@@ -158,11 +204,17 @@ void theme_null(void)
     struct host *host = lively_host();
     size_t bytes = room(host, INFLATE);
     struct view before = look(host);
+    struct VbrHints *hints = NULL;
+    struct VbrRam *ram = NULL;
 
+    CHECK_OK(vbr_hints_new(&hints));
+    CHECK_OK(vbr_ram_new(&(struct VbrRamOps){ .opaque = NULL }, 12, &ram));
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct arguments a, untouched;
         memset(&a, 0, sizeof(a));
         a.device = host->device;
+        a.hints = hints;
+        a.ram = ram;
         a.ops = host_ops(host);
         memcpy(&untouched, &a, sizeof(a));
         check_status(__FILE__, __LINE__, rows[i].call, rows[i].run(&a),
@@ -186,4 +238,19 @@ void theme_null(void)
     CHECK_OK(vbr_state_load(host->device, &before.state, &(struct VbrSavedPages){ .len = 0 }, RAM));
     host_free(host);
     vbr_device_free(NULL);
+
+    /* A host without callbacks has nothing that is migrated. */
+    bool flag = true;
+    struct VbrDirtyChange change = { 0, 0 };
+    CHECK_OK(vbr_hints_receive_id(hints, NULL, 0, false, &flag));
+    CHECK_OK(vbr_hints_receive(hints, NULL, PAGE));
+    CHECK_OK(vbr_ram_synced(ram, NULL, &change));
+    CHECK_OK(vbr_ram_arm(ram, NULL, VBR_ARM_ALL, &flag));
+    CHECK(!flag);
+    CHECK(!vbr_ram_is_left_out(ram, NULL, 0));
+    CHECK(!vbr_ram_is_left_out(NULL, NULL, 0));
+    vbr_hints_free(hints);
+    vbr_ram_free(ram);
+    vbr_hints_free(NULL);
+    vbr_ram_free(NULL);
 }

@@ -18,7 +18,9 @@
     X(memory)                                                                  \
     X(config)                                                                  \
     X(state)                                                                   \
-    X(stats)
+    X(stats)                                                                   \
+    X(hints)                                                                   \
+    X(ram)
 
 #define DECLARE(name) void theme_##name(void);
 THEMES(DECLARE)

@@ -65,6 +65,8 @@ themes! {
     config: "The configuration space and the target.",
     state: "Saving and loading.",
     stats: "Statistics.",
+    hints: "Rounds of free page hints.",
+    ram: "What a migration leaves out.",
 }
 
 #[test]
