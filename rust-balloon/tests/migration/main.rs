@@ -6,9 +6,12 @@
 //! whatever the threads do in whatever order. And that of postcopy: who asks for a page gets it, and
 //! no page is sent twice. Where one of the rules is broken, the model has to find out.
 
+mod arming;
 mod guest;
 mod moves;
 mod ram;
+mod rounds;
+mod skips;
 mod world;
 
 use proptest::prelude::*;
@@ -191,12 +194,14 @@ fn a_request_before_the_log_is_armed_loses_writes() {
 /// What QEMU's C device does.
 #[test]
 fn clearing_the_log_on_a_hint_loses_writes() {
-    LOGS.into_iter().for_each(|log| is_found(Broken::ClearLogOnHint, log));
+    LOGS.into_iter()
+        .for_each(|log| is_found(Broken::ClearLogOnHint, log));
 }
 
 #[test]
 fn applying_hints_behind_a_synchronization_loses_writes() {
-    LOGS.into_iter().for_each(|log| is_found(Broken::HintsAfterSync, log));
+    LOGS.into_iter()
+        .for_each(|log| is_found(Broken::HintsAfterSync, log));
 }
 
 #[test]
@@ -206,5 +211,6 @@ fn trusting_a_chunk_that_was_armed_behind_the_hint_loses_writes() {
 
 #[test]
 fn leaving_out_what_left_the_balloon_loses_writes() {
-    LOGS.into_iter().for_each(|log| is_found(Broken::ForgetDeflated, log));
+    LOGS.into_iter()
+        .for_each(|log| is_found(Broken::ForgetDeflated, log));
 }
