@@ -23,6 +23,10 @@ const QEMUS: &[&str] = &[
     "tests/qtest/qom-test",
     "tests/qtest/test-hmp",
 ];
+/// QEMU's own tests of migration.
+const MIGRATION: &str = "tests/qtest/migration-test";
+/// Its guest fills KVM's dirty ring faster than a nested KVM lets QEMU empty it, patched or not.
+const HANGS_NESTED: &str = "dirty_ring";
 /// Longer than any of these programs takes on a slow machine.
 const LIMIT: &str = "1200";
 
@@ -57,7 +61,31 @@ pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
 
 /// Builds and runs those of QEMU.
 pub(crate) fn qemus(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
-    named(paths, wanted, QEMUS)
+    let mut tally = named(paths, wanted, QEMUS)?;
+    tally += migration(paths, wanted)?;
+    Ok(tally)
+}
+
+fn migration(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
+    let build = qemu::build_where(paths, wanted, |goal| goal == MIGRATION)?.0;
+    if !build.dir.join(MIGRATION).exists() {
+        return Ok(Tally::skip(format!(
+            "{MIGRATION}: not for {}",
+            build.target
+        )));
+    }
+    let list = output(in_build(paths, &build, Path::new(MIGRATION)).arg("-l"))?;
+    let mut tally = Tally::default();
+    let mut args = Vec::new();
+    for name in list.lines().filter(|name| name.starts_with('/')) {
+        if name.contains(HANGS_NESTED) {
+            tally += Tally::skip(format!("{name}: hangs where KVM is nested"));
+        } else {
+            args.extend(["-p", name]);
+        }
+    }
+    tally += program(paths, &build, MIGRATION, &args)?;
+    Ok(tally)
 }
 
 /// Builds the emulator and runs QEMU's test that creates and describes every device.
