@@ -74,6 +74,20 @@ static bool receive(VirtIOBalloonRs *s, VirtQueueElement *elem)
     return changed;
 }
 
+/* The migration thread may wait for this before it has the guest asked. */
+static void note_empty(VirtIOBalloonRs *s)
+{
+    VbrHintView view;
+
+    vbr_migration_lock();
+    vbr_hint_event(s, VBR_HINT_EVENT_QUEUE_EMPTY);
+    if (vbr_hints_view(s->hints, &view) == VBR_STATUS_OK &&
+        view.state == VBR_HINT_STATE_ARMING) {
+        vbr_migration_wake();
+    }
+    vbr_migration_unlock();
+}
+
 /*
  * Takes what is in the queue, but not too much at a time.
  *
@@ -107,7 +121,7 @@ static void vbr_hints_turn(void *opaque)
     if (descriptors >= DESCRIPTORS_AT_A_TIME) {
         qemu_bh_schedule(s->hint_bh);
     } else if (!vdev->broken && vdev->vm_running) {
-        vbr_hint_event_notify(s, VBR_HINT_EVENT_QUEUE_EMPTY);
+        note_empty(s);
     }
     if (changed) {
         vbr_migration_wake();

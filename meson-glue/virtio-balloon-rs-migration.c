@@ -160,6 +160,9 @@ static void ask(const VbrHintView *hints)
     if (asked) {
         /* The guest is told from the main loop: this is not under its lock. */
         qemu_bh_schedule(m.s->config_bh);
+    } else if (m.s) {
+        /* What was posted before has to be out of the queue first. */
+        qemu_bh_schedule(m.s->hint_bh);
     }
     trace_virtio_balloon_rs_hint_round(hints->wanted, asked);
 }

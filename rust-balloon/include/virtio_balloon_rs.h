@@ -835,8 +835,8 @@ enum VbrStatus vbr_batch_abandon(struct VbrDevice *device);
 enum VbrStatus vbr_config_size(const struct VbrDevice *device, size_t *size);
 
 /**
- * Fills `image` with the first `len` bytes of the configuration space; `hint_id` is what
- * `vbr_hints_shown_id` says.
+ * Fills `image` with the first `len` bytes of the configuration space; `hint_id` is the
+ * `shown_id` of `vbr_hints_view`.
  *
  * # Safety
  *
@@ -1040,7 +1040,8 @@ enum VbrStatus vbr_hints_event(struct VbrHints *hints,
 
 /**
  * The dirty log was armed for round `wanted`: the guest is to be asked. `asked` says whether it is; not
- * so when the dirty bitmap was synchronized since.
+ * so when the dirty bitmap was synchronized since, and not before the queue was seen empty twice since
+ * this was called first: the first time may have been before that.
  *
  * # Safety
  *

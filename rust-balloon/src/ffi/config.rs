@@ -21,8 +21,8 @@ pub unsafe extern "C" fn vbr_config_size(device: *const VbrDevice, size: *mut us
     })
 }
 
-/// Fills `image` with the first `len` bytes of the configuration space; `hint_id` is what
-/// `vbr_hints_shown_id` says.
+/// Fills `image` with the first `len` bytes of the configuration space; `hint_id` is the
+/// `shown_id` of `vbr_hints_view`.
 ///
 /// # Safety
 ///

@@ -194,7 +194,8 @@ fn mend(hints: &mut Hints) {
 }
 
 /// The dirty log was armed for round `wanted`: the guest is to be asked. `asked` says whether it is; not
-/// so when the dirty bitmap was synchronized since.
+/// so when the dirty bitmap was synchronized since, and not before the queue was seen empty twice since
+/// this was called first: the first time may have been before that.
 ///
 /// # Safety
 ///

@@ -8,7 +8,8 @@
 //! bitmap is cleared only if
 //!
 //! 1. the dirty log of its chunk was armed before the hint could be posted, and
-//! 2. no synchronization of the bitmap lies between the hint's arrival and the clearing.
+//! 2. no synchronization of the bitmap lies between the hint's arrival and the clearing, and no page is
+//!    sent between a synchronization and [`Skips::synced`] without that being noticed there.
 //!
 //! What the page held when the log was armed is not needed: the page was free later. What the guest
 //! writes from then on is noted in the log, so the next synchronization sets the bit again, and there
@@ -26,7 +27,7 @@
 //!   into it comes. That hint, and all that were posted before the queue was next seen empty, do not
 //!   count. A chunk that was trusted is not armed again before the next synchronization. One that was
 //!   armed in part may be, by whoever sends a page of it: that forgets only writes that the last
-//!   synchronization had taken;
+//!   synchronization had taken, as QEMU clears KVM's log through its own copy of it;
 //! - with KVM's dirty ring when an entry is taken from the ring, which the synchronization does for all
 //!   entries. A page whose entry was not taken yet is in the ring, and so not forgotten either.
 //!

@@ -74,6 +74,8 @@ pub struct Hints {
     /// Which round is wanted; a round that was armed for another one is not asked for.
     wanted: u64,
     epoch: Epoch,
+    /// The epoch that has to be over before the guest is asked.
+    drained: Option<Epoch>,
     pending: Vec<Hint>,
     limit_ms: u32,
     /// The first pass of this migration is still to come, or held back.
@@ -90,6 +92,7 @@ impl Default for Hints {
             owes_stop: false,
             wanted: 0,
             epoch: BEFORE_ROUND,
+            drained: None,
             pending: Vec::new(),
             limit_ms: DEFAULT_WINDOW_MS,
             first_pass: true,
@@ -177,6 +180,7 @@ impl Hints {
             _ => {
                 self.wanted += 1;
                 self.state = HintState::Arming;
+                self.drained = None;
             }
         }
     }
@@ -191,9 +195,18 @@ impl Hints {
     }
 
     /// The dirty log was armed for round `wanted`: the guest is to be asked, with a new id. Says
-    /// whether it is; not so when a synchronization came in between, or no id is free.
+    /// whether it is; not so when a synchronization came in between, or no id is free, or the queue was
+    /// not seen empty since this was called first.
+    ///
+    /// A Linux driver keeps its ids in one place: an id of the last round that is still in the queue would
+    /// be read as the new one, and what was hinted behind it, before the log was armed, would count. So
+    /// nothing that was posted before may be left in the queue.
     pub fn request(&mut self, wanted: u64) -> bool {
         if self.state != HintState::Arming || self.wanted != wanted {
+            return false;
+        }
+        let drained = *self.drained.get_or_insert(self.epoch + 1);
+        if self.epoch <= drained {
             return false;
         }
         let next = self.id.checked_add(1).unwrap_or(HINT_ID_MIN);
@@ -325,7 +338,10 @@ impl Hints {
         let heard = Heard {
             bytes: left_out,
             answered: state == HintState::Started,
-            over: !matches!(state, HintState::Requested | HintState::Started),
+            over: !matches!(
+                state,
+                HintState::Arming | HintState::Requested | HintState::Started
+            ),
         };
         let window = self
             .window

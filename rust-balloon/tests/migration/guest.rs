@@ -71,6 +71,12 @@ impl Guest {
             HINT_STOP => {}
             HINT_DONE => self.give_back(Usage::Held),
             id => {
+                // A Linux driver has one place for its ids: those that are still in the ring change.
+                for request in &mut self.ring {
+                    if matches!(request, Request::Id(old) if *old != HINT_STOP) {
+                        *request = Request::Id(id);
+                    }
+                }
                 self.ring.push_back(Request::Id(id));
                 self.active = true;
             }

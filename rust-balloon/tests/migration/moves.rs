@@ -34,6 +34,9 @@ impl World {
             let wanted = self.hints.wanted();
             if self.broken == Broken::RequestBeforeProtect {
                 self.request(wanted);
+                self.hints.queue_empty();
+                self.hints.queue_empty();
+                self.request(wanted);
             }
             self.task = Task::Ask(wanted);
         } else if self.hints.has_pending() {

@@ -406,8 +406,13 @@ impl World {
     }
 
     pub(crate) fn request(&mut self, wanted: u64) {
-        if self.hints.request(wanted) {
-            self.seen.rounds += 1;
+        for _ in 0..4 {
+            if self.hints.request(wanted) {
+                self.seen.rounds += 1;
+                return;
+            }
+            // The device is made to look at its queue.
+            self.pop(usize::MAX);
         }
     }
 

@@ -39,6 +39,12 @@ static bool ask(struct VbrHints *hints, uint64_t wanted)
 {
     bool asked;
 
+    /* Not before the queue was seen empty twice. */
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(vbr_hints_request(hints, wanted, &asked));
+        CHECK(!asked);
+        event(hints, VBR_HINT_EVENT_QUEUE_EMPTY);
+    }
     CHECK_OK(vbr_hints_request(hints, wanted, &asked));
     return asked;
 }

@@ -145,6 +145,14 @@ static void open_round(struct migration *m)
 
     CHECK_OK(vbr_ram_trust(m->ram, 0));
     CHECK_OK(vbr_hints_view(m->hints, &view));
+    for (int i = 0; i < 2; i++) {
+        bool changed;
+
+        CHECK_OK(vbr_hints_request(m->hints, view.wanted, &flag));
+        CHECK(!flag);
+        CHECK_OK(vbr_hints_event(m->hints, VBR_HINT_EVENT_QUEUE_EMPTY,
+                                 &changed));
+    }
     CHECK_OK(vbr_hints_request(m->hints, view.wanted, &flag));
     CHECK(flag);
     CHECK_OK(vbr_hints_view(m->hints, &view));

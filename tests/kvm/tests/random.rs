@@ -142,7 +142,12 @@ impl World {
 
     fn ask(&mut self) {
         self.hints.after_sync(true);
-        assert!(self.hints.request(self.hints.wanted()));
+        let wanted = self.hints.wanted();
+        for _ in 0..2 {
+            assert!(!self.hints.request(wanted), "not before the queue is empty");
+            self.hints.queue_empty();
+        }
+        assert!(self.hints.request(wanted));
         self.queue.push_back(Post::Id(self.hints.shown_id()));
     }
 
