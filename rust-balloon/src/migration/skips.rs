@@ -95,7 +95,7 @@ struct Block {
     arming: Arming,
 }
 
-/// Clears the bits of `pages` that are set, and calls `left_out` with each word's.
+/// Clears the bits of `pages` that are set, and adds those pages to `left_out`.
 fn clear_bits(
     view: &mut BlockView<'_>,
     pages: Range<u64>,
