@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/prctl.h>
 #include "vbr-probe.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
@@ -159,6 +160,12 @@ static uint64_t vbr_host_address(VbrDev *d, uint64_t addr)
 
     g_assert_nonnull(is);
     return g_ascii_strtoull(is + strlen(") is "), NULL, 16);
+}
+
+void vbr_keep_small_pages(void)
+{
+    /* Survives fork and execve. */
+    g_assert_cmpint(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), ==, 0);
 }
 
 size_t vbr_resident(VbrDev *d, uint64_t addr, size_t pages)

@@ -32,6 +32,14 @@ char *vbr_qmp_error(QDict *rsp);
 bool vbr_is_broken(VbrDev *d);
 
 /*
+ * Has every QEMU that this program starts live on small pages. A page that was
+ * discarded comes back without anybody's access when khugepaged gathers its
+ * neighbours into a huge page, and "is it gone?" would depend on the host's
+ * clock.
+ */
+void vbr_keep_small_pages(void);
+
+/*
  * How many pages of a range of guest memory have host memory behind them.
  * Reading guest memory populates it, so this comes before the content.
  */

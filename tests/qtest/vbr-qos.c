@@ -9,6 +9,7 @@
 #include "tests/qtest/libqos/qgraph.h"
 #include "tests/qtest/libqos/virtio-mmio.h"
 #include "vbr-cases.h"
+#include "vbr-probe.h"
 
 #define NODE "virtio-balloon-rs"
 #define SLOT 4
@@ -189,6 +190,7 @@ static void vbr_register_nodes(void)
         .extra_device_opts = "id=" VBR_ID,
     };
 
+    vbr_keep_small_pages();
     qos_node_create_driver_named(NODE "-device", VBR_MMIO, vbr_device_create);
     qos_node_consumes(NODE "-device", "virtio-bus", &mmio_opts);
     qos_node_produces(NODE "-device", "virtio");

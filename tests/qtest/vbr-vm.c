@@ -177,6 +177,7 @@ int main(int argc, char **argv)
         g_test_message("no " VBR_PCI " in this QEMU");
         return 1;
     }
+    vbr_keep_small_pages();
     vbr_add_mmio_tests();
     vbr_add_realize_tests();
     vbr_add_load_tests();
