@@ -31,12 +31,15 @@ pub(crate) const QEMU: &[&str] = &[
     "python3-venv",
     "xz-utils",
 ];
-/// Debian packages that running guests takes: their image and QEMU's firmware.
+/// Debian packages that running guests takes: their image, a driver for their kernel (its
+/// tools read ELF files) and QEMU's firmware.
 pub(crate) const GUEST: &[&str] = &[
     "busybox-static",
     "cpio",
     "ipxe-qemu",
     "kmod",
+    "libelf-dev",
+    "make",
     "qemu-system-data",
     "seabios",
     "xz-utils",

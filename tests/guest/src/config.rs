@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::accel::Accel;
+use crate::driver;
 use crate::image::GuestImage;
 
 /// Two to four seconds when nothing else runs.
@@ -70,6 +71,15 @@ impl VmConfig {
             accel: None,
             boot_limit: BOOT_LIMIT,
         }
+    }
+
+    /// Has the guest use our own driver with these parameters (`a=b c=d`, or nothing)
+    /// instead of its kernel's.
+    #[must_use]
+    pub fn founding_driver(mut self, parameters: &str) -> VmConfig {
+        let words = driver::kernel_args(parameters);
+        self.kernel_args = format!("{} {words}", self.kernel_args).trim().into();
+        self
     }
 
     /// QEMU's arguments; the sockets named console, agent and monitor are in `dir`.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The guest: Debian's cloud kernel of this machine's apt, busybox and our agent.
+//! The guest: Debian's cloud kernel of this machine's apt, busybox, our agent and our
+//! own balloon driver.
 //!
 //! What is built lies in `<target>/guest`. A stamp that is written last holds a
 //! hash of all that went in; while it fits, nothing is done again.
@@ -11,14 +12,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::{Error, Result};
+use crate::tools::{copy, create, empty, path_text, run, run_to};
+use crate::{Error, Result, driver, packages};
 
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 const RUST_TARGET: &str = "x86_64-unknown-linux-gnu";
 const BUSYBOX: &str = "/bin/busybox";
 /// The programs of busybox that the guest's script and the tests call.
 const APPLETS: &[&str] = &[
-    "sh", "mount", "modprobe", "stty", "reboot", "sleep", "cat", "echo", "ls", "dmesg", "tail",
+    "sh", "mount", "modprobe", "rmmod", "stty", "reboot", "sleep", "cat", "echo", "ls", "dmesg",
+    "tail",
 ];
 /// Folders of the kernel's modules that hold the drivers and all they need.
 const MODULES: &[&str] = &["kernel/drivers/virtio"];
@@ -29,7 +32,16 @@ mount -t devtmpfs dev /dev
 exec >/dev/console 2>&1
 modprobe virtio_pci
 modprobe virtio_mmio
-modprobe virtio_balloon
+driver=virtio_balloon
+options=
+for word in $(cat /proc/cmdline); do
+    case $word in
+    vbr.driver=founding) driver=vbr_founding ;;
+    vbr_founding.*) options=\"$options ${word#vbr_founding.}\" ;;
+    esac
+done
+[ $driver = vbr_founding ] || options=
+modprobe $driver $options
 stty -F /dev/ttyS1 raw -echo
 exec /bin/guest-agent </dev/ttyS1 >/dev/ttyS1
 ";
@@ -92,9 +104,12 @@ pub fn build(target: &Path) -> Result<GuestImage> {
 fn assemble(target: &Path, scratch: &Path) -> Result<GuestImage> {
     let made = GuestImage::at(scratch);
     let agent = build_agent(target)?;
-    let unpacked = unpack_kernel(target, scratch)?;
+    let downloads = target.join("downloads");
+    let unpacked = unpack_kernel(&downloads, scratch)?;
+    let module = driver::build(&kernel_release(&unpacked)?, &downloads, scratch)?;
     let root = scratch.join("root");
-    lay_out(&root, &unpacked, &agent)?;
+    lay_out(&root, &agent)?;
+    lay_out_modules(&root, &unpacked, &module)?;
     pack(&root, &made.initrd)?;
     copy(&kernel_of(&unpacked)?, &made.kernel)?;
     Ok(made)
@@ -123,6 +138,7 @@ fn inputs() -> Result<String> {
     for entry in fs::read_dir(&sources).map_err(Error::io(path_text(&sources)))? {
         files.push(entry.map_err(Error::io(path_text(&sources)))?.path());
     }
+    files.extend(driver::sources()?);
     files.sort();
     for file in files {
         let bytes = fs::read(&file).map_err(|e| missing_input(&file, e))?;
@@ -155,73 +171,19 @@ fn build_agent(target: &Path) -> Result<PathBuf> {
     Ok(dir.join(RUST_TARGET).join("release/guest-agent"))
 }
 
-/// Unpacks the kernel's package and returns the folder it is in.
-fn unpack_kernel(target: &Path, scratch: &Path) -> Result<PathBuf> {
-    let package = kernel_package()?;
-    let deb = download(&package, &target.join("downloads"))?;
+/// Unpacks the newest cloud kernel of the archive; the folder it is in.
+fn unpack_kernel(downloads: &Path, scratch: &Path) -> Result<PathBuf> {
     let unpacked = scratch.join("unpacked");
     empty(&unpacked)?;
-    let mut command = Command::new("dpkg-deb");
-    command.arg("-x").arg(&deb).arg(&unpacked);
-    run("unpack the guest's kernel", &mut command)?;
+    let found = packages::dependencies(META_PACKAGE, &["linux-image-"])?;
+    for package in found.iter().take(1) {
+        packages::unpack(package, downloads, &unpacked)?;
+    }
     Ok(unpacked)
 }
 
-/// The package that the archive's newest cloud kernel is in.
-fn kernel_package() -> Result<String> {
-    let mut command = Command::new("apt-cache");
-    command.args(["depends", "--important", META_PACKAGE]);
-    let text = run("look for the guest's kernel", &mut command)?;
-    dependency(&text).ok_or_else(|| {
-        Error::Missing(format!(
-            "the package archive has no {META_PACKAGE}: run apt-get update, or add Debian's main archive"
-        ))
-    })
-}
-
-fn dependency(text: &str) -> Option<String> {
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends:"))
-        .map(|name| name.trim().to_string())
-        .find(|name| name.starts_with("linux-image-"))
-}
-
-/// Downloads `package` unless it is there already; apt checks what it got.
-fn download(package: &str, downloads: &Path) -> Result<PathBuf> {
-    create(downloads)?;
-    if let Some(deb) = find_deb(downloads, package)? {
-        return Ok(deb);
-    }
-    let part = downloads.join(format!("{package}.part-{}", std::process::id()));
-    empty(&part)?;
-    let mut command = Command::new("apt-get");
-    command
-        .current_dir(&part)
-        // Root's own folders need not be open to apt's unprivileged user.
-        .args(["-q", "-o", "APT::Sandbox::User=", "download", package]);
-    run("download the guest's kernel", &mut command)?;
-    let deb = find_deb(&part, package)?
-        .ok_or_else(|| Error::Missing(format!("apt-get download gave no {package}")))?;
-    let kept = downloads.join(deb.file_name().unwrap_or_default());
-    fs::rename(&deb, &kept).map_err(Error::io("keep the guest's kernel"))?;
-    fs::remove_dir_all(&part).map_err(Error::io("clean up after the download"))?;
-    Ok(kept)
-}
-
-fn find_deb(dir: &Path, package: &str) -> Result<Option<PathBuf>> {
-    let prefix = format!("{package}_");
-    for entry in fs::read_dir(dir).map_err(Error::io(path_text(dir)))? {
-        let path = entry.map_err(Error::io(path_text(dir)))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(&prefix) && name.ends_with(".deb") {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
-}
-
-/// Fills `root` with what the initramfs holds.
-fn lay_out(root: &Path, unpacked: &Path, agent: &Path) -> Result<()> {
+/// Fills `root` with what the initramfs holds, but for the kernel's modules.
+fn lay_out(root: &Path, agent: &Path) -> Result<()> {
     empty(root)?;
     for dir in ["bin", "proc", "sys", "dev", "tmp"] {
         create(&root.join(dir))?;
@@ -235,11 +197,11 @@ fn lay_out(root: &Path, unpacked: &Path, agent: &Path) -> Result<()> {
     let init = root.join("init");
     fs::write(&init, INIT).map_err(Error::io("write the guest's init"))?;
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(&init, executable).map_err(Error::io("make init executable"))?;
-    lay_out_modules(root, unpacked)
+    fs::set_permissions(&init, executable).map_err(Error::io("make init executable"))
 }
 
-fn lay_out_modules(root: &Path, unpacked: &Path) -> Result<()> {
+/// The kernel's drivers, and ours beside them.
+fn lay_out_modules(root: &Path, unpacked: &Path, module: &Path) -> Result<()> {
     let release = kernel_release(unpacked)?;
     let modules = Path::new("lib/modules").join(&release);
     for folder in MODULES {
@@ -250,6 +212,9 @@ fn lay_out_modules(root: &Path, unpacked: &Path) -> Result<()> {
         command.arg(unpacked.join(&modules).join(folder)).arg(&to);
         run("copy the guest's modules", &mut command)?;
     }
+    let ours = root.join(&modules).join("extra");
+    create(&ours)?;
+    copy(module, &ours.join(format!("{}.ko", driver::MODULE)))?;
     // depmod looks up what is built into the kernel here.
     for file in ["modules.builtin", "modules.order"] {
         copy(
@@ -320,65 +285,4 @@ fn list(root: &Path, dir: &Path, names: &mut Vec<String>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Runs a program to its end and returns what it printed.
-fn run(what: &str, command: &mut Command) -> Result<String> {
-    run_to(what, command.stdout(Stdio::piped()))
-}
-
-/// The same, with the program's output where the caller sent it.
-fn run_to(what: &str, command: &mut Command) -> Result<String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let out = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(|e| Error::Missing(format!("cannot {what}: cannot run {program}: {e}")))?;
-    if !out.status.success() {
-        let said = String::from_utf8_lossy(&out.stderr);
-        let last: Vec<&str> = said.trim().lines().rev().take(5).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        return Err(Error::Tool(format!(
-            "cannot {what}: {program} failed: {}",
-            last.join("\n")
-        )));
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-}
-
-fn create(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io(path_text(dir)))
-}
-
-fn empty(dir: &Path) -> Result<()> {
-    if dir.exists() {
-        fs::remove_dir_all(dir).map_err(Error::io(path_text(dir)))?;
-    }
-    create(dir)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to)
-        .map(drop)
-        .map_err(Error::io(format!("copy {}", from.display())))
-}
-
-fn path_text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_meta_package_names_the_kernel() {
-        let text = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-1-cloud-amd64\n";
-        assert_eq!(
-            dependency(text).as_deref(),
-            Some("linux-image-6.1.0-1-cloud-amd64")
-        );
-        assert_eq!(dependency("linux-image-cloud-amd64\n"), None);
-    }
 }

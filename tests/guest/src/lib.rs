@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Real Linux guests for tests and for the demonstration.
 //!
-//! - [`image`] builds the kernel and initramfs of a guest
+//! - [`image`] builds the kernel and initramfs of a guest, [`driver`] our driver for it
 //! - [`vm`] runs a guest in QEMU as [`config`] says, [`accel`] with which accelerator
 //! - [`qmp`] is QEMU's monitor, [`agent`] the program inside the guest,
 //!   [`lines`] the sockets both speak over
@@ -21,15 +21,18 @@ pub mod bench;
 pub mod churn;
 pub mod config;
 pub mod demo;
+pub mod driver;
 pub mod error;
 pub mod hugepages;
 pub mod image;
 pub mod lines;
 pub mod migrate;
+mod packages;
 pub mod plot;
 pub mod qmp;
 pub mod resident;
 pub mod testing;
+mod tools;
 pub mod vm;
 
 pub use error::{Error, Result};

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Our own balloon driver (`tests/guest/driver`), built for the guest's kernel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::packages;
+use crate::tools::{copy, empty, path_text, run};
+use crate::{Error, Result};
+
+/// The module's name, as modprobe and `/sys/module` have it.
+pub const MODULE: &str = "vbr_founding";
+/// The word of the kernel's command line that has it loaded instead of the stock driver.
+pub const CHOOSE: &str = "vbr.driver=founding";
+
+/// The driver's source files, in order.
+///
+/// # Errors
+/// When they cannot be listed.
+pub(crate) fn sources() -> Result<Vec<PathBuf>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("driver");
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&dir).map_err(Error::io(path_text(&dir)))? {
+        let path = entry.map_err(Error::io(path_text(&dir)))?.path();
+        let extension = path.extension().and_then(|e| e.to_str());
+        if path.ends_with("Makefile") || matches!(extension, Some("c" | "h")) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Builds the module for the kernel `release` and returns its file. What it
+/// takes is unpacked in `scratch`.
+///
+/// # Errors
+/// When the kernel's headers cannot be had, or the compiler refuses.
+pub(crate) fn build(release: &str, downloads: &Path, scratch: &Path) -> Result<PathBuf> {
+    let headers = unpack_headers(release, downloads, &scratch.join("headers"))?;
+    let dir = scratch.join("driver");
+    empty(&dir)?;
+    for file in sources()? {
+        copy(&file, &dir.join(file.file_name().unwrap_or_default()))?;
+    }
+    let mut command = Command::new("make");
+    command
+        .arg("--silent")
+        .arg("-C")
+        .arg(&headers)
+        .arg(format!("M={}", dir.display()))
+        .arg(format!("CC={}", compiler(&headers)?))
+        .arg("modules")
+        // A make that runs us would hand on its own flags.
+        .env_remove("MAKEFLAGS");
+    run("build the guest's driver", &mut command)?;
+    let module = dir.join(format!("{MODULE}.ko"));
+    let mut command = Command::new("strip");
+    command.arg("--strip-debug").arg(&module);
+    run("strip the guest's driver", &mut command)?;
+    Ok(module)
+}
+
+/// Unpacks the headers of the kernel `release` below `root`; the folder that
+/// modules are built against.
+fn unpack_headers(release: &str, downloads: &Path, root: &Path) -> Result<PathBuf> {
+    empty(root)?;
+    let package = format!("linux-headers-{release}");
+    packages::unpack(&package, downloads, root)?;
+    for needed in packages::dependencies(&package, &["linux-headers-", "linux-kbuild-"])? {
+        packages::unpack(&needed, downloads, root)?;
+    }
+    let headers = root.join("usr/src").join(&package);
+    // It names the others as if they were installed.
+    let makefile = headers.join("Makefile");
+    let text = fs::read_to_string(&makefile).map_err(Error::io(path_text(&makefile)))?;
+    let here = format!("{}/", root.join("usr/src").display());
+    fs::write(&makefile, text.replace("/usr/src/", &here))
+        .map_err(Error::io(path_text(&makefile)))?;
+    Ok(headers)
+}
+
+/// The compiler that the kernel was built with if it is there, or any gcc.
+fn compiler(headers: &Path) -> Result<String> {
+    let config = headers.join(".config");
+    let text = fs::read_to_string(&config).map_err(Error::io(path_text(&config)))?;
+    let name = compiler_of(&text).unwrap_or("gcc");
+    let there = Command::new(name)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .is_ok_and(|out| out.status.success());
+    Ok(if there { name } else { "gcc" }.into())
+}
+
+/// The first word of `CONFIG_CC_VERSION_TEXT="gcc-12 (Debian ...) ..."`.
+fn compiler_of(config: &str) -> Option<&str> {
+    config
+        .lines()
+        .find_map(|line| line.strip_prefix("CONFIG_CC_VERSION_TEXT=\""))?
+        .split_whitespace()
+        .next()
+}
+
+/// Words for the kernel's command line: our driver with `parameters`
+/// (`a=b c=d`, or nothing).
+pub(crate) fn kernel_args(parameters: &str) -> String {
+    let words = parameters.split_whitespace();
+    words.fold(CHOOSE.into(), |line, word| {
+        format!("{line} {MODULE}.{word}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiler_of_the_kernel_is_found() {
+        let text = "CONFIG_X=y\nCONFIG_CC_VERSION_TEXT=\"gcc-12 (Debian 12.2.0-14) 12.2.0\"\n";
+        assert_eq!(compiler_of(text), Some("gcc-12"));
+        assert_eq!(compiler_of("CONFIG_X=y\n"), None);
+    }
+
+    #[test]
+    fn parameters_are_the_modules() {
+        assert_eq!(kernel_args(""), "vbr.driver=founding");
+        assert_eq!(
+            kernel_args("protocol=ranges batch=9"),
+            "vbr.driver=founding vbr_founding.protocol=ranges vbr_founding.batch=9"
+        );
+    }
+}
