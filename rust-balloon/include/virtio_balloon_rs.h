@@ -17,12 +17,17 @@
 /**
  * The version of this interface: it changes with every incompatible change of the header.
  */
-#define VBR_ABI_VERSION 2
+#define VBR_ABI_VERSION 3
 
 /**
  * The most queues that a device can have.
  */
-#define VBR_MAX_QUEUES 5
+#define VBR_MAX_QUEUES 7
+
+/**
+ * The size of the longest request in bytes.
+ */
+#define VBR_REQUEST_MAX_BYTES 16
 
 /**
  * The most bytes that the set of ballooned pages takes in a stream.
@@ -110,6 +115,14 @@ typedef enum VbrStatus {
    * The stream's free page hints are not valid.
    */
   VBR_STATUS_STATE_HINTS = 13,
+  /**
+   * The historical feature bits of a founding protocol are those of another feature today.
+   */
+  VBR_STATUS_FOUNDING_AND_TODAY = 14,
+  /**
+   * The historical feature bits of two founding protocols are the same.
+   */
+  VBR_STATUS_FOUNDING_GENERATIONS = 15,
 } VbrStatus;
 
 /**
@@ -136,6 +149,14 @@ typedef enum VbrQueueKind {
    * Free pages, hinted for a migration.
    */
   VBR_QUEUE_KIND_HINT = 4,
+  /**
+   * What the host asks, and the guest's answers.
+   */
+  VBR_QUEUE_KIND_HOST_REQUEST = 5,
+  /**
+   * The same in the format of chunks.
+   */
+  VBR_QUEUE_KIND_MISC = 6,
 } VbrQueueKind;
 
 /**
@@ -159,6 +180,82 @@ typedef enum VbrInhibit {
    */
   VBR_INHIBIT_BACKGROUND_SNAPSHOT = 3,
 } VbrInhibit;
+
+/**
+ * Which bits stand for the founding protocols where guest and device negotiate.
+ */
+typedef enum VbrNumbering {
+  /**
+   * 60 to 63, which no standard uses: beside all others, for modern drivers.
+   */
+  VBR_NUMBERING_PRIVATE = 0,
+  /**
+   * 3 and 4, as in the Linux series: instead of the features that have these bits today.
+   */
+  VBR_NUMBERING_HISTORICAL = 1,
+} VbrNumbering;
+
+/**
+ * How memory that the guest reported as free is given back.
+ */
+typedef enum VbrAdvice {
+  /**
+   * At once; the guest finds zeros there, and pays for a new page when it comes back.
+   */
+  VBR_ADVICE_DISCARD = 0,
+  /**
+   * When the host needs it; a guest that comes back before pays nothing.
+   */
+  VBR_ADVICE_FREE = 1,
+} VbrAdvice;
+
+/**
+ * How reported memory is given back, as chosen and as it can be.
+ */
+typedef enum VbrAdviceInForce {
+  /**
+   * At once, as was chosen.
+   */
+  VBR_ADVICE_IN_FORCE_DISCARD = 0,
+  /**
+   * When the host needs it, as was chosen.
+   */
+  VBR_ADVICE_IN_FORCE_FREE = 1,
+  /**
+   * When the host needs it where memory is private and anonymous, else at once.
+   */
+  VBR_ADVICE_IN_FORCE_FREE_IN_PART = 2,
+  /**
+   * At once, because no memory is private and anonymous.
+   */
+  VBR_ADVICE_IN_FORCE_NOT_LAZY = 3,
+  /**
+   * Not at all, because the guest fills free pages with something else than zeros.
+   */
+  VBR_ADVICE_IN_FORCE_POISONED = 4,
+} VbrAdviceInForce;
+
+/**
+ * Where free pages are asked for in a migration.
+ */
+typedef enum VbrFreePageSource {
+  /**
+   * Nowhere.
+   */
+  VBR_FREE_PAGE_SOURCE_NONE = 0,
+  /**
+   * The free page hint queue.
+   */
+  VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT = 1,
+  /**
+   * The request queue.
+   */
+  VBR_FREE_PAGE_SOURCE_HOST_REQUEST = 2,
+  /**
+   * The misc queue.
+   */
+  VBR_FREE_PAGE_SOURCE_MISC_QUEUE = 3,
+} VbrFreePageSource;
 
 /**
  * Where a round of hints is.
@@ -194,14 +291,6 @@ typedef enum VbrHintState {
  * What happens to the hints.
  */
 typedef enum VbrHintEvent {
-  /**
-   * The driver accepted the feature.
-   */
-  VBR_HINT_EVENT_ACCEPTED = 0,
-  /**
-   * The driver did not accept the feature.
-   */
-  VBR_HINT_EVENT_REFUSED = 1,
   /**
    * The device was reset.
    */
@@ -258,9 +347,9 @@ typedef struct VbrHints VbrHints;
 typedef struct VbrRam VbrRam;
 
 /**
- * A part of the payload of an inflate or deflate request. All parts but the last hold whole PFNs.
+ * A part of the payload of an inflate or deflate request. All parts but the last are a multiple of 4 long.
  */
-typedef struct VbrPfns {
+typedef struct VbrPart {
   /**
    * The bytes, as the driver wrote them.
    */
@@ -269,6 +358,10 @@ typedef struct VbrPfns {
    * How many they are; at most what `vbr_batch_room` said.
    */
   size_t len;
+  /**
+   * The length of the whole request in bytes.
+   */
+  uint64_t total;
   /**
    * Whether the driver is a legacy one on a big-endian guest.
    */
@@ -285,7 +378,7 @@ typedef struct VbrPfns {
    * How many of them are device-writable, which these queues do not use.
    */
   size_t writable;
-} VbrPfns;
+} VbrPart;
 
 /**
  * A device-writable segment of a report, as it is mapped in the host.
@@ -306,9 +399,18 @@ typedef struct VbrReported {
  */
 typedef struct VbrOptions {
   /**
-   * The feature bits to offer; virtio 1.3, 5.5.3. Others are ignored.
+   * The feature bits to offer (virtio 1.3, 5.5.3); 60 to 63 for those of the founding protocols, also
+   * where these are negotiated by other bits. Others are ignored.
    */
   uint64_t features;
+  /**
+   * The bits by which founding protocols are negotiated.
+   */
+  enum VbrNumbering numbering;
+  /**
+   * How reported memory is given back, where it can be so.
+   */
+  enum VbrAdvice reporting_advice;
   /**
    * Whether the configuration space has the size that QEMU 4.0 gave it.
    */
@@ -316,7 +418,7 @@ typedef struct VbrOptions {
 } VbrOptions;
 
 /**
- * What the library may ask of the host. Both are called only from inside `vbr_batch_run` and
+ * What the library may ask of the host. All are called only from inside `vbr_batch_run` and
  * `vbr_loaded_discard`, and must not call back into the device.
  */
 typedef struct VbrHostOps {
@@ -330,24 +432,15 @@ typedef struct VbrHostOps {
    */
   int (*discard)(void *opaque, void *block, uint64_t offset, uint64_t bytes);
   /**
+   * Lets the host take these bytes when it needs memory; called only for `lazy` sections, else as
+   * `discard`.
+   */
+  int (*free)(void *opaque, void *block, uint64_t offset, uint64_t bytes);
+  /**
    * Says that the guest will soon use `bytes` bytes from `offset` of `block`; multiples of 4096.
    */
   void (*populate)(void *opaque, void *block, uint64_t offset, uint64_t bytes);
 } VbrHostOps;
-
-/**
- * A queue that a device has.
- */
-typedef struct VbrQueueSpec {
-  /**
-   * What it is for.
-   */
-  enum VbrQueueKind kind;
-  /**
-   * How many descriptors it has.
-   */
-  uint16_t size;
-} VbrQueueSpec;
 
 /**
  * A contiguous piece of ordinary, writable guest RAM inside one RAM block.
@@ -381,6 +474,10 @@ typedef struct VbrSection {
    * Whether to call `populate` when the guest takes pages of it out of the balloon.
    */
   bool populate;
+  /**
+   * Whether `free` can be called for it: private anonymous memory.
+   */
+  bool lazy;
 } VbrSection;
 
 /**
@@ -420,6 +517,22 @@ typedef struct VbrCounters {
    * Batches finished.
    */
   uint64_t batches;
+  /**
+   * Inflate and deflate requests taken in.
+   */
+  uint64_t requests;
+  /**
+   * Messages of the founding protocols of which something was left out.
+   */
+  uint64_t malformed_messages;
+  /**
+   * Bytes left out of them.
+   */
+  uint64_t ignored_message_bytes;
+  /**
+   * Request buffers too short for a request, or sent while the device held one.
+   */
+  uint64_t ignored_request_buffers;
   /**
    * Discards that the host refused, or would have: after 16 in a row it is asked no more for that
    * block.
@@ -472,6 +585,20 @@ typedef struct VbrCounters {
 } VbrCounters;
 
 /**
+ * A queue that a device has.
+ */
+typedef struct VbrQueueSpec {
+  /**
+   * What it is for.
+   */
+  enum VbrQueueKind kind;
+  /**
+   * How many descriptors it has.
+   */
+  uint16_t size;
+} VbrQueueSpec;
+
+/**
  * What came of hints since the device was created.
  */
 typedef struct VbrHintCounters {
@@ -492,7 +619,7 @@ typedef struct VbrHintCounters {
    */
   uint64_t refused_overflow_bytes;
   /**
-   * Ids that are not 4 bytes long, or not current.
+   * Ids that are not 4 bytes long, or not current; answers that nobody asked for.
    */
   uint64_t ignored_ids;
   /**
@@ -505,6 +632,10 @@ typedef struct VbrHintCounters {
  * What an operator and the guest see of the hints.
  */
 typedef struct VbrHintView {
+  /**
+   * Where the guest is asked.
+   */
+  enum VbrFreePageSource source;
   /**
    * Where the round is.
    */
@@ -642,6 +773,32 @@ typedef struct VbrSkipCounters {
 } VbrSkipCounters;
 
 /**
+ * A part of a message of the request or misc queue.
+ */
+typedef struct VbrAnswer {
+  /**
+   * The bytes, as the driver wrote them.
+   */
+  const uint8_t *payload;
+  /**
+   * How many they are.
+   */
+  size_t len;
+  /**
+   * The length of the whole message in bytes.
+   */
+  uint64_t total;
+  /**
+   * Whether the message begins here.
+   */
+  bool first;
+  /**
+   * Whether it ends here.
+   */
+  bool last;
+} VbrAnswer;
+
+/**
  * The state of a device in a migration stream.
  */
 typedef struct VbrState {
@@ -753,6 +910,14 @@ typedef struct VbrStats {
 
 
 
+
+
+
+
+
+
+
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -774,11 +939,11 @@ enum VbrStatus vbr_batch_room(const struct VbrDevice *device,
  *
  * # Safety
  *
- * `device` is NULL or a live device, `pfns` NULL or valid, with its payload.
+ * `device` is NULL or a live device, `part` NULL or valid, with its payload.
  */
-enum VbrStatus vbr_batch_add_pfns(struct VbrDevice *device,
-                                  enum VbrQueueKind queue,
-                                  const struct VbrPfns *pfns);
+enum VbrStatus vbr_batch_add(struct VbrDevice *device,
+                             enum VbrQueueKind queue,
+                             const struct VbrPart *part);
 
 /**
  * Adds a report: its `count` device-writable segments, and how many `readable` ones it has, which
@@ -891,7 +1056,8 @@ enum VbrStatus vbr_actual_get(const struct VbrDevice *device,
 uint32_t vbr_abi_version(void);
 
 /**
- * Makes a device.
+ * Makes a device; `FOUNDING_AND_TODAY` or `FOUNDING_GENERATIONS` when its features cannot be negotiated by
+ * the bits that were chosen.
  *
  * # Safety
  *
@@ -922,30 +1088,6 @@ void vbr_device_free(struct VbrDevice *device);
  */
 enum VbrStatus vbr_device_reset(struct VbrDevice *device,
                                 bool *actual_changed);
-
-/**
- * The queues of a device with these options, in the order of their numbers: `queues` has room for
- * `VBR_MAX_QUEUES`, `count` gets how many there are.
- *
- * # Safety
- *
- * `options` is NULL or valid, `out` NULL or writable for `VBR_MAX_QUEUES`, `count` NULL or writable.
- */
-enum VbrStatus vbr_options_queues(const struct VbrOptions *options,
-                                  struct VbrQueueSpec *out,
-                                  size_t *count);
-
-/**
- * Takes over the features that the driver accepted; `legacy` is a driver that did not accept
- * VERSION_1.
- *
- * # Safety
- *
- * `device` is NULL or a live device.
- */
-enum VbrStatus vbr_device_set_features(struct VbrDevice *device,
-                                       uint64_t features,
-                                       bool legacy);
 
 /**
  * Takes over the map of guest memory: all `count` sections of it, in any order. A map that cannot
@@ -988,6 +1130,69 @@ enum VbrStatus vbr_device_inject_panic(struct VbrDevice *device);
  * `device` is NULL or a live device.
  */
 enum VbrStatus vbr_machine_reset(struct VbrDevice *device);
+
+/**
+ * The queues of a device with these options, in the order of their numbers: `queues` has room for
+ * `VBR_MAX_QUEUES`, `count` gets how many there are.
+ *
+ * # Safety
+ *
+ * `options` is NULL or valid, `out` NULL or writable for `VBR_MAX_QUEUES`, `count` NULL or writable.
+ */
+enum VbrStatus vbr_options_queues(const struct VbrOptions *options,
+                                  struct VbrQueueSpec *out,
+                                  size_t *count);
+
+/**
+ * The bits of the features that the device offers.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `features` NULL or writable.
+ */
+enum VbrStatus vbr_device_features(const struct VbrDevice *device, uint64_t *features);
+
+/**
+ * Whether a driver may accept these bits together.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `accepted` NULL or writable.
+ */
+enum VbrStatus vbr_device_can_accept(const struct VbrDevice *device,
+                                     uint64_t features,
+                                     bool *accepted);
+
+/**
+ * Takes over the bits of the features that the driver accepted; `legacy` is a driver that did not accept
+ * VERSION_1.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device.
+ */
+enum VbrStatus vbr_device_set_features(struct VbrDevice *device,
+                                       uint64_t features,
+                                       bool legacy);
+
+/**
+ * How reported memory is given back.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `out` NULL or writable.
+ */
+enum VbrStatus vbr_device_reporting_advice(const struct VbrDevice *device,
+                                           enum VbrAdviceInForce *out);
+
+/**
+ * Why something was left out of a message last: static, never NULL, empty when nothing was.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device.
+ */
+const char *vbr_device_malformed_str(const struct VbrDevice *device);
 
 /**
  * Makes the state of free page hints of a device that no driver has seen yet.
@@ -1247,6 +1452,77 @@ bool vbr_ram_is_left_out(const struct VbrRam *ram,
  * `ram` is NULL or live, `out` NULL or writable.
  */
 enum VbrStatus vbr_ram_counters(const struct VbrRam *ram, struct VbrSkipCounters *out);
+
+/**
+ * The driver accepted features, which `vbr_device_set_features` was told, or was reset. `changed` says
+ * whether the guest sees another command in its configuration space now.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `device` NULL or a live device, `changed` NULL or writable.
+ */
+enum VbrStatus vbr_hints_negotiated(struct VbrHints *hints,
+                                    const struct VbrDevice *device,
+                                    bool *changed);
+
+/**
+ * The guest provided a buffer of `bytes` bytes for a request on the queue of `source`; `hold` says whether
+ * to keep it for `vbr_request_take`, or to return it with nothing in it. `held` says whether one is kept.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `device` NULL or a live device, `hold` NULL or writable.
+ */
+enum VbrStatus vbr_request_buffer(struct VbrHints *hints,
+                                  struct VbrDevice *device,
+                                  enum VbrFreePageSource source,
+                                  size_t bytes,
+                                  bool held,
+                                  bool *hold);
+
+/**
+ * The buffer of this queue is not held any more.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live.
+ */
+enum VbrStatus vbr_request_lost(struct VbrHints *hints, enum VbrFreePageSource source);
+
+/**
+ * The driver reset this queue: nothing is in flight or held there any more.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live.
+ */
+enum VbrStatus vbr_request_queue_reset(struct VbrHints *hints,
+                                       enum VbrFreePageSource source);
+
+/**
+ * The request that is to be put into the buffer of this queue now: `out` has room for
+ * `VBR_REQUEST_MAX_BYTES`, `len` gets how many of them to return to the guest, 0 for no request.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `out` NULL or writable for `VBR_REQUEST_MAX_BYTES`, `len` NULL or writable.
+ */
+enum VbrStatus vbr_request_take(struct VbrHints *hints,
+                                enum VbrFreePageSource source,
+                                uint8_t *out,
+                                size_t *len);
+
+/**
+ * Takes over a part of a message on this queue.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `device` NULL or a live device, `part` NULL or valid, with its payload.
+ */
+enum VbrStatus vbr_request_answer(struct VbrHints *hints,
+                                  struct VbrDevice *device,
+                                  enum VbrFreePageSource source,
+                                  const struct VbrAnswer *part);
 
 /**
  * The device's state, with the polling interval (in seconds) that the caller keeps.

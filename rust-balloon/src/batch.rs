@@ -138,6 +138,14 @@ impl Batch {
         self.runs.push(page);
     }
 
+    /// Adds a range that an entry of a message named. An entry takes more room than a PFN, so a caller
+    /// who keeps to [`Batch::room`] adds no more of them than there may be pages.
+    #[inline]
+    pub fn push_entry(&mut self, range: GpaRange) {
+        self.pfns += 1;
+        self.runs.push(range);
+    }
+
     /// Adds a range of reported memory.
     pub fn push_range(&mut self, range: GpaRange) {
         self.runs.push(range);

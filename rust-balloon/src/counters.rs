@@ -22,6 +22,14 @@ pub struct Counters {
     pub discards: u64,
     /// Batches finished.
     pub batches: u64,
+    /// Inflate and deflate requests taken in.
+    pub requests: u64,
+    /// Messages of the founding protocols of which something was left out.
+    pub malformed_messages: u64,
+    /// Bytes left out of them.
+    pub ignored_message_bytes: u64,
+    /// Request buffers too short for a request, or sent while the device held one.
+    pub ignored_request_buffers: u64,
     /// Discards that the host refused, or would have: after 16 in a row it is asked no more for that
     /// block.
     pub discard_errors: u64,

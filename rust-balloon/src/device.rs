@@ -1,27 +1,54 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The device: state, negotiation, queue to handler.
 
-use crate::batch::{Batch, Budget, MAX_PFNS};
+mod answers;
+mod gather;
+
+pub use answers::AnswerPart;
+pub use gather::{RequestEnd, RequestPart};
+
+use crate::batch::{Batch, Budget};
 use crate::bitmap::PageBitmap;
 use crate::config::{self, ConfigState};
 use crate::counters::Counters;
-use crate::error::Error;
-use crate::features::{Features, QueueKind};
+use crate::features::{Features, Numbering, QueueKind};
 use crate::host::{Host, Inhibit};
-use crate::memory::{BlockRange, HostRange, MemoryMap, Piece};
-use crate::page::{GpaRange, PAGE_SIZE, Pfn};
+use crate::memory::{BlockRange, MemoryMap, Piece};
+use crate::message::{Malformed, Reader};
+use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::stats::Stats;
-use crate::queue::{Refusals, Work, deflate, inflate, loaded, report};
-use crate::wire::{ByteOrder, PFN_BYTES, pfns};
+use crate::queue::{Advice, Refusals, Work, deflate, inflate, loaded, report};
+use crate::wire::ByteOrder;
+use answers::Answer;
 
 /// What the user of the device chose; it stays the same for the device's life.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// The features offered.
     pub features: Features,
+    /// The bits that stand for them where they are negotiated.
+    pub numbering: Numbering,
+    /// How reported memory is given back, where it can be so.
+    pub reporting_advice: Advice,
     /// Whether the configuration space has the size that QEMU 4.0 gave it.
     pub qemu_4_0_config_size: bool,
+}
+
+/// How reported memory is given back, as chosen and as it can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum AdviceInForce {
+    /// At once, as was chosen.
+    Discard = 0,
+    /// When the host needs it, as was chosen.
+    Free = 1,
+    /// When the host needs it where memory is private and anonymous, else at once.
+    FreeInPart = 2,
+    /// At once, because no memory is private and anonymous.
+    NotLazy = 3,
+    /// Not at all, because the guest fills free pages with something else than zeros.
+    Poisoned = 4,
 }
 
 /// How far a slice came.
@@ -57,8 +84,13 @@ pub struct Balloon {
     /// The page to go on with in giving back what a migration brought of `balloon`.
     loaded: Option<u64>,
     batch: Batch,
+    /// The inflate or deflate message whose rest is still to come.
+    message: Option<Reader>,
+    /// The answer that is being read.
+    answer: Option<Answer>,
     stats: Stats,
     counters: Counters,
+    malformed: Option<Malformed>,
     refusals: Refusals,
     inject_panic: bool,
 }
@@ -76,8 +108,11 @@ impl Balloon {
             balloon_complete: true,
             loaded: None,
             batch: Batch::default(),
+            message: None,
+            answer: None,
             stats: Stats::default(),
             counters: Counters::default(),
+            malformed: None,
             refusals: Refusals::default(),
             inject_panic: false,
         }
@@ -86,6 +121,22 @@ impl Balloon {
     /// Size of the configuration space in bytes.
     pub fn config_size(&self) -> usize {
         config::size(self.options.features, self.options.qemu_4_0_config_size)
+    }
+
+    /// The bits of the features offered.
+    pub fn wire_features(&self) -> u64 {
+        self.options.numbering.to_wire(self.options.features)
+    }
+
+    /// The features that these bits stand for.
+    pub fn features_of(&self, wire: u64) -> Features {
+        let Options {
+            numbering,
+            features,
+            ..
+        } = self.options;
+        // Statistics are always offered.
+        numbering.from_wire(wire, features | Features::STATS_VQ)
     }
 
     /// Takes over the features that the driver accepted. `legacy` is a driver that speaks the
@@ -100,6 +151,7 @@ impl Balloon {
         }
         self.negotiated = features;
         self.skip_stats = legacy;
+        self.message = None;
     }
 
     /// The features that the driver accepted.
@@ -111,6 +163,8 @@ impl Balloon {
     /// host's target stays. Says whether `actual` is another now.
     pub fn reset(&mut self) -> bool {
         self.batch.clear();
+        self.message = None;
+        self.answer = None;
         self.balloon.clear_all();
         self.balloon_complete = true;
         self.loaded = None;
@@ -193,6 +247,7 @@ impl Balloon {
         ballooned: Option<Ballooned<PageBitmap>>,
     ) {
         self.batch.clear();
+        self.message = None;
         self.config = config;
         let ballooned = ballooned.unwrap_or_else(|| Ballooned {
             pages: PageBitmap::new(PAGE_LIMIT),
@@ -207,73 +262,17 @@ impl Balloon {
         }
     }
 
-    /// How much further payload the batch takes from `queue`, in bytes; 0 when it is to be run.
-    pub fn batch_room(&self, queue: QueueKind) -> usize {
-        // Without MUST_TELL_HOST a large backing page counts as ballooned only if one request
-        // covers it, so each request is a batch of its own there.
-        let told = self.negotiated.contains(Features::MUST_TELL_HOST);
-        let one_request = queue == QueueKind::Inflate && !told && self.memory.has_large_pages();
-        self.batch.room(queue, one_request)
-    }
-
-    /// Adds a part of a request's payload to the batch of the inflate or deflate queue; all parts
-    /// but the last hold whole PFNs. With the last part, which may be empty, comes the `end`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`] for another queue, or more payload than there is room for;
-    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's.
-    pub fn batch_add(
-        &mut self,
-        queue: QueueKind,
-        payload: &[u8],
-        order: ByteOrder,
-        end: Option<RequestEnd>,
-    ) -> Result<(), Error> {
-        let known = matches!(queue, QueueKind::Inflate | QueueKind::Deflate);
-        if !known || payload.len() > MAX_PFNS * PFN_BYTES {
-            return Err(Error::InvalidArgument);
+    /// How reported memory is given back.
+    pub fn advice_in_force(&self) -> AdviceInForce {
+        let mut sections = self.memory.sections().iter();
+        let lazy = sections.clone().filter(|section| section.lazy).count();
+        match self.options.reporting_advice {
+            Advice::Discard => AdviceInForce::Discard,
+            Advice::Free if self.config.poison_val != 0 => AdviceInForce::Poisoned,
+            Advice::Free if lazy == 0 => AdviceInForce::NotLazy,
+            Advice::Free if sections.all(|section| section.lazy) => AdviceInForce::Free,
+            Advice::Free => AdviceInForce::FreeInPart,
         }
-        self.batch.check(queue)?;
-        if payload.len() > self.batch_room(queue) {
-            return Err(Error::InvalidArgument);
-        }
-        self.batch.open(queue)?;
-        for pfn in pfns(payload, order) {
-            self.batch.push_page(GpaRange::page(Pfn(pfn)));
-        }
-        self.counters.ignored_trailing_bytes += (payload.len() % PFN_BYTES) as u64;
-        if let Some(end) = end {
-            self.counters.ignored_writable_buffers += end.wrong_way as u64;
-            self.batch.end_request(end.descriptors);
-        }
-        Ok(())
-    }
-
-    /// Adds a request of the reporting queue to the batch.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's.
-    pub fn batch_add_report(
-        &mut self,
-        ranges: impl IntoIterator<Item = HostRange>,
-        end: RequestEnd,
-    ) -> Result<(), Error> {
-        self.batch.open(QueueKind::Reporting)?;
-        for range in ranges {
-            let mut host = range.host;
-            let mut left = range.bytes;
-            while let Some(gpa) = self.memory.at_host(host, left) {
-                self.batch.push_range(gpa);
-                left -= gpa.bytes();
-                host = host.saturating_add(gpa.bytes() as usize);
-            }
-            self.counters.ignored_report_bytes += left;
-        }
-        self.counters.ignored_readable_buffers += end.wrong_way as u64;
-        self.batch.end_request(end.descriptors);
-        Ok(())
     }
 
     /// Works on the batch for one slice. An empty batch is done at once.
@@ -290,7 +289,9 @@ impl Balloon {
             QueueKind::Inflate => inflate::take,
             QueueKind::Deflate => deflate::take,
             QueueKind::Reporting => report::take,
-            QueueKind::Stats | QueueKind::Hint => return Progress::Done,
+            QueueKind::Stats | QueueKind::Hint | QueueKind::HostRequest | QueueKind::Misc => {
+                return Progress::Done;
+            }
         };
         let (mut work, batch) = self.slice(host, inhibit);
         while let Some(range) = batch.next() {
@@ -329,6 +330,7 @@ impl Balloon {
             balloon: told.then_some(&mut self.balloon),
             inhibit,
             poison_val: self.config.poison_val,
+            advice: self.options.reporting_advice,
             host,
             refusals: &mut self.refusals,
             counters: &mut self.counters,
@@ -343,6 +345,7 @@ impl Balloon {
     /// time.
     pub fn batch_cancel(&mut self) {
         self.batch.clear();
+        self.message = None;
     }
 
     /// Gives up what is left of the batch, and knows no more which pages are in the balloon.
@@ -356,6 +359,7 @@ impl Balloon {
         self.balloon.clear_all();
         self.balloon_complete = false;
         self.batch.clear();
+        self.message = None;
     }
 
     /// Takes over a statistics buffer that begins with `payload`.
@@ -429,15 +433,6 @@ impl Balloon {
     pub fn inject_panic(&mut self) {
         self.inject_panic = true;
     }
-}
-
-/// What is known of a request when all of its payload was added.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RequestEnd {
-    /// How many descriptors it had.
-    pub descriptors: usize,
-    /// How many of them were of the direction that the queue does not use.
-    pub wrong_way: usize,
 }
 
 /// What is known of a statistics buffer besides its payload.

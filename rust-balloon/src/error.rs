@@ -9,6 +9,16 @@ pub enum Error {
     /// An argument that no correct caller passes.
     #[error("invalid argument")]
     InvalidArgument,
+    /// The historical feature bits of a founding protocol are those of another feature today.
+    #[error(
+        "founding-feature-bits=historical uses the feature bits of free-page-hint and page-poison"
+    )]
+    FoundingAndToday,
+    /// The historical feature bits of two founding protocols are the same.
+    #[error(
+        "page-range and host-request have the historical feature bits of balloon-chunks and misc-queue"
+    )]
+    FoundingGenerations,
     /// Requests of one queue are being worked on, and this call needs another one or none.
     #[error("a batch of another queue is in work")]
     BatchInWork,

@@ -14,6 +14,14 @@ pub trait Host {
     /// The errno of the system call; the memory is then as it was, or discarded in part.
     fn discard(&mut self, range: BlockRange) -> Result<(), HostError>;
 
+    /// Lets the host take the memory of `range` when it needs some: until then, or until the guest
+    /// writes to a page, the guest reads the old content there, afterwards zeros.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::discard`].
+    fn free(&mut self, range: BlockRange) -> Result<(), HostError>;
+
     /// Says that the guest will use `range` again soon. Its content does not change.
     fn populate(&mut self, range: BlockRange);
 }

@@ -10,6 +10,7 @@
 //! - [`pageset`]: the bytes that carry a set of pages in a migration stream.
 //! - [`wire`]: the bytes that guest and device exchange.
 //! - [`features`]: feature bits, and the queues that follow from them.
+//! - [`message`]: the messages of the founding protocols, read part by part.
 //! - [`memory`]: where guest memory lies in the host's RAM blocks.
 //! - [`config`]: the configuration space as one image.
 //! - [`host`]: all that a handler may ask of the outside.
@@ -37,6 +38,7 @@ pub mod features;
 pub mod ffi;
 pub mod host;
 pub mod memory;
+pub mod message;
 pub mod migration;
 pub mod page;
 pub mod pageset;

@@ -36,6 +36,8 @@ pub struct Section {
     pub host: usize,
     /// Whether the host gains from being told that a part of it will be used again.
     pub populate: bool,
+    /// Whether the host can take its pages back when it needs them, instead of at once.
+    pub lazy: bool,
 }
 
 /// What a stretch of guest addresses is.
@@ -157,6 +159,8 @@ pub struct MemoryMap {
     sections: Vec<Section>,
     /// Indices into `sections`, sorted by host address.
     by_host: Vec<usize>,
+    /// What the sections cover, merged: a guest may ask often whether a long range is RAM.
+    spans: Vec<GpaRange>,
 }
 
 impl MemoryMap {
@@ -181,7 +185,22 @@ impl MemoryMap {
         }
         let mut by_host: Vec<usize> = (0..sections.len()).collect();
         by_host.sort_unstable_by_key(|&index| sections[index].host);
-        Ok(MemoryMap { sections, by_host })
+        let mut spans: Vec<GpaRange> = sections.iter().map(|section| section.gpa).collect();
+        spans.dedup_by(|next, last| last.try_merge(*next));
+        Ok(MemoryMap {
+            sections,
+            by_host,
+            spans,
+        })
+    }
+
+    /// Whether all of `range` is guest RAM.
+    pub fn is_ram(&self, range: GpaRange) -> bool {
+        let next = self
+            .spans
+            .partition_point(|span| span.end() <= range.start());
+        let span = self.spans.get(next);
+        span.is_some_and(|span| span.intersect(range) == Some(range))
     }
 
     /// The sections in ascending order.
@@ -274,6 +293,7 @@ mod tests {
             page_size,
             host: 0x7000_0000 + offset as usize,
             populate: false,
+            lazy: false,
         }
     }
 
@@ -313,6 +333,32 @@ mod tests {
             Piece::NotRam(range(0x20_0000, 0x30_0000))
         );
         assert_eq!(MemoryMap::default().front(all), Piece::NotRam(all));
+    }
+
+    #[test]
+    fn a_range_is_ram_when_all_of_it_is() {
+        let low = section(0, 0xa_0000, 0, 4096);
+        let next = section(0x10_0000, 0x20_0000, 0x10_0000, 4096);
+        let behind = section(0x20_0000, 0x30_0000, 0x80_0000, 4096);
+        let map = MemoryMap::new(vec![behind, low, next]).unwrap();
+        for ram in [
+            (0, 0xa_0000),
+            (0x10_0000, 0x30_0000),
+            (0x1f_f000, 0x20_1000),
+        ] {
+            assert!(map.is_ram(range(ram.0, ram.1)), "{ram:x?}");
+        }
+        for other in [
+            (0, 0xa_1000),
+            (0x9_f000, 0x10_1000),
+            (0xa_0000, 0x10_0000),
+            (0x2f_f000, 0x30_1000),
+            (0x30_0000, 0x30_1000),
+            (0, u64::MAX),
+        ] {
+            assert!(!map.is_ram(range(other.0, other.1)), "{other:x?}");
+        }
+        assert!(!MemoryMap::default().is_ram(range(0, 4096)));
     }
 
     #[test]

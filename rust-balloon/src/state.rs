@@ -250,6 +250,7 @@ mod tests {
             page_size: PAGE_SIZE,
             host: 0x10_0000_0000 + (pages.start * PAGE_SIZE) as usize,
             populate: false,
+            lazy: false,
         };
         let mut balloon = Balloon::new(Options::default());
         balloon.set_memory(MemoryMap::new(PAGES.map(section).to_vec()).unwrap());

@@ -7,7 +7,7 @@
 use super::guard::{VbrDevice, output, slice, with_device};
 use super::status::VbrStatus;
 use crate::batch::MAX_REQUESTS;
-use crate::device::{Progress, RequestEnd};
+use crate::device::{Progress, RequestEnd, RequestPart};
 use crate::features::QueueKind;
 use crate::host::Inhibit;
 use crate::memory::HostRange;
@@ -18,14 +18,16 @@ use std::ffi::c_void;
 pub const VBR_BATCH_MAX_REQUESTS: usize = 128;
 const _: () = assert!(VBR_BATCH_MAX_REQUESTS == MAX_REQUESTS);
 
-/// A part of the payload of an inflate or deflate request. All parts but the last hold whole PFNs.
+/// A part of the payload of an inflate or deflate request. All parts but the last are a multiple of 4 long.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct VbrPfns {
+pub struct VbrPart {
     /// The bytes, as the driver wrote them.
     pub payload: *const u8,
     /// How many they are; at most what `vbr_batch_room` said.
     pub len: usize,
+    /// The length of the whole request in bytes.
+    pub total: u64,
     /// Whether the driver is a legacy one on a big-endian guest.
     pub big_endian: bool,
     /// Whether the request ends here. A part may be empty.
@@ -80,18 +82,18 @@ pub unsafe extern "C" fn vbr_batch_room(
 ///
 /// # Safety
 ///
-/// `device` is NULL or a live device, `pfns` NULL or valid, with its payload.
+/// `device` is NULL or a live device, `part` NULL or valid, with its payload.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_batch_add_pfns(
+pub unsafe extern "C" fn vbr_batch_add(
     device: *mut VbrDevice,
     queue: QueueKind,
-    pfns: *const VbrPfns,
+    part: *const VbrPart,
 ) -> VbrStatus {
     // SAFETY: NULL or a live device by contract.
     let device = unsafe { device.as_ref() };
     // SAFETY: NULL or valid by contract.
-    let pfns = unsafe { pfns.as_ref() };
-    let Some(part) = pfns else {
+    let part = unsafe { part.as_ref() };
+    let Some(part) = part else {
         return VbrStatus::InvalidArgument;
     };
     // SAFETY: valid by contract.
@@ -101,7 +103,13 @@ pub unsafe extern "C" fn vbr_batch_add_pfns(
             descriptors: part.descriptors,
             wrong_way: part.writable,
         });
-        balloon.batch_add(queue, payload?, byte_order(part.big_endian), end)
+        let part = RequestPart {
+            payload: payload?,
+            total: part.total,
+            order: byte_order(part.big_endian),
+            end,
+        };
+        balloon.batch_add(queue, part)
     })
 }
 

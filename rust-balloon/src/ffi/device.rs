@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Making, resetting and ending a device; features, queues and the map of memory.
+//! Making, resetting and ending a device; the map of memory.
 
 use super::guard::{VbrDevice, guard, output, slice, with_device, with_mended_device};
 use super::host_ops::VbrHostOps;
@@ -7,24 +7,27 @@ use super::status::VbrStatus;
 use crate::counters::Counters;
 use crate::device::Options;
 use crate::error::Error;
-use crate::features::{Features, QueueKind, queues};
+use crate::features::{Features, Numbering};
 use crate::memory::{BlockId, MemoryMap, Section};
 use crate::page::{Gpa, GpaRange};
+use crate::queue::Advice;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
 /// The version of this interface: it changes with every incompatible change of the header.
-pub const VBR_ABI_VERSION: u32 = 2;
-
-/// The most queues that a device can have.
-pub const VBR_MAX_QUEUES: usize = 5;
+pub const VBR_ABI_VERSION: u32 = 3;
 
 /// What the user of the device chose.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct VbrOptions {
-    /// The feature bits to offer; virtio 1.3, 5.5.3. Others are ignored.
+    /// The feature bits to offer (virtio 1.3, 5.5.3); 60 to 63 for those of the founding protocols, also
+    /// where these are negotiated by other bits. Others are ignored.
     pub features: u64,
+    /// The bits by which founding protocols are negotiated.
+    pub numbering: Numbering,
+    /// How reported memory is given back, where it can be so.
+    pub reporting_advice: Advice,
     /// Whether the configuration space has the size that QEMU 4.0 gave it.
     pub qemu_4_0_config_size: bool,
 }
@@ -33,19 +36,11 @@ impl From<VbrOptions> for Options {
     fn from(options: VbrOptions) -> Options {
         Options {
             features: Features::from_bits_truncate(options.features),
+            numbering: options.numbering,
+            reporting_advice: options.reporting_advice,
             qemu_4_0_config_size: options.qemu_4_0_config_size,
         }
     }
-}
-
-/// A queue that a device has.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct VbrQueueSpec {
-    /// What it is for.
-    pub kind: QueueKind,
-    /// How many descriptors it has.
-    pub size: u16,
 }
 
 /// A contiguous piece of ordinary, writable guest RAM inside one RAM block.
@@ -66,6 +61,8 @@ pub struct VbrSection {
     pub host: *const c_void,
     /// Whether to call `populate` when the guest takes pages of it out of the balloon.
     pub populate: bool,
+    /// Whether `free` can be called for it: private anonymous memory.
+    pub lazy: bool,
 }
 
 impl VbrSection {
@@ -78,6 +75,7 @@ impl VbrSection {
             page_size: self.page_size,
             host: self.host as usize,
             populate: self.populate,
+            lazy: self.lazy,
         })
     }
 }
@@ -88,7 +86,8 @@ pub extern "C" fn vbr_abi_version() -> u32 {
     VBR_ABI_VERSION
 }
 
-/// Makes a device.
+/// Makes a device; `FOUNDING_AND_TODAY` or `FOUNDING_GENERATIONS` when its features cannot be negotiated by
+/// the bits that were chosen.
 ///
 /// # Safety
 ///
@@ -110,7 +109,11 @@ pub unsafe extern "C" fn vbr_device_new(
         let (Some(options), Some(ops), Ok(out)) = (options, ops, out) else {
             return VbrStatus::InvalidArgument;
         };
-        let device = Box::new(VbrDevice::new((*options).into(), *ops));
+        let options = Options::from(*options);
+        if let Err(error) = options.numbering.check(options.features) {
+            return error.into();
+        }
+        let device = Box::new(VbrDevice::new(options, *ops));
         out.write(Box::into_raw(device));
         VbrStatus::Ok
     })
@@ -158,65 +161,6 @@ pub unsafe extern "C" fn vbr_device_reset(
     };
     with_mended_device(device, |balloon, _| {
         actual_changed.write(balloon.reset());
-        Ok(())
-    })
-}
-
-/// The queues of a device with these options, in the order of their numbers: `queues` has room for
-/// `VBR_MAX_QUEUES`, `count` gets how many there are.
-///
-/// # Safety
-///
-/// `options` is NULL or valid, `out` NULL or writable for `VBR_MAX_QUEUES`, `count` NULL or writable.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_options_queues(
-    options: *const VbrOptions,
-    out: *mut VbrQueueSpec,
-    count: *mut usize,
-) -> VbrStatus {
-    // SAFETY: NULL or valid by contract.
-    let options = unsafe { options.as_ref() };
-    // SAFETY: NULL or writable for VBR_MAX_QUEUES by contract.
-    let out = unsafe { output(out.cast::<[VbrQueueSpec; VBR_MAX_QUEUES]>()) };
-    // SAFETY: NULL or writable by contract.
-    let count = unsafe { output(count) };
-    guard(|| {
-        let (Some(options), Ok(out), Ok(count)) = (options, out, count) else {
-            return VbrStatus::InvalidArgument;
-        };
-        let none = VbrQueueSpec {
-            kind: QueueKind::Inflate,
-            size: 0,
-        };
-        let out = out.write([none; VBR_MAX_QUEUES]);
-        let queues = queues(Options::from(*options).features);
-        let filled = out.iter_mut().zip(queues).map(|(place, queue)| {
-            *place = VbrQueueSpec {
-                kind: queue.kind,
-                size: queue.size,
-            };
-        });
-        count.write(filled.count());
-        VbrStatus::Ok
-    })
-}
-
-/// Takes over the features that the driver accepted; `legacy` is a driver that did not accept
-/// VERSION_1.
-///
-/// # Safety
-///
-/// `device` is NULL or a live device.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_device_set_features(
-    device: *mut VbrDevice,
-    features: u64,
-    legacy: bool,
-) -> VbrStatus {
-    // SAFETY: NULL or a live device by contract.
-    let device = unsafe { device.as_ref() };
-    with_device(device, |balloon, _| {
-        balloon.set_features(Features::from_bits_truncate(features), legacy);
         Ok(())
     })
 }

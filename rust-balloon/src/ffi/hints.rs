@@ -6,6 +6,7 @@
 use super::guard::{Guarded, guard, output, slice};
 use super::status::VbrStatus;
 use crate::error::Error;
+use crate::features::FreePageSource;
 use crate::memory::HostRange;
 use crate::queue::hint::{HintCounters, HintRecord, HintState, Hints};
 use crate::wire::ByteOrder;
@@ -20,6 +21,8 @@ pub struct VbrHints {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct VbrHintView {
+    /// Where the guest is asked.
+    pub source: FreePageSource,
     /// Where the round is.
     pub state: HintState,
     /// The command in the configuration space.
@@ -40,10 +43,6 @@ pub struct VbrHintView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub enum VbrHintEvent {
-    /// The driver accepted the feature.
-    Accepted = 0,
-    /// The driver did not accept the feature.
-    Refused = 1,
     /// The device was reset.
     Reset = 2,
     /// A synchronization of the dirty bitmap is next.
@@ -119,6 +118,7 @@ pub unsafe extern "C" fn vbr_hints_view(
     let out = unsafe { output(out) };
     with_hints(hints, |hints| {
         out?.write(VbrHintView {
+            source: hints.source(),
             state: hints.state(),
             shown_id: hints.shown_id(),
             wanted: hints.wanted(),
@@ -169,8 +169,6 @@ pub unsafe extern "C" fn vbr_hints_event(
         let changed = changed?;
         let before = hints.shown_id();
         match event {
-            VbrHintEvent::Accepted => hints.set_negotiated(true),
-            VbrHintEvent::Refused => hints.set_negotiated(false),
             VbrHintEvent::Reset => hints.reset(),
             VbrHintEvent::BeforeSync => hints.before_sync(),
             VbrHintEvent::AfterSync => hints.after_sync(true),

@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::memory::BlockRange;
 use std::ffi::{c_int, c_void};
 
-/// What the library may ask of the host. Both are called only from inside `vbr_batch_run` and
+/// What the library may ask of the host. All are called only from inside `vbr_batch_run` and
 /// `vbr_loaded_discard`, and must not call back into the device.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -16,6 +16,16 @@ pub struct VbrHostOps {
     /// Gives `bytes` bytes from `offset` of `block` back to the host. Offset and length are multiples
     /// of the block's page size. Returns 0 or a negative errno.
     pub discard: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            block: *mut c_void,
+            offset: u64,
+            bytes: u64,
+        ) -> c_int,
+    >,
+    /// Lets the host take these bytes when it needs memory; called only for `lazy` sections, else as
+    /// `discard`.
+    pub free: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
             block: *mut c_void,
@@ -49,6 +59,18 @@ impl Host for VbrHost<'_> {
         // SAFETY: vbr_device_new's contract: the callback takes any block that the caller put into
         // the map of memory.
         match unsafe { discard(self.ops.opaque, block, range.offset, range.bytes) } {
+            0 => Ok(()),
+            error => Err(HostError(error.saturating_neg())),
+        }
+    }
+
+    fn free(&mut self, range: BlockRange) -> Result<(), HostError> {
+        let Some(free) = self.ops.free else {
+            return Err(HostError(libc::ENOSYS));
+        };
+        let block = range.block.0 as *mut c_void;
+        // SAFETY: as for discard.
+        match unsafe { free(self.ops.opaque, block, range.offset, range.bytes) } {
             0 => Ok(()),
             error => Err(HostError(error.saturating_neg())),
         }

@@ -13,11 +13,13 @@
 pub mod batch;
 pub mod config;
 pub mod device;
+pub mod features;
 pub mod guard;
 pub mod hints;
 pub mod host_ops;
 pub mod log;
 pub mod ram;
+pub mod requests;
 pub mod state;
 pub mod stats;
 pub mod status;

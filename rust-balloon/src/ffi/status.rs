@@ -37,6 +37,10 @@ pub enum VbrStatus {
     StatePagesLimit = 12,
     /// The stream's free page hints are not valid.
     StateHints = 13,
+    /// The historical feature bits of a founding protocol are those of another feature today.
+    FoundingAndToday = 14,
+    /// The historical feature bits of two founding protocols are the same.
+    FoundingGenerations = 15,
 }
 
 impl From<Error> for VbrStatus {
@@ -44,6 +48,8 @@ impl From<Error> for VbrStatus {
         match error {
             Error::InvalidArgument => VbrStatus::InvalidArgument,
             Error::BatchInWork => VbrStatus::BatchInWork,
+            Error::FoundingAndToday => VbrStatus::FoundingAndToday,
+            Error::FoundingGenerations => VbrStatus::FoundingGenerations,
             Error::StateTarget => VbrStatus::StateTarget,
             Error::StateStats => VbrStatus::StateStats,
             Error::StateHints => VbrStatus::StateHints,
@@ -73,6 +79,12 @@ pub extern "C" fn vbr_status_str(status: VbrStatus) -> *const c_char {
         }
         VbrStatus::StateStats => c"the balloon statistics in the stream are not valid",
         VbrStatus::StateHints => c"the free page hints in the stream are not valid",
+        VbrStatus::FoundingAndToday => {
+            c"founding-feature-bits=historical uses the feature bits of free-page-hint and page-poison: set both to off, or use private bits"
+        }
+        VbrStatus::FoundingGenerations => {
+            c"with founding-feature-bits=historical, page-range and host-request share their bits with balloon-chunks and misc-queue: set those of one pair to off, or use private bits"
+        }
         VbrStatus::StatePagesSize => {
             c"the set of ballooned pages in the stream is larger than any can be"
         }

@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The free page hint queue: what is asked of the guest, and what it answers (virtio 1.3, 5.5.6.5).
+//! Free pages in a migration: what is asked of the guest, and what it answers.
 //!
-//! A round: the dirty bitmap was synchronized, its log is armed, the guest sees a new id in its
+//! A guest is asked over one of three queues, see [`FreePageSource`]; the two of the founding protocols are
+//! in `asked.rs`. Over the free page hint queue (virtio 1.3, 5.5.6.5) it goes like this. A round: the dirty bitmap was synchronized, its log is armed, the guest sees a new id in its
 //! configuration space, puts that id into the queue, then blocks of free memory, then STOP. A hint counts
 //! only between the id and STOP. Before the next synchronization the round is over, whatever the guest
 //! does. When the migration needs no more hints, the guest sees DONE and may take the blocks back.
 
+mod asked;
+
+pub use asked::Standing;
+
 use crate::error::Error;
+use crate::features::FreePageSource;
 use crate::memory::HostRange;
 use crate::migration::arming::{BEFORE_ROUND, Epoch};
 use crate::migration::skips::Hint;
 use crate::migration::window::{DEFAULT_WINDOW_MS, Heard, Window};
 use crate::wire::{ByteOrder, HINT_DONE, HINT_ID_BYTES, HINT_ID_MIN, HINT_STOP, hint_id};
 
-/// Hints kept until the migration thread takes them; it comes at least every 50 ms while it sends, and
-/// a Linux guest's hints are 4 MiB each, so this is room for 64 GiB of them.
-const MAX_PENDING: usize = 16384;
+/// Hints kept until the migration thread takes them; it comes at least every 50 ms while it sends. A Linux
+/// guest's hints are 4 MiB each, so this is room for 256 GiB of them; its answers name blocks down to a
+/// single page, whose number depends on how its memory is fragmented.
+const MAX_PENDING: usize = 65536;
 
 /// Where a round of hints is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +55,7 @@ pub struct HintCounters {
     pub late_bytes: u64,
     /// Bytes hinted faster than they could be taken.
     pub refused_overflow_bytes: u64,
-    /// Ids that are not 4 bytes long, or not current.
+    /// Ids that are not 4 bytes long, or not current; answers that nobody asked for.
     pub ignored_ids: u64,
     /// How long the first pass of the current or last migration was held back, in milliseconds.
     pub wait_ms: u64,
@@ -66,11 +73,16 @@ pub struct HintRecord {
 
 /// The state of free page hints.
 pub struct Hints {
+    source: FreePageSource,
     state: HintState,
     /// The last id that the guest was shown.
     id: u32,
-    /// Whether the guest owes a STOP for an id.
+    /// Whether the guest owes a STOP for an id, or the end of its answer to a request.
     owes_stop: bool,
+    /// Whether the guest provided a buffer to ask it in.
+    has_buffer: bool,
+    /// Whether the request is to be put into that buffer.
+    is_due: bool,
     /// Which round is wanted; a round that was armed for another one is not asked for.
     wanted: u64,
     epoch: Epoch,
@@ -87,9 +99,12 @@ pub struct Hints {
 impl Default for Hints {
     fn default() -> Hints {
         Hints {
+            source: FreePageSource::None,
             state: HintState::Off,
             id: HINT_ID_MIN,
             owes_stop: false,
+            has_buffer: false,
+            is_due: false,
             wanted: 0,
             epoch: BEFORE_ROUND,
             drained: None,
@@ -106,6 +121,7 @@ impl Hints {
     /// Takes over what of hints that broke is worth keeping for these new ones: ids are not used
     /// again.
     pub fn inherit(&mut self, broken: &Hints) {
+        self.source = broken.source;
         self.id = broken.id;
         self.owes_stop = true;
         self.limit_ms = broken.limit_ms;
@@ -140,18 +156,25 @@ impl Hints {
     /// The field of the configuration space: what the guest is asked for (virtio 1.3, 5.5.6.5.1).
     pub fn shown_id(&self) -> u32 {
         match self.state {
+            _ if self.source != FreePageSource::FreePageHint => HINT_STOP,
             HintState::Off | HintState::Stop | HintState::Arming => HINT_STOP,
             HintState::Requested | HintState::Started => self.id,
             HintState::Done => HINT_DONE,
         }
     }
 
-    /// A driver accepted or refused the feature.
-    pub fn set_negotiated(&mut self, negotiated: bool) {
-        match (negotiated, self.state) {
-            (false, _) => self.end_round(HintState::Off),
-            (true, HintState::Off) => self.state = HintState::Stop,
-            (true, _) => {}
+    /// Where the guest is asked.
+    pub fn source(&self) -> FreePageSource {
+        self.source
+    }
+
+    /// A driver accepted features by which it can be asked, or none.
+    pub fn set_source(&mut self, source: FreePageSource) {
+        self.source = source;
+        match (source, self.state) {
+            (FreePageSource::None, _) => self.end_round(HintState::Off),
+            (_, HintState::Off) => self.state = HintState::Stop,
+            _ => {}
         }
     }
 
@@ -159,7 +182,9 @@ impl Hints {
     /// next driver owes nothing.
     pub fn reset(&mut self) {
         self.end_round(HintState::Off);
+        self.source = FreePageSource::None;
         self.owes_stop = false;
+        self.has_buffer = false;
     }
 
     /// A synchronization of the dirty bitmap is next: hints that come from now on are late. Those
@@ -206,7 +231,7 @@ impl Hints {
             return false;
         }
         let drained = *self.drained.get_or_insert(self.epoch + 1);
-        if self.epoch <= drained {
+        if self.epoch <= drained || !self.can_ask() {
             return false;
         }
         let next = self.id.checked_add(1).unwrap_or(HINT_ID_MIN);
@@ -217,7 +242,11 @@ impl Hints {
             return false;
         }
         self.id = next;
-        self.owes_stop = true;
+        if self.source == FreePageSource::FreePageHint {
+            self.owes_stop = true;
+        } else {
+            self.is_due = true;
+        }
         self.state = HintState::Requested;
         self.epoch = BEFORE_ROUND + 1;
         self.counters.rounds += 1;
@@ -355,6 +384,7 @@ impl Hints {
     /// What is saved.
     pub fn save(&self) -> HintRecord {
         let status = match self.state {
+            _ if self.source != FreePageSource::FreePageHint => u32::from(self.owes_stop),
             HintState::Off | HintState::Stop | HintState::Arming => 0,
             HintState::Requested => 1,
             HintState::Started => 2,
@@ -387,6 +417,7 @@ impl Hints {
 
     fn end_round(&mut self, state: HintState) {
         self.state = state;
+        self.is_due = false;
         self.pending.clear();
     }
 }

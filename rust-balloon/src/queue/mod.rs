@@ -67,6 +67,17 @@ impl Refusals {
     }
 }
 
+/// How memory that the guest reported as free is given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub enum Advice {
+    /// At once; the guest finds zeros there, and pays for a new page when it comes back.
+    #[default]
+    Discard = 0,
+    /// When the host needs it; a guest that comes back before pays nothing.
+    Free = 1,
+}
+
 /// What a handler works with.
 pub struct Work<'a> {
     /// Where guest RAM is.
@@ -77,6 +88,8 @@ pub struct Work<'a> {
     pub inhibit: Inhibit,
     /// The value that the guest expects in its free pages.
     pub poison_val: u32,
+    /// How reported memory is given back.
+    pub advice: Advice,
     /// The host.
     pub host: &'a mut dyn Host,
     /// The blocks that nothing can be discarded from.
@@ -97,6 +110,11 @@ impl Work<'_> {
     /// Discards `range`, whole backing pages of `section`, unless discards are inhibited. The
     /// caller has shown that the guest allows it.
     fn discard(&mut self, section: &Section, range: GpaRange) {
+        self.give_back(section, range, Advice::Discard);
+    }
+
+    /// Gives `range` back as `advice` says.
+    fn give_back(&mut self, section: &Section, range: GpaRange, advice: Advice) {
         if self.inhibit != Inhibit::No {
             self.counters.inhibited_bytes += range.bytes();
             return;
@@ -107,7 +125,12 @@ impl Work<'_> {
         }
         self.budget.spend_call(range.bytes(), section.page_size);
         self.counters.discards += 1;
-        match self.host.discard(section.block_range(range)) {
+        let block_range = section.block_range(range);
+        let result = match advice {
+            Advice::Discard => self.host.discard(block_range),
+            Advice::Free => self.host.free(block_range),
+        };
+        match result {
             Ok(()) => {
                 self.refusals.clear(section.block);
                 self.counters.discarded_bytes += range.bytes();

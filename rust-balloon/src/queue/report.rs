@@ -2,7 +2,7 @@
 //! The reporting queue: the guest says which memory it does not use, and waits for the answer
 //! before it uses it again.
 
-use super::Work;
+use super::{Advice, Work};
 use crate::memory::Piece;
 use crate::page::{Gpa, GpaRange};
 
@@ -30,8 +30,15 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
     work.counters.ignored_report_unaligned_bytes += part.bytes() - bytes;
     if let Some(pages) = pages {
         // The device may modify reported pages until it uses the descriptor (virtio 1.3, 5.5.6.7),
-        // and this batch's descriptors are not used yet.
-        work.discard(&section, pages);
+        // and this batch's descriptors are not used yet. With Advice::Free the host takes a page
+        // later than that, but none that the guest wrote to in between: what a guest can see is a
+        // page whose content it does not know change to zeros. An operator has to choose that.
+        let advice = if section.lazy {
+            work.advice
+        } else {
+            Advice::Discard
+        };
+        work.give_back(&section, pages, advice);
     }
     part.end()
 }

@@ -2,6 +2,7 @@
 //! Every state of a round of hints with everything that can happen to it.
 
 use HintState::{Arming, Done, Off, Requested, Started, Stop};
+use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::memory::HostRange;
 use virtio_balloon_rs::queue::hint::{HintRecord, HintState, Hints};
 use virtio_balloon_rs::wire::{ByteOrder, HINT_DONE, HINT_ID_MIN, HINT_STOP};
@@ -41,7 +42,9 @@ fn request(hints: &mut Hints, wanted: u64) -> bool {
 /// Hints in `state`, with one pending where there can be.
 fn in_state(state: HintState) -> Hints {
     let mut hints = Hints::default();
-    hints.set_negotiated(state != Off);
+    if state != Off {
+        hints.set_source(FreePageSource::FreePageHint);
+    }
     match state {
         Off | Stop => {}
         Arming => hints.after_sync(true),
@@ -76,10 +79,10 @@ fn becomes(event: impl Fn(&mut Hints), expected: [HintState; 6]) {
 fn every_state_and_every_event() {
     let same = STATES;
     becomes(
-        |hints| hints.set_negotiated(true),
+        |hints| hints.set_source(FreePageSource::FreePageHint),
         [Stop, Stop, Arming, Requested, Started, Done],
     );
-    becomes(|hints| hints.set_negotiated(false), [Off; 6]);
+    becomes(|hints| hints.set_source(FreePageSource::None), [Off; 6]);
     becomes(Hints::reset, [Off; 6]);
     becomes(Hints::before_sync, [Off, Stop, Stop, Stop, Stop, Done]);
     becomes(
@@ -182,11 +185,11 @@ fn neighbours_are_merged_and_epochs_are_not() {
 #[test]
 fn too_many_hints_are_refused_and_counted() {
     let mut hints = in_state(Started);
-    for page in 0..20_000 {
+    for page in 0..80_000 {
         hint(&mut hints, 10 + 2 * page, 1);
     }
     let refused = hints.counters().refused_overflow_bytes >> 12;
-    assert_eq!(hints.take().len() as u64 + refused, 20_001);
+    assert_eq!(hints.take().len() as u64 + refused, 80_001);
     assert!(refused > 0);
     hint(&mut hints, 1, 1);
     assert_eq!(hints.take().len(), 1, "there is room again");

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::guest::{Guest, Request, Usage};
 use crate::ram::{Log, MIGRATED, PAGE_SHIFT, PAGES, Ram, block_id};
 use virtio_balloon_rs::bitmap::PageBitmap;
+use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};
 use virtio_balloon_rs::queue::hint::Hints;
 use virtio_balloon_rs::wire::ByteOrder;
@@ -164,7 +165,7 @@ const SYNC_PARTS: u32 = 6;
 impl World {
     pub(crate) fn new(log: Log, sliced: bool, broken: Broken) -> World {
         let mut hints = Hints::default();
-        hints.set_negotiated(true);
+        hints.set_source(FreePageSource::FreePageHint);
         World {
             broken,
             ram: Ram::new(log, sliced),
@@ -260,7 +261,7 @@ impl World {
                 self.balloon.clear();
                 self.balloon_version += 1;
                 self.hints.reset();
-                self.hints.set_negotiated(true);
+                self.hints.set_source(FreePageSource::FreePageHint);
             }
             _ => {}
         }

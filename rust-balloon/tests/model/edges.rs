@@ -10,7 +10,7 @@ use virtio_balloon_rs::page::PAGE_SIZE;
 use virtio_balloon_rs::queue::stats::NOT_REPORTED;
 use virtio_balloon_rs::wire::ByteOrder;
 
-use crate::mock::{MockHost, RAM, memory_map, section};
+use crate::mock::{MockHost, RAM, memory_map, part, section, standard};
 
 const ONE: Option<RequestEnd> = Some(RequestEnd {
     descriptors: 1,
@@ -21,7 +21,7 @@ const M2: u64 = 2 << 20;
 fn balloon(told: bool, map: MemoryMap) -> Balloon {
     let mut balloon = Balloon::new(Options::default());
     balloon.set_memory(map);
-    let mut features = Features::all();
+    let mut features = standard();
     features.set(Features::MUST_TELL_HOST, told);
     balloon.set_features(features, false);
     balloon
@@ -33,7 +33,7 @@ fn map(sections: &[Section]) -> MemoryMap {
 
 fn add(balloon: &mut Balloon, queue: QueueKind, pfns: impl IntoIterator<Item = u32>) {
     let payload: Vec<u8> = pfns.into_iter().flat_map(u32::to_le_bytes).collect();
-    let added = balloon.batch_add(queue, &payload, ByteOrder::Little, ONE);
+    let added = balloon.batch_add(queue, part(&payload, ByteOrder::Little, ONE));
     assert_eq!(added, Ok(()));
 }
 
@@ -266,7 +266,7 @@ fn slices_end_between_large_pages() {
 fn batches_of_two_queues_do_not_mix() {
     let mut balloon = balloon(true, memory_map(0));
     add(&mut balloon, QueueKind::Deflate, [1]);
-    let inflate = balloon.batch_add(QueueKind::Inflate, &[0; 4], ByteOrder::Little, ONE);
+    let inflate = balloon.batch_add(QueueKind::Inflate, part(&[0; 4], ByteOrder::Little, ONE));
     assert_eq!(inflate, Err(Error::BatchInWork));
     let ranges = [HostRange {
         host: 1 << 40,
@@ -274,7 +274,7 @@ fn batches_of_two_queues_do_not_mix() {
     }];
     let report = balloon.batch_add_report(ranges, RequestEnd::default());
     assert_eq!(report, Err(Error::BatchInWork));
-    let stats = balloon.batch_add(QueueKind::Stats, &[0; 4], ByteOrder::Little, ONE);
+    let stats = balloon.batch_add(QueueKind::Stats, part(&[0; 4], ByteOrder::Little, ONE));
     assert_eq!(stats, Err(Error::InvalidArgument));
     let counters = balloon.counters(RAM);
     assert_eq!(

@@ -11,7 +11,7 @@ use virtio_balloon_rs::pageset;
 use virtio_balloon_rs::state::{SavedPages, State};
 use virtio_balloon_rs::wire::ByteOrder;
 
-use crate::mock::{END, HUGE, LONG, MockHost, RAM, SMALL, memory_map};
+use crate::mock::{END, HUGE, LONG, MockHost, RAM, SMALL, memory_map, part};
 
 /// The pages of the long block: several slices of work.
 const ALL: Range<u64> = LONG..END;
@@ -74,7 +74,7 @@ fn send(balloon: &mut Balloon, queue: QueueKind, pages: Range<u64>) -> u64 {
         wrong_way: 0,
     });
     let payload: Vec<u8> = pfns.collect();
-    let added = balloon.batch_add(queue, &payload, ByteOrder::Little, end);
+    let added = balloon.batch_add(queue, part(&payload, ByteOrder::Little, end));
     assert_eq!(added, Ok(()));
     let mut host = MockHost::default();
     while balloon.batch_run(&mut host, Inhibit::No) == Progress::More {}

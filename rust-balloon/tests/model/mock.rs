@@ -3,10 +3,13 @@
 
 use std::collections::HashMap;
 
+use virtio_balloon_rs::device::{RequestEnd, RequestPart};
 use virtio_balloon_rs::error::HostError;
+use virtio_balloon_rs::features::Features;
 use virtio_balloon_rs::host::Host;
 use virtio_balloon_rs::memory::{BlockId, BlockRange, MemoryMap, Section};
 use virtio_balloon_rs::page::{Gpa, GpaRange, PAGE_SIZE};
+use virtio_balloon_rs::wire::ByteOrder;
 
 /// What the host was asked for, and how it answers.
 #[derive(Default)]
@@ -37,6 +40,10 @@ impl Host for MockHost {
         self.done_bytes += range.bytes;
         self.discards.push(range);
         Ok(())
+    }
+
+    fn free(&mut self, range: BlockRange) -> Result<(), HostError> {
+        self.discard(range)
     }
 
     fn populate(&mut self, range: BlockRange) {
@@ -75,6 +82,7 @@ pub(crate) fn section(
         // Block by block far apart, so that no address is in two.
         host: (block << 40) + offset as usize,
         populate: block == 1,
+        lazy: false,
     }
 }
 
@@ -121,4 +129,23 @@ pub(crate) fn sections(map: usize) -> Vec<Section> {
 /// The same as the library has it.
 pub(crate) fn memory_map(map: usize) -> MemoryMap {
     MemoryMap::new(sections(map)).expect("a map that can be")
+}
+
+/// The standard's features: requests hold PFNs.
+pub(crate) fn standard() -> Features {
+    Features::all().difference(Features::PAGE_RANGE | Features::BALLOON_CHUNKS)
+}
+
+/// All that a request has left, as one part.
+pub(crate) fn part<'a>(
+    payload: &'a [u8],
+    order: ByteOrder,
+    end: Option<RequestEnd>,
+) -> RequestPart<'a> {
+    RequestPart {
+        payload,
+        total: payload.len() as u64,
+        order,
+        end,
+    }
 }

@@ -12,7 +12,7 @@ use virtio_balloon_rs::state::{SavedPages, State};
 use virtio_balloon_rs::wire::ByteOrder;
 
 use crate::expect::{Batch, Bytes, Model};
-use crate::mock::{MockHost, RAM, memory_map, sections};
+use crate::mock::{MockHost, RAM, memory_map, part, sections, standard};
 
 /// The device's patience with a host that refuses.
 const PATIENCE: u32 = 16;
@@ -75,7 +75,7 @@ impl World {
         let mut world = World {
             balloon: Balloon::new(Options {
                 features: Features::all(),
-                qemu_4_0_config_size: false,
+                ..Options::default()
             }),
             host: MockHost::default(),
             model: Model::new(sections(0)),
@@ -127,7 +127,9 @@ impl World {
                     descriptors: 1,
                     wrong_way: 0,
                 });
-                let added = self.balloon.batch_add(queue, &payload, request.order, end);
+                let added = self
+                    .balloon
+                    .batch_add(queue, part(&payload, request.order, end));
                 assert_eq!(added, Ok(()));
                 trailing += request.trailing as u64;
                 let page =
@@ -275,7 +277,7 @@ impl World {
     }
 
     fn negotiate(&mut self, told: bool) {
-        let mut features = Features::all();
+        let mut features = standard();
         features.set(Features::MUST_TELL_HOST, told);
         self.balloon.set_features(features, false);
         self.model.negotiate(told);

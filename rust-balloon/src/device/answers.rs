@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The guest's answers to requests for unused pages.
+
+use super::Balloon;
+use crate::features::FreePageSource;
+use crate::memory::{HostRange, MemoryMap, Piece};
+use crate::message::{Format, Head, Item, Malformed, Reader};
+use crate::page::GpaRange;
+use crate::queue::hint::{Hints, Standing};
+use crate::wire::founding::{FLAG_DONE, GET_UNUSED_PAGES};
+
+/// A part of a message of the request or misc queue.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerPart<'a> {
+    /// Its bytes.
+    pub payload: &'a [u8],
+    /// The length of the whole message in bytes.
+    pub total: u64,
+    /// Whether the message begins here.
+    pub first: bool,
+    /// Whether it ends here.
+    pub last: bool,
+}
+
+/// A message of an answer, while it is being read.
+pub(super) struct Answer {
+    reader: Reader,
+    /// Of what its header says; nothing before that was read.
+    standing: Standing,
+    /// Whether it is the last of the answer.
+    is_last: bool,
+}
+
+impl Balloon {
+    /// Takes over a part of a message of this queue. What it names is hinted where the host has it.
+    ///
+    /// Entries are in units of 4096 bytes, as everywhere else in the balloon.
+    pub fn receive_answer(
+        &mut self,
+        hints: &mut Hints,
+        source: FreePageSource,
+        part: AnswerPart<'_>,
+    ) {
+        let format = match source {
+            FreePageSource::HostRequest => Format::Ranges,
+            FreePageSource::MiscQueue => Format::MiscChunks,
+            FreePageSource::None | FreePageSource::FreePageHint => return,
+        };
+        if part.first {
+            self.answer = Some(Answer {
+                reader: Reader::new(format, part.total),
+                standing: Standing::Ignored,
+                is_last: false,
+            });
+        }
+        // Without one, the first part came before a reset: nobody waits for the rest.
+        let Some(mut answer) = self.answer.take() else {
+            return;
+        };
+        let (standing, is_last) = (&mut answer.standing, &mut answer.is_last);
+        let memory = &self.memory;
+        answer.reader.read(part.payload, |item| match item {
+            Item::Head(head) => {
+                let is_done = check(head)?;
+                *standing = hints.begin_answer(source, head.id);
+                *is_last = is_done && *standing == Standing::Asked;
+                Ok(())
+            }
+            Item::Range(_) if *standing == Standing::Ignored => Ok(()),
+            Item::Range(range) if memory.is_ram(range) => {
+                hint(memory, hints, range);
+                Ok(())
+            }
+            Item::Range(_) => Err(Malformed::NotRam),
+        });
+        if !part.last {
+            self.answer = Some(answer);
+            return;
+        }
+        if answer.is_last {
+            hints.end_answer();
+        }
+        self.note_left_out(answer.reader.end());
+    }
+
+    /// A buffer of the request or misc queue is of no use: too short, or one is held already.
+    pub fn ignore_request_buffer(&mut self) {
+        self.counters.ignored_request_buffers += 1;
+    }
+}
+
+/// Whether this is the last message of an answer.
+fn check(head: Head) -> Result<bool, Malformed> {
+    if head.cmd != GET_UNUSED_PAGES {
+        return Err(Malformed::Command);
+    }
+    match head.flags {
+        0 => Ok(false),
+        FLAG_DONE => Ok(true),
+        _ => Err(Malformed::Flag),
+    }
+}
+
+/// Hints at `range`, which is guest RAM, wherever the host has it.
+fn hint(memory: &MemoryMap, hints: &mut Hints, range: GpaRange) {
+    let mut rest = Some(range);
+    while let Some(range) = rest {
+        let part = match memory.front(range) {
+            Piece::NotRam(part) => part,
+            Piece::Ram(part, section) => {
+                let offset = part.start().saturating_since(section.gpa.start());
+                hints.receive_hint(HostRange {
+                    host: section.host + offset as usize,
+                    bytes: part.bytes(),
+                });
+                part
+            }
+        };
+        rest = GpaRange::new(part.end(), range.end());
+    }
+}

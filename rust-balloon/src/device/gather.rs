@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Requests on their way into the batch.
+
+use super::Balloon;
+use crate::batch::MAX_PFNS;
+use crate::error::Error;
+use crate::features::{Features, QueueKind};
+use crate::memory::HostRange;
+use crate::message::{Format, Item, LeftOut, Malformed, Reader};
+use crate::page::{GpaRange, Pfn};
+use crate::wire::{ByteOrder, PFN_BYTES, pfns};
+
+/// A part of a request of the inflate or deflate queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestPart<'a> {
+    /// Its bytes. Where requests are PFNs, all parts but the last hold whole ones.
+    pub payload: &'a [u8],
+    /// The length of the whole request in bytes.
+    pub total: u64,
+    /// The driver's byte order.
+    pub order: ByteOrder,
+    /// Comes with the last part, which may be empty.
+    pub end: Option<RequestEnd>,
+}
+
+/// What is known of a request when all of its payload was added.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestEnd {
+    /// How many descriptors it had.
+    pub descriptors: usize,
+    /// How many of them were of the direction that the queue does not use.
+    pub wrong_way: usize,
+}
+
+impl Balloon {
+    /// How much further payload the batch takes from `queue`, in bytes; 0 when it is to be run.
+    pub fn batch_room(&self, queue: QueueKind) -> usize {
+        // Without MUST_TELL_HOST a large backing page counts as ballooned only if one request
+        // covers it, so each request is a batch of its own there.
+        let told = self.negotiated.contains(Features::MUST_TELL_HOST);
+        let one_request = queue == QueueKind::Inflate && !told && self.memory.has_large_pages();
+        self.batch.room(queue, one_request)
+    }
+
+    /// Adds a part of a request to the batch of the inflate or deflate queue.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for another queue, or more payload than there is room for;
+    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's.
+    pub fn batch_add(&mut self, queue: QueueKind, part: RequestPart<'_>) -> Result<(), Error> {
+        let payload = part.payload;
+        let known = matches!(queue, QueueKind::Inflate | QueueKind::Deflate);
+        if !known || payload.len() > MAX_PFNS * PFN_BYTES {
+            return Err(Error::InvalidArgument);
+        }
+        self.batch.check(queue)?;
+        if payload.len() > self.batch_room(queue) {
+            return Err(Error::InvalidArgument);
+        }
+        self.batch.open(queue)?;
+        match self.message_format() {
+            Some(format) => self.add_message(format, &part),
+            None => self.add_pfns(&part),
+        }
+        if let Some(end) = part.end {
+            self.counters.requests += 1;
+            self.counters.ignored_writable_buffers += end.wrong_way as u64;
+            self.batch.end_request(end.descriptors);
+        }
+        Ok(())
+    }
+
+    /// How the driver lays out inflate and deflate requests, unless as PFNs.
+    fn message_format(&self) -> Option<Format> {
+        if self.negotiated.contains(Features::PAGE_RANGE) {
+            Some(Format::Ranges)
+        } else if self.negotiated.contains(Features::BALLOON_CHUNKS) {
+            Some(Format::Chunks)
+        } else {
+            None
+        }
+    }
+
+    fn add_pfns(&mut self, part: &RequestPart<'_>) {
+        for pfn in pfns(part.payload, part.order) {
+            self.batch.push_page(GpaRange::page(Pfn(pfn)));
+        }
+        self.counters.ignored_trailing_bytes += (part.payload.len() % PFN_BYTES) as u64;
+    }
+
+    fn add_message(&mut self, format: Format, part: &RequestPart<'_>) {
+        let message = self.message.take();
+        let mut message = message.unwrap_or_else(|| Reader::new(format, part.total));
+        let (memory, batch) = (&self.memory, &mut self.batch);
+        message.read(part.payload, |item| match item {
+            Item::Range(range) if memory.is_ram(range) => {
+                batch.push_entry(range);
+                Ok(())
+            }
+            Item::Range(_) => Err(Malformed::NotRam),
+            // On these queues a header says nothing but lengths.
+            Item::Head(_) => Ok(()),
+        });
+        if part.end.is_none() {
+            self.message = Some(message);
+        } else {
+            self.note_left_out(message.end());
+        }
+    }
+
+    /// Counts what was left out of a message.
+    pub(super) fn note_left_out(&mut self, left_out: Option<LeftOut>) {
+        if let Some(LeftOut { reason, bytes }) = left_out {
+            self.malformed = Some(reason);
+            self.counters.malformed_messages += 1;
+            self.counters.ignored_message_bytes += bytes;
+        }
+    }
+
+    /// Why something was left out of a message last.
+    pub fn malformed(&self) -> Option<Malformed> {
+        self.malformed
+    }
+
+    /// Adds a request of the reporting queue to the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's.
+    pub fn batch_add_report(
+        &mut self,
+        ranges: impl IntoIterator<Item = HostRange>,
+        end: RequestEnd,
+    ) -> Result<(), Error> {
+        self.batch.open(QueueKind::Reporting)?;
+        for range in ranges {
+            let mut host = range.host;
+            let mut left = range.bytes;
+            while let Some(gpa) = self.memory.at_host(host, left) {
+                self.batch.push_range(gpa);
+                left -= gpa.bytes();
+                host = host.saturating_add(gpa.bytes() as usize);
+            }
+            self.counters.ignored_report_bytes += left;
+        }
+        self.counters.ignored_readable_buffers += end.wrong_way as u64;
+        self.batch.end_request(end.descriptors);
+        Ok(())
+    }
+}
