@@ -75,15 +75,17 @@ static bool receive(VirtIOBalloonRs *s, VirtQueueElement *elem)
 }
 
 /* The migration thread may wait for this before it has the guest asked. */
-static void note_empty(VirtIOBalloonRs *s)
+void vbr_hints_note_empty(VirtIOBalloonRs *s, VbrFreePageSource source)
 {
     VbrHintView view;
 
     vbr_migration_lock();
-    vbr_hint_event(s, VBR_HINT_EVENT_QUEUE_EMPTY);
     if (vbr_hints_view(s->hints, &view) == VBR_STATUS_OK &&
-        view.state == VBR_HINT_STATE_ARMING) {
-        vbr_migration_wake();
+        view.source == source) {
+        vbr_hint_event(s, VBR_HINT_EVENT_QUEUE_EMPTY);
+        if (view.state == VBR_HINT_STATE_ARMING) {
+            vbr_migration_wake();
+        }
     }
     vbr_migration_unlock();
 }
@@ -121,7 +123,7 @@ static void vbr_hints_turn(void *opaque)
     if (descriptors >= DESCRIPTORS_AT_A_TIME) {
         qemu_bh_schedule(s->hint_bh);
     } else if (!vdev->broken && vdev->vm_running) {
-        note_empty(s);
+        vbr_hints_note_empty(s, VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT);
     }
     if (changed) {
         vbr_migration_wake();

@@ -8,6 +8,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/mman.h>
 #include "qemu/madvise.h"
 #include "exec/cpu-common.h"
 #include "virtio-balloon-rs.h"
@@ -69,6 +70,8 @@ static VbrSection to_vbr_section(const MemoryRegionSection *section)
         /* Huge pages are never read ahead; anonymous memory has no file. */
         .populate = qemu_ram_get_fd(block) >= 0 &&
                     page_size == qemu_real_host_page_size(),
+        .lazy = qemu_ram_get_fd(block) < 0 && !qemu_ram_is_shared(block) &&
+                page_size == qemu_real_host_page_size(),
     };
 }
 
@@ -142,6 +145,17 @@ static int vbr_host_discard(void *opaque, void *block, uint64_t offset,
     return ret;
 }
 
+static int vbr_host_free(void *opaque, void *block, uint64_t offset,
+                         uint64_t bytes)
+{
+    RAMBlock *rb = block;
+    void *host = (uint8_t *)qemu_ram_get_host_addr(rb) + offset;
+    int ret = madvise(host, bytes, MADV_FREE) ? -errno : 0;
+
+    trace_virtio_balloon_rs_free(rb->idstr, offset, bytes, ret);
+    return ret;
+}
+
 static void vbr_host_populate(void *opaque, void *block, uint64_t offset,
                               uint64_t bytes)
 {
@@ -154,5 +168,6 @@ static void vbr_host_populate(void *opaque, void *block, uint64_t offset,
 
 const VbrHostOps vbr_host_ops = {
     .discard = vbr_host_discard,
+    .free = vbr_host_free,
     .populate = vbr_host_populate,
 };

@@ -157,12 +157,16 @@ static void ask(const VbrHintView *hints)
     if (m.s) {
         vbr_hints_request(m.s->hints, hints->wanted, &asked);
     }
-    if (asked) {
-        /* The guest is told from the main loop: this is not under its lock. */
+    /* The guest is told from the main loop: this is not under its lock. */
+    if (asked && hints->source == VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT) {
         qemu_bh_schedule(m.s->config_bh);
     } else if (m.s) {
-        /* What was posted before has to be out of the queue first. */
-        qemu_bh_schedule(m.s->hint_bh);
+        /*
+         * To send the request; or because what was posted before has to be out
+         * of the queue first.
+         */
+        vbr_hints_kick(m.s);
+        vbr_requests_kick(m.s);
     }
     trace_virtio_balloon_rs_hint_round(hints->wanted, asked);
 }

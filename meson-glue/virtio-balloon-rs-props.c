@@ -53,6 +53,13 @@ static const CounterProperty counters[] = {
     COUNTER("ranges", ranges, "ranges left after merging"),
     COUNTER("discards", discards, "discard calls made"),
     COUNTER("batches", batches, "batches of requests done"),
+    COUNTER("requests", requests, "inflate and deflate requests taken in"),
+    COUNTER("malformed-messages", malformed_messages,
+            "messages of founding protocols not used or not used in full"),
+    COUNTER("ignored-message-bytes", ignored_message_bytes,
+            "bytes of them that were not used"),
+    COUNTER("ignored-request-buffers", ignored_request_buffers,
+            "buffers for requests that are too short or too many"),
     COUNTER("discard-errors", discard_errors, "discard calls that failed"),
     COUNTER("ignored-bad-pfns", ignored_bad_pfns,
             "pages named that are not guest RAM"),
@@ -186,6 +193,106 @@ static char *get_hint_state(Object *obj, Error **errp)
            ? g_strdup(names[view.state]) : NULL;
 }
 
+static char *get_free_page_source(Object *obj, Error **errp)
+{
+    static const char *const names[] = {
+        [VBR_FREE_PAGE_SOURCE_NONE] = "none",
+        [VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT] = "free-page-hint",
+        [VBR_FREE_PAGE_SOURCE_HOST_REQUEST] = "host-request",
+        [VBR_FREE_PAGE_SOURCE_MISC_QUEUE] = "misc-queue",
+    };
+    VbrHintView view;
+
+    return hint_view(VIRTIO_BALLOON_RS(obj), &view, errp)
+           ? g_strdup(names[view.source]) : NULL;
+}
+
+static char *get_malformed_reason(Object *obj, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+
+    return g_strdup(s->device ? vbr_device_malformed_str(s->device) : "");
+}
+
+/* The choices of a property, and the one that is made. */
+static int choose(VirtIOBalloonRs *s, const char *name, const char *value,
+                  const char *const choices[2], Error **errp)
+{
+    if (s->device) {
+        error_setg(errp, "%s can be set only before the device is realized",
+                   name);
+        return -1;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (g_str_equal(value, choices[i])) {
+            return i;
+        }
+    }
+    error_setg(errp, "%s must be '%s' or '%s'", name, choices[0], choices[1]);
+    return -1;
+}
+
+static const char *const numberings[] = {
+    [VBR_NUMBERING_PRIVATE] = "private",
+    [VBR_NUMBERING_HISTORICAL] = "historical",
+};
+
+static char *get_numbering(Object *obj, Error **errp)
+{
+    return g_strdup(numberings[VIRTIO_BALLOON_RS(obj)->numbering]);
+}
+
+static void set_numbering(Object *obj, const char *value, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+    int chosen = choose(s, "founding-feature-bits", value, numberings, errp);
+
+    if (chosen >= 0) {
+        s->numbering = chosen;
+    }
+}
+
+static const char *const advices[] = {
+    [VBR_ADVICE_DISCARD] = "discard",
+    [VBR_ADVICE_FREE] = "free",
+};
+
+static char *get_advice(Object *obj, Error **errp)
+{
+    return g_strdup(advices[VIRTIO_BALLOON_RS(obj)->reporting_advice]);
+}
+
+static void set_advice(Object *obj, const char *value, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+    int chosen = choose(s, "free-page-reporting-advice", value, advices, errp);
+
+    if (chosen >= 0) {
+        s->reporting_advice = chosen;
+    }
+}
+
+static char *get_advice_in_force(Object *obj, Error **errp)
+{
+    static const char *const names[] = {
+        [VBR_ADVICE_IN_FORCE_DISCARD] = "discard",
+        [VBR_ADVICE_IN_FORCE_FREE] = "free",
+        [VBR_ADVICE_IN_FORCE_FREE_IN_PART] =
+            "free where memory is private and anonymous, else discard",
+        [VBR_ADVICE_IN_FORCE_NOT_LAZY] =
+            "discard: no memory is private and anonymous",
+        [VBR_ADVICE_IN_FORCE_POISONED] =
+            "discard: but nothing while the guest fills free pages",
+    };
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+    VbrAdviceInForce advice = VBR_ADVICE_IN_FORCE_DISCARD;
+
+    if (s->device) {
+        vbr_device_reporting_advice(s->device, &advice);
+    }
+    return g_strdup(names[advice]);
+}
+
 static char *get_hint_inhibited(Object *obj, Error **errp)
 {
     return g_strdup(migration_in_bg_snapshot() ? "background snapshot" : "no");
@@ -289,6 +396,30 @@ static void set_inject_panic(Object *obj, bool value, Error **errp)
     }
 }
 
+static const struct {
+    const char *name;
+    char *(*get)(Object *obj, Error **errp);
+    void (*set)(Object *obj, const char *value, Error **errp);
+    const char *description;
+} strings[] = {
+    { "free-page-hint-state", get_hint_state, NULL,
+      "where the round of hints is" },
+    { "free-page-hint-inhibited", get_hint_inhibited, NULL,
+      "why no hints are asked for, or \"no\"" },
+    { "free-page-source", get_free_page_source, NULL,
+      "the queue over which a migration asks for free pages" },
+    { "discard-inhibited", get_discard_inhibited, NULL,
+      "why memory is not given back, or \"no\"" },
+    { "malformed-message-reason", get_malformed_reason, NULL,
+      "why the last message that was not used in full was not" },
+    { "founding-feature-bits", get_numbering, set_numbering,
+      "the feature bits of founding protocols: private or historical" },
+    { "free-page-reporting-advice", get_advice, set_advice,
+      "discard reported memory at once, or free it when the host needs it" },
+    { "free-page-reporting-advice-in-force", get_advice_in_force, NULL,
+      "what is done with reported memory" },
+};
+
 void vbr_props_init(VirtIOBalloonRs *s)
 {
     Object *obj = OBJECT(s);
@@ -313,22 +444,17 @@ void vbr_props_init(VirtIOBalloonRs *s)
         object_property_set_description(obj, hint_counters[i].name,
                                         hint_counters[i].description);
     }
-    object_property_add_str(obj, "free-page-hint-state", get_hint_state, NULL);
-    object_property_set_description(obj, "free-page-hint-state",
-                                    "where the round of hints is");
-    object_property_add_str(obj, "free-page-hint-inhibited",
-                            get_hint_inhibited, NULL);
-    object_property_set_description(obj, "free-page-hint-inhibited",
-                                    "why no hints are asked for, or \"no\"");
     object_property_add(obj, "free-page-hint-window", "uint32",
                         get_hint_window, set_hint_window, NULL, NULL);
     object_property_set_description(obj, "free-page-hint-window",
                                     "milliseconds that a migration's first "
                                     "pass may wait for hints");
-    object_property_add_str(obj, "discard-inhibited", get_discard_inhibited,
-                            NULL);
-    object_property_set_description(obj, "discard-inhibited",
-                                    "why memory is not given back, or \"no\"");
+    for (size_t i = 0; i < G_N_ELEMENTS(strings); i++) {
+        object_property_add_str(obj, strings[i].name, strings[i].get,
+                                strings[i].set);
+        object_property_set_description(obj, strings[i].name,
+                                        strings[i].description);
+    }
     object_property_add_bool(obj, "x-inject-panic", NULL, set_inject_panic);
     object_property_set_description(obj, "x-inject-panic",
                                     "for tests: the next inflate panics");
@@ -337,13 +463,16 @@ void vbr_props_init(VirtIOBalloonRs *s)
 void vbr_props_alias(Object *proxy, VirtIOBalloonRs *device)
 {
     static const char *const others[] = {
-        "guest-stats", "guest-stats-polling-interval", "discard-inhibited",
-        "free-page-hint-state", "free-page-hint-inhibited",
+        "guest-stats", "guest-stats-polling-interval",
         "free-page-hint-window", "x-inject-panic",
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(others); i++) {
         object_property_add_alias(proxy, others[i], OBJECT(device), others[i]);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(strings); i++) {
+        object_property_add_alias(proxy, strings[i].name, OBJECT(device),
+                                  strings[i].name);
     }
     for (size_t i = 0; i < G_N_ELEMENTS(counters); i++) {
         object_property_add_alias(proxy, counters[i].name, OBJECT(device),

@@ -155,13 +155,14 @@ void vbr_queues_reset(VirtIOBalloonRs *s, VirtQueue *vq)
 }
 
 /* Adds what the batch takes of the newest held request. */
-static VbrStatus add_pfns(VirtIOBalloonRs *s, size_t room)
+static VbrStatus add_request(VirtIOBalloonRs *s, size_t room)
 {
     VirtQueueElement *elem = s->held[s->n_held - 1];
     size_t total = iov_size(elem->out_sg, elem->out_num);
     uint8_t payload[PAYLOAD_CHUNK];
-    VbrPfns part = {
+    VbrPart part = {
         .payload = payload,
+        .total = total,
         .big_endian = virtio_access_is_big_endian(VIRTIO_DEVICE(s)),
         .descriptors = elem->out_num + elem->in_num,
         .writable = elem->in_num,
@@ -172,7 +173,7 @@ static VbrStatus add_pfns(VirtIOBalloonRs *s, size_t room)
     s->partial_offset += part.len;
     part.last = s->partial_offset == total;
     s->partial = !part.last;
-    return vbr_batch_add_pfns(s->device, s->batch_queue, &part);
+    return vbr_batch_add(s->device, s->batch_queue, &part);
 }
 
 static VbrStatus add_report(VirtIOBalloonRs *s)
@@ -233,7 +234,7 @@ static VbrStatus gather(VirtIOBalloonRs *s)
             s->partial_offset = 0;
         }
         status = s->batch_queue == VBR_QUEUE_KIND_REPORTING
-                 ? add_report(s) : add_pfns(s, room);
+                 ? add_report(s) : add_request(s, room);
         if (status != VBR_STATUS_OK) {
             return status;
         }
@@ -358,10 +359,16 @@ static void vbr_queues_handle_output(VirtIODevice *vdev, VirtQueue *vq)
     }
 }
 
+static bool is_batched(VbrQueueKind kind)
+{
+    return kind == VBR_QUEUE_KIND_INFLATE || kind == VBR_QUEUE_KIND_DEFLATE ||
+           kind == VBR_QUEUE_KIND_REPORTING;
+}
+
 void vbr_queues_kick(VirtIOBalloonRs *s)
 {
     for (unsigned int i = 0; i < VBR_MAX_QUEUES; i++) {
-        if (s->vq[i] && i != VBR_QUEUE_KIND_STATS && i != VBR_QUEUE_KIND_HINT) {
+        if (s->vq[i] && is_batched(i)) {
             s->kicked |= 1u << i;
         }
     }
@@ -376,9 +383,11 @@ void vbr_queues_init(VirtIOBalloonRs *s, const VbrOptions *options)
 
     vbr_failed(s, vbr_options_queues(options, queues, &count));
     for (size_t i = 0; i < count; i++) {
-        VirtIOHandleOutput handler = vbr_queues_handle_output;
+        VirtIOHandleOutput handler = vbr_requests_handle_output;
 
-        if (queues[i].kind == VBR_QUEUE_KIND_STATS) {
+        if (is_batched(queues[i].kind)) {
+            handler = vbr_queues_handle_output;
+        } else if (queues[i].kind == VBR_QUEUE_KIND_STATS) {
             handler = vbr_stats_handle_output;
         } else if (queues[i].kind == VBR_QUEUE_KIND_HINT) {
             handler = vbr_hints_handle_output;

@@ -21,6 +21,7 @@ static int vbr_pre_save(void *opaque)
     VirtIOBalloonRs *s = opaque;
 
     vbr_queues_give_back(s);
+    vbr_requests_give_back(s);
     vbr_stats_give_back(s);
     s->state = (VbrState) {};
     /* A device that is broken is saved as one: only virtio's part matters. */
@@ -102,7 +103,7 @@ int vbr_post_load(VirtIODevice *vdev)
 /* QEMU's C device never offers the feature, and could not load what follows. */
 static bool told(void *opaque)
 {
-    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_MUST_TELL_HOST);
+    return vbr_accepted(opaque, VIRTIO_BALLOON_F_MUST_TELL_HOST);
 }
 
 static int pages_pre_save(void *opaque)
@@ -175,7 +176,7 @@ static const VMStateDescription vmstate_pages = {
 
 static bool hints_needed(void *opaque)
 {
-    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_FREE_PAGE_HINT);
+    return vbr_accepted(opaque, VIRTIO_BALLOON_F_FREE_PAGE_HINT);
 }
 
 static int hints_post_load(void *opaque, int version_id)
@@ -188,7 +189,7 @@ static int hints_post_load(void *opaque, int version_id)
 
 static bool poison_needed(void *opaque)
 {
-    return virtio_vdev_has_feature(opaque, VIRTIO_BALLOON_F_PAGE_POISON);
+    return vbr_accepted(opaque, VIRTIO_BALLOON_F_PAGE_POISON);
 }
 
 static int stats_post_load(void *opaque, int version_id)
@@ -237,6 +238,32 @@ static const VMStateDescription vmstate_stats = {
     }
 };
 
+static bool request_needed(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+    VbrHintView view = {};
+
+    vbr_migration_lock();
+    vbr_hints_view(s->hints, &view);
+    vbr_migration_unlock();
+    return view.source == VBR_FREE_PAGE_SOURCE_HOST_REQUEST ||
+           view.source == VBR_FREE_PAGE_SOURCE_MISC_QUEUE;
+}
+
+/* The last request for free pages, and whether its answer is still to come. */
+static const VMStateDescription vmstate_request = {
+    .name = "virtio-balloon-device/request",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = request_needed,
+    .post_load = hints_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(hint_record.cmd_id, VirtIOBalloonRs),
+        VMSTATE_UINT32(hint_record.status, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
 /* The names are those of QEMU's C device: each can load the other's stream. */
 const VMStateDescription vmstate_vbr_device = {
     .name = "virtio-balloon-device",
@@ -254,6 +281,7 @@ const VMStateDescription vmstate_vbr_device = {
         &vmstate_page_poison,
         &vmstate_stats,
         &vmstate_pages,
+        &vmstate_request,
         NULL
     }
 };

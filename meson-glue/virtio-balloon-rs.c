@@ -115,22 +115,46 @@ static uint64_t vbr_get_features(VirtIODevice *vdev, uint64_t features,
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
 
-    features |= s->host_features;
+    uint64_t offered = 0;
+
+    vbr_failed(s, vbr_device_features(s->device, &offered));
+    features |= offered;
     virtio_add_feature(&features, VIRTIO_BALLOON_F_STATS_VQ);
     return features;
+}
+
+/* Called before vbr_set_features was, with what is asked for. */
+static int vbr_validate_features(VirtIODevice *vdev)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+    bool accepted = false;
+
+    vbr_failed(s, vbr_device_can_accept(s->device, vdev->guest_features,
+                                        &accepted));
+    return accepted ? 0 : -EINVAL;
 }
 
 static void vbr_set_features(VirtIODevice *vdev, uint64_t features)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
     bool legacy = !virtio_has_feature(features, VIRTIO_F_VERSION_1);
+    bool changed = false;
 
     trace_virtio_balloon_rs_features(features, legacy);
     vbr_failed(s, vbr_device_set_features(s->device, features, legacy));
-    vbr_hint_event_notify(s, virtio_has_feature(features,
-                                                VIRTIO_BALLOON_F_FREE_PAGE_HINT)
-                             ? VBR_HINT_EVENT_ACCEPTED
-                             : VBR_HINT_EVENT_REFUSED);
+    vbr_migration_lock();
+    vbr_hints_negotiated(s->hints, s->device, &changed);
+    vbr_migration_unlock();
+    if (changed) {
+        virtio_notify_config(vdev);
+    }
+}
+
+bool vbr_accepted(VirtIOBalloonRs *s, unsigned int bit)
+{
+    /* Offered: by its historical bits, a founding protocol has others' bits. */
+    return virtio_has_feature(s->host_features, bit) &&
+           virtio_vdev_has_feature(VIRTIO_DEVICE(s), bit);
 }
 
 static void handle_status(VirtIOBalloonRs *s, uint8_t status)
@@ -139,10 +163,12 @@ static void handle_status(VirtIOBalloonRs *s, uint8_t status)
 
     if (!vdev->vm_running) {
         vbr_queues_give_back(s);
+        vbr_requests_give_back(s);
     } else if (virtio_device_started(vdev, status)) {
         vbr_stats_resume(s);
         vbr_queues_kick(s);
         vbr_hints_kick(s);
+        vbr_requests_kick(s);
         if (s->hint_record_loaded) {
             /* The source's interrupt may have been too late for its state. */
             s->hint_record_loaded = false;
@@ -173,6 +199,7 @@ static void vbr_reset(VirtIODevice *vdev)
     trace_virtio_balloon_rs_reset();
     vbr_hint_event_notify(s, VBR_HINT_EVENT_RESET);
     vbr_queues_drop(s);
+    vbr_requests_drop(s);
     s->kicked = 0;
     vbr_stats_drop(s);
     vbr_failed(s, vbr_device_reset(s->device, &changed));
@@ -190,6 +217,9 @@ static void vbr_queue_reset(VirtIODevice *vdev, uint32_t queue_index)
 
     if (vq == s->vq[VBR_QUEUE_KIND_STATS]) {
         vbr_stats_drop(s);
+    } else if (vq == s->vq[VBR_QUEUE_KIND_HOST_REQUEST] ||
+               vq == s->vq[VBR_QUEUE_KIND_MISC]) {
+        vbr_requests_reset(s, vq);
     } else if (vq != s->vq[VBR_QUEUE_KIND_HINT]) {
         vbr_queues_reset(s, vq);
     }
@@ -228,6 +258,8 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(dev);
     const VbrOptions options = {
         .features = s->host_features,
+        .numbering = s->numbering,
+        .reporting_advice = s->reporting_advice,
         .qemu_4_0_config_size = s->qemu_4_0_config_size,
     };
     size_t config_size;
@@ -253,6 +285,7 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
     virtio_init(vdev, VIRTIO_ID_BALLOON, config_size);
     vbr_queues_init(s, &options);
     vbr_hints_init(s);
+    vbr_requests_init(s);
     vbr_stats_init(s);
     vbr_memory_init(s);
     vbr_migration_init(s);
@@ -274,6 +307,7 @@ static void vbr_device_unrealize(DeviceState *dev)
     vbr_migration_cleanup(s);
     vbr_stats_cleanup(s);
     vbr_memory_cleanup(s);
+    vbr_requests_cleanup(s);
     vbr_queues_cleanup(s);
     vbr_hints_cleanup(s);
     vbr_pages_forget(s);
@@ -299,16 +333,23 @@ static void vbr_instance_init(Object *obj)
 }
 
 static const Property vbr_properties[] = {
-    DEFINE_PROP_BIT("must-tell-host", VirtIOBalloonRs, host_features,
-                    VIRTIO_BALLOON_F_MUST_TELL_HOST, true),
-    DEFINE_PROP_BIT("deflate-on-oom", VirtIOBalloonRs, host_features,
-                    VIRTIO_BALLOON_F_DEFLATE_ON_OOM, false),
-    DEFINE_PROP_BIT("free-page-hint", VirtIOBalloonRs, host_features,
-                    VIRTIO_BALLOON_F_FREE_PAGE_HINT, false),
-    DEFINE_PROP_BIT("page-poison", VirtIOBalloonRs, host_features,
-                    VIRTIO_BALLOON_F_PAGE_POISON, true),
-    DEFINE_PROP_BIT("free-page-reporting", VirtIOBalloonRs, host_features,
-                    VIRTIO_BALLOON_F_REPORTING, false),
+    DEFINE_PROP_BIT64("must-tell-host", VirtIOBalloonRs, host_features,
+                      VIRTIO_BALLOON_F_MUST_TELL_HOST, true),
+    DEFINE_PROP_BIT64("deflate-on-oom", VirtIOBalloonRs, host_features,
+                      VIRTIO_BALLOON_F_DEFLATE_ON_OOM, false),
+    DEFINE_PROP_BIT64("free-page-hint", VirtIOBalloonRs, host_features,
+                      VIRTIO_BALLOON_F_FREE_PAGE_HINT, false),
+    DEFINE_PROP_BIT64("page-poison", VirtIOBalloonRs, host_features,
+                      VIRTIO_BALLOON_F_PAGE_POISON, true),
+    DEFINE_PROP_BIT64("free-page-reporting", VirtIOBalloonRs, host_features,
+                      VIRTIO_BALLOON_F_REPORTING, false),
+    /* The founding protocols, off by default: no mainline driver speaks them. */
+    DEFINE_PROP_BIT64("page-range", VirtIOBalloonRs, host_features, 60, false),
+    DEFINE_PROP_BIT64("host-request", VirtIOBalloonRs, host_features, 61,
+                      false),
+    DEFINE_PROP_BIT64("balloon-chunks", VirtIOBalloonRs, host_features, 62,
+                      false),
+    DEFINE_PROP_BIT64("misc-queue", VirtIOBalloonRs, host_features, 63, false),
     /* The configuration space was larger in QEMU 4.0 than before and since. */
     DEFINE_PROP_BOOL("qemu-4-0-config-size", VirtIOBalloonRs,
                      qemu_4_0_config_size, false),
@@ -334,6 +375,7 @@ static void vbr_class_init(ObjectClass *klass, VBR_CLASS_DATA *data)
     vdc->set_config = vbr_set_config;
     vdc->get_features = vbr_get_features;
     vdc->set_features = vbr_set_features;
+    vdc->validate_features = vbr_validate_features;
     vdc->set_status = vbr_set_status;
     vdc->vmsd = &vmstate_vbr_device;
     vdc->post_load = vbr_post_load;

@@ -39,11 +39,27 @@ typedef struct VbrPagesState {
     bool loaded;
 } VbrPagesState;
 
+/* The request and misc queues of the founding protocols. */
+#define VBR_REQUEST_QUEUES 2
+
+typedef struct VbrRequestQueue {
+    /* Held for the next request. */
+    VirtQueueElement *buffer;
+    /* How many were popped behind it and did not go back to the ring. */
+    unsigned int popped_since;
+    /* Read up to here, the rest is still to be read. */
+    VirtQueueElement *message;
+    size_t offset;
+} VbrRequestQueue;
+
 struct VirtIOBalloonRs {
     VirtIODevice parent_obj;
 
     /* Properties */
-    uint32_t host_features;
+    /* Founding protocols by their private bits, whatever they go by. */
+    uint64_t host_features;
+    VbrNumbering numbering;
+    VbrAdvice reporting_advice;
     bool qemu_4_0_config_size;
     /* Accepted as QEMU's C device does; nothing here needs a thread. */
     IOThread *iothread;
@@ -82,6 +98,9 @@ struct VirtIOBalloonRs {
     VbrHints *hints;
     /* Takes the requests of the hint queue. */
     QEMUBH *hint_bh;
+    /* Sends requests and takes what is answered. */
+    QEMUBH *request_bh;
+    VbrRequestQueue requests[VBR_REQUEST_QUEUES];
     /* Tells the guest that the configuration space changed. */
     QEMUBH *config_bh;
 
@@ -100,6 +119,8 @@ bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status);
 void vbr_guarded(VirtIOBalloonRs *s, void (*fn)(VirtIOBalloonRs *s));
 /* Says what is in the balloon, to whoever listens. */
 void vbr_announce_actual(VirtIOBalloonRs *s);
+/* Whether the driver accepted a feature of the standard, by its bit. */
+bool vbr_accepted(VirtIOBalloonRs *s, unsigned int bit);
 /* Bytes of RAM that the guest has, hotplugged memory included. */
 uint64_t vbr_ram_size(void);
 
@@ -130,12 +151,27 @@ void vbr_hints_cleanup(VirtIOBalloonRs *s);
 void vbr_hints_handle_output(VirtIODevice *vdev, VirtQueue *vq);
 /* Looks at the queue: requests may have come unnoticed. */
 void vbr_hints_kick(VirtIOBalloonRs *s);
+/* The queue of @source was seen empty. */
+void vbr_hints_note_empty(VirtIOBalloonRs *s, VbrFreePageSource source);
 /* Takes over @event; says whether the guest sees another command. Locked. */
 bool vbr_hint_event(VirtIOBalloonRs *s, VbrHintEvent event);
 /* The same, and tells the guest. Not locked, under the big lock. */
 void vbr_hint_event_notify(VirtIOBalloonRs *s, VbrHintEvent event);
 /* What the configuration space shows as command. */
 uint32_t vbr_hint_shown_id(VirtIOBalloonRs *s);
+
+/* virtio-balloon-rs-requests.c */
+void vbr_requests_init(VirtIOBalloonRs *s);
+void vbr_requests_cleanup(VirtIOBalloonRs *s);
+void vbr_requests_handle_output(VirtIODevice *vdev, VirtQueue *vq);
+/* Looks at the queues: a request is due, or answers may have come unnoticed. */
+void vbr_requests_kick(VirtIOBalloonRs *s);
+/* Gives what is held back to its ring: the machine is being stopped. */
+void vbr_requests_give_back(VirtIOBalloonRs *s);
+/* Drops what is held: the rings are gone. */
+void vbr_requests_drop(VirtIOBalloonRs *s);
+/* A driver resets one queue. */
+void vbr_requests_reset(VirtIOBalloonRs *s, VirtQueue *vq);
 
 /* virtio-balloon-rs-migration.c */
 void vbr_migration_init(VirtIOBalloonRs *s);

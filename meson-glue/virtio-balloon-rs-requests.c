@@ -1,0 +1,322 @@
+/*
+ * virtio-balloon-rs: free pages by request, the request and misc queues of the
+ * founding protocols
+ *
+ * The guest provides a buffer, which is held until a migration asks; it goes
+ * back with the request in it, and the answer comes in messages. All in the main
+ * loop, in slices, as the free page hint queue.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/iov.h"
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
+#include "virtio-balloon-rs.h"
+#include "trace.h"
+
+/*
+ * How much is taken at a time: a range takes some ten nanoseconds, a descriptor a
+ * few hundred, so the main loop is kept about a millisecond.
+ */
+#define BYTES_AT_A_TIME (256 * KiB)
+#define DESCRIPTORS_AT_A_TIME 1024
+/* Bytes of a message handed to the library at a time. */
+#define PART 4096
+
+static const VbrQueueKind kinds[VBR_REQUEST_QUEUES] = {
+    VBR_QUEUE_KIND_HOST_REQUEST, VBR_QUEUE_KIND_MISC,
+};
+
+static const VbrFreePageSource sources[VBR_REQUEST_QUEUES] = {
+    VBR_FREE_PAGE_SOURCE_HOST_REQUEST, VBR_FREE_PAGE_SOURCE_MISC_QUEUE,
+};
+
+/* One of the two queues, for the length of a call. */
+typedef struct Queue {
+    VirtIOBalloonRs *s;
+    VirtQueue *vq;
+    VbrRequestQueue *state;
+    VbrFreePageSource source;
+} Queue;
+
+static bool get_queue(VirtIOBalloonRs *s, unsigned int i, Queue *q)
+{
+    *q = (Queue) {
+        .s = s,
+        .vq = s->vq[kinds[i]],
+        .state = &s->requests[i],
+        .source = sources[i],
+    };
+    return q->vq;
+}
+
+static void push(Queue *q, VirtQueueElement *elem, size_t len)
+{
+    virtqueue_push(q->vq, elem, len);
+    g_free(elem);
+}
+
+/* Puts the request into the buffer, if there is one now; says whether. */
+static bool send_request(Queue *q)
+{
+    uint8_t request[VBR_REQUEST_MAX_BYTES];
+    VirtQueueElement *elem = q->state->buffer;
+    size_t len = 0;
+
+    if (!elem) {
+        return false;
+    }
+    vbr_migration_lock();
+    vbr_request_take(q->s->hints, q->source, request, &len);
+    vbr_migration_unlock();
+    if (!len) {
+        return false;
+    }
+    q->state->buffer = NULL;
+    iov_from_buf(elem->in_sg, elem->in_num, 0, request, len);
+    /* A driver drops a buffer with any other length, and provides no other. */
+    push(q, elem, len);
+    trace_virtio_balloon_rs_request_send(q->source, len);
+    return true;
+}
+
+/* Takes over a buffer for a request; says whether it went back at once. */
+static bool receive_buffer(Queue *q, VirtQueueElement *elem)
+{
+    size_t len = iov_size(elem->in_sg, elem->in_num);
+    VbrStatus status;
+    bool hold = false;
+
+    vbr_migration_lock();
+    status = vbr_request_buffer(q->s->hints, q->s->device, q->source, len,
+                                q->state->buffer, &hold);
+    /* The migration thread may wait for one. */
+    vbr_migration_wake();
+    vbr_migration_unlock();
+    vbr_failed(q->s, status);
+    trace_virtio_balloon_rs_request_buffer(q->source, len, hold);
+    if (hold) {
+        q->state->buffer = elem;
+        q->state->popped_since = 0;
+    } else {
+        push(q, elem, 0);
+    }
+    return !hold;
+}
+
+/* Reads on in the message, at most @left bytes; returns how many it read. */
+static size_t read_message(Queue *q, size_t left)
+{
+    VirtQueueElement *elem = q->state->message;
+    size_t total = iov_size(elem->out_sg, elem->out_num), read = 0;
+    bool last = false;
+
+    while (!last && read < left) {
+        uint8_t payload[PART];
+        VbrAnswer part = {
+            .payload = payload,
+            .total = total,
+            .first = !q->state->offset,
+        };
+        VbrStatus status;
+
+        part.len = iov_to_buf(elem->out_sg, elem->out_num, q->state->offset,
+                              payload, sizeof(payload));
+        q->state->offset += part.len;
+        read += part.len;
+        last = part.last = q->state->offset == total;
+        vbr_migration_lock();
+        status = vbr_request_answer(q->s->hints, q->s->device, q->source,
+                                    &part);
+        vbr_migration_unlock();
+        last |= vbr_failed(q->s, status);
+    }
+    if (last) {
+        q->state->message = NULL;
+        push(q, elem, 0);
+        /* The migration thread may wait for what was hinted. */
+        vbr_migration_wake();
+    }
+    return read;
+}
+
+/* Works on one queue for a slice; says whether to go on in another turn. */
+static bool turn(Queue *q)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(q->s);
+    unsigned int descriptors = 0;
+    bool used = send_request(q), empty = false;
+    size_t bytes = 0;
+
+    while (!vdev->broken && !empty && bytes < BYTES_AT_A_TIME &&
+           descriptors < DESCRIPTORS_AT_A_TIME) {
+        VirtQueueElement *elem;
+
+        if (q->state->message) {
+            bytes += read_message(q, BYTES_AT_A_TIME - bytes);
+            used |= !q->state->message;
+            continue;
+        }
+        elem = virtqueue_pop(q->vq, sizeof(*elem));
+        if (!elem) {
+            empty = true;
+            continue;
+        }
+        descriptors += elem->in_num + elem->out_num;
+        q->state->popped_since++;
+        if (elem->out_num) {
+            q->state->message = elem;
+            q->state->offset = 0;
+        } else {
+            used |= receive_buffer(q, elem);
+        }
+    }
+    trace_virtio_balloon_rs_request_turn(q->source, descriptors, bytes);
+    if (empty && !vdev->broken) {
+        vbr_hints_note_empty(q->s, q->source);
+    }
+    if (used) {
+        /* May reset the device: last. */
+        virtio_notify(vdev, q->vq);
+    }
+    return !empty && !vdev->broken;
+}
+
+static void vbr_requests_turn(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
+        Queue q;
+
+        /* While the machine is stopped its memory stays as it is. */
+        if (VIRTIO_DEVICE(s)->vm_running && get_queue(s, i, &q) && turn(&q)) {
+            qemu_bh_schedule(s->request_bh);
+        }
+    }
+}
+
+void vbr_requests_kick(VirtIOBalloonRs *s)
+{
+    if (s->request_bh) {
+        qemu_bh_schedule(s->request_bh);
+    }
+}
+
+void vbr_requests_handle_output(VirtIODevice *vdev, VirtQueue *vq)
+{
+    vbr_requests_kick(VIRTIO_BALLOON_RS(vdev));
+}
+
+static bool can_unpop(Queue *q, VirtQueueElement *elem)
+{
+    return elem->ndescs == 1 ||
+           !virtio_vdev_has_feature(VIRTIO_DEVICE(q->s),
+                                    VIRTIO_F_RING_PACKED);
+}
+
+/*
+ * What is held goes back to its ring, to be popped again when the machine goes
+ * on. A message that was read in part is read again then: to name a page twice
+ * does no harm, and where the machine migrated to nobody asked for it. What
+ * cannot go back is returned to the driver.
+ */
+static void give_back(Queue *q)
+{
+    VirtQueueElement *message = q->state->message, *buffer = q->state->buffer;
+    bool used = false;
+
+    if (message && can_unpop(q, message)) {
+        virtqueue_unpop(q->vq, message, 0);
+        g_free(message);
+        q->state->popped_since--;
+    } else if (message) {
+        push(q, message, 0);
+        used = true;
+    }
+    if (buffer && !q->state->popped_since && can_unpop(q, buffer)) {
+        virtqueue_unpop(q->vq, buffer, 0);
+        g_free(buffer);
+    } else if (buffer) {
+        /* Only a driver that sends what nobody asked for gets here. */
+        push(q, buffer, 0);
+        used = true;
+    }
+    *q->state = (VbrRequestQueue) {};
+    vbr_migration_lock();
+    vbr_request_lost(q->s->hints, q->source);
+    vbr_migration_unlock();
+    if (used) {
+        virtio_notify(VIRTIO_DEVICE(q->s), q->vq);
+    }
+}
+
+void vbr_requests_give_back(VirtIOBalloonRs *s)
+{
+    for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
+        Queue q;
+
+        if (get_queue(s, i, &q)) {
+            give_back(&q);
+        }
+    }
+}
+
+static void drop_element(Queue *q, VirtQueueElement *elem)
+{
+    if (elem) {
+        virtqueue_detach_element(q->vq, elem, 0);
+        g_free(elem);
+    }
+}
+
+static void drop(Queue *q)
+{
+    drop_element(q, q->state->message);
+    drop_element(q, q->state->buffer);
+    *q->state = (VbrRequestQueue) {};
+}
+
+void vbr_requests_drop(VirtIOBalloonRs *s)
+{
+    for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
+        Queue q;
+
+        if (get_queue(s, i, &q)) {
+            drop(&q);
+        }
+    }
+}
+
+void vbr_requests_reset(VirtIOBalloonRs *s, VirtQueue *vq)
+{
+    for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
+        Queue q;
+
+        if (get_queue(s, i, &q) && q.vq == vq) {
+            drop(&q);
+            vbr_migration_lock();
+            vbr_request_queue_reset(s->hints, q.source);
+            vbr_migration_unlock();
+        }
+    }
+}
+
+void vbr_requests_init(VirtIOBalloonRs *s)
+{
+    if (s->vq[VBR_QUEUE_KIND_HOST_REQUEST] || s->vq[VBR_QUEUE_KIND_MISC]) {
+        s->request_bh = virtio_bh_new_guarded(DEVICE(s), vbr_requests_turn, s);
+    }
+}
+
+/* Behind vbr_migration_cleanup, and before the queues go. */
+void vbr_requests_cleanup(VirtIOBalloonRs *s)
+{
+    vbr_requests_drop(s);
+    if (s->request_bh) {
+        qemu_bh_delete(s->request_bh);
+        s->request_bh = NULL;
+    }
+}
