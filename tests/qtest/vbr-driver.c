@@ -82,13 +82,27 @@ static bool vbr_offers(VbrDev *d, unsigned int feature)
     return d->offered & (1ull << feature);
 }
 
+/* Historical bits: 4 stands for the queue of one series or the other. */
+static bool vbr_offers_historical(VbrDev *d, VbrBits bits)
+{
+    return d->bits == bits && vbr_offers(d, 4);
+}
+
 static bool vbr_offers_queue(VbrDev *d, VbrQueue q)
 {
+    bool private = d->bits == VBR_BITS_PRIVATE;
+
     switch (q) {
     case VBR_HINT:
-        return vbr_offers(d, VIRTIO_BALLOON_F_FREE_PAGE_HINT);
+        return private && vbr_offers(d, VIRTIO_BALLOON_F_FREE_PAGE_HINT);
     case VBR_REPORT:
         return vbr_offers(d, VIRTIO_BALLOON_F_REPORTING);
+    case VBR_REQUEST:
+        return private ? vbr_offers(d, VBR_F_HOST_REQUEST)
+                       : vbr_offers_historical(d, VBR_BITS_RANGE);
+    case VBR_MISC:
+        return private ? vbr_offers(d, VBR_F_MISC_QUEUE)
+                       : vbr_offers_historical(d, VBR_BITS_CHUNKS);
     default:
         return true;
     }
@@ -96,7 +110,21 @@ static bool vbr_offers_queue(VbrDev *d, VbrQueue q)
 
 uint16_t vbr_queue_index(VbrDev *d, VbrQueue q)
 {
-    return q - (q > VBR_HINT && !vbr_offers_queue(d, VBR_HINT));
+    static const VbrQueue private[] = {
+        VBR_INFLATE, VBR_DEFLATE, VBR_STATS, VBR_HINT, VBR_REPORT,
+        VBR_REQUEST, VBR_MISC,
+    };
+    static const VbrQueue historical[] = {
+        VBR_INFLATE, VBR_DEFLATE, VBR_STATS, VBR_REQUEST, VBR_MISC,
+        VBR_REPORT, VBR_HINT,
+    };
+    const VbrQueue *order = d->bits == VBR_BITS_PRIVATE ? private : historical;
+    uint16_t index = 0;
+
+    for (; *order != q; order++) {
+        index += vbr_offers_queue(d, *order);
+    }
+    return index;
 }
 
 void vbr_start(VbrDev *d, uint64_t refuse)
@@ -209,7 +237,7 @@ uint16_t vbr_used(VbrDev *d, VbrQueue q)
     return vbr_r16(d, d->ring[q].vq->used + 2) - d->ring[q].seen;
 }
 
-void vbr_take(VbrDev *d, VbrQueue q, unsigned int n)
+static void vbr_take_any(VbrDev *d, VbrQueue q, unsigned int n, uint32_t len)
 {
     VbrRing *r = &d->ring[q];
     gint64 start = g_get_monotonic_time();
@@ -225,8 +253,18 @@ void vbr_take(VbrDev *d, VbrQueue q, unsigned int n)
         uint64_t elem = r->vq->used + 4 + 8 * (r->seen++ % r->vq->size);
 
         g_assert_cmpuint(vbr_r32(d, elem), <, r->vq->size);
-        g_assert_cmpuint(vbr_r32(d, elem + 4), ==, 0);
+        g_assert_cmpuint(vbr_r32(d, elem + 4), ==, len);
     }
+}
+
+void vbr_take(VbrDev *d, VbrQueue q, unsigned int n)
+{
+    vbr_take_any(d, q, n, 0);
+}
+
+void vbr_take_len(VbrDev *d, VbrQueue q, uint32_t len)
+{
+    vbr_take_any(d, q, 1, len);
 }
 
 void vbr_settle(VbrDev *d)

@@ -37,8 +37,23 @@ typedef enum VbrQueue {
     VBR_STATS,
     VBR_HINT,
     VBR_REPORT,
+    VBR_REQUEST,
+    VBR_MISC,
     VBR_NQUEUES,
 } VbrQueue;
+
+/* Features of the series that founded this device, at their private bits. */
+#define VBR_F_PAGE_RANGE 60
+#define VBR_F_HOST_REQUEST 61
+#define VBR_F_BALLOON_CHUNKS 62
+#define VBR_F_MISC_QUEUE 63
+
+/* Where those features are: historical bits have a meaning for each series. */
+typedef enum VbrBits {
+    VBR_BITS_PRIVATE,
+    VBR_BITS_RANGE,
+    VBR_BITS_CHUNKS,
+} VbrBits;
 
 typedef struct VbrRing {
     QVirtQueue *vq;
@@ -54,6 +69,7 @@ typedef struct VbrDev {
     QVirtioPCIDevice *pci;      /* NULL: virtio-mmio */
     QGuestAllocator *alloc;
     uint64_t offered;
+    VbrBits bits;
     VbrRing ring[VBR_NQUEUES];
     unsigned int arg;           /* of the case that is run */
 } VbrDev;
@@ -92,6 +108,8 @@ void vbr_notify(VbrDev *d, VbrQueue q);
 uint16_t vbr_used(VbrDev *d, VbrQueue q);
 /* Takes @n buffers back; the length of each must be 0. */
 void vbr_take(VbrDev *d, VbrQueue q, unsigned int n);
+/* Takes one buffer back, in which the device wrote @len bytes. */
+void vbr_take_len(VbrDev *d, VbrQueue q, uint32_t len);
 /* Lets the main loop of QEMU run for a while. */
 void vbr_settle(VbrDev *d);
 

@@ -223,11 +223,10 @@ static uint64_t passed_bytes(QTestState *qts)
 }
 
 /* On a machine whose RAM begins at 0. */
-uint32_t vbr_hint_next_round(VbrDev *d, uint32_t last)
+void vbr_hint_next_pass(VbrDev *d)
 {
     const size_t pages = 24 * MiB / VBR_PAGE;
     uint64_t busy = guest_alloc(d->alloc, pages * VBR_PAGE);
-    uint32_t id;
 
     /* No pass but one without dirty pages is the last one. */
     qtest_qmp_assert_success(d->qts, "{ 'execute': "
@@ -241,6 +240,13 @@ uint32_t vbr_hint_next_round(VbrDev *d, uint32_t last)
     vbr_migrate_speed(d->qts, VBR_SLOW);
     vbr_fill(d, busy, pages, 0x99);
     vbr_migrate_speed(d->qts, 8 * MiB);
+}
+
+uint32_t vbr_hint_next_round(VbrDev *d, uint32_t last)
+{
+    uint32_t id;
+
+    vbr_hint_next_pass(d);
     id = vbr_hint_wait_round(d, last);
     vbr_migrate_speed(d->qts, VBR_SLOW);
     return id;

@@ -65,6 +65,11 @@ uint32_t vbr_hint_open(VbrDev *d);
 void vbr_hint_complete(VbrDev *d);
 void vbr_hint_cancel(VbrDev *d);
 /*
+ * Has the migration go on to its next pass at a speed at which the caller is
+ * to slow it down when that has begun.
+ */
+void vbr_hint_next_pass(VbrDev *d);
+/*
  * Brings the migration into its next pass, and returns the id of the round
  * after that of @last.
  */

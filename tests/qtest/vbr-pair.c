@@ -16,7 +16,8 @@ static VbrVm *machine(const char *args, const char *props, const char *more)
                   props ? "," : "", props ?: "", more);
 }
 
-VbrPair vbr_pair(const char *args, const char *props, uint64_t refuse)
+VbrPair vbr_pair_bits(const char *args, const char *props, uint64_t refuse,
+                      VbrBits bits)
 {
     g_autofree char *sock = vbr_stream_name();
     VbrPair p = {
@@ -26,8 +27,14 @@ VbrPair vbr_pair(const char *args, const char *props, uint64_t refuse)
     };
 
     vbr_vm_attach(p.from, VBR_SLOT);
+    p.from->d.bits = bits;
     vbr_start(&p.from->d, refuse);
     return p;
+}
+
+VbrPair vbr_pair(const char *args, const char *props, uint64_t refuse)
+{
+    return vbr_pair_bits(args, props, refuse, VBR_BITS_PRIVATE);
 }
 
 void vbr_pair_capability(VbrPair *p, const char *name)

@@ -20,6 +20,9 @@ typedef struct VbrPair {
  * driver of the first has started.
  */
 VbrPair vbr_pair(const char *args, const char *props, uint64_t refuse);
+/* The same for a device with these feature bits of the founding series. */
+VbrPair vbr_pair_bits(const char *args, const char *props, uint64_t refuse,
+                      VbrBits bits);
 void vbr_pair_capability(VbrPair *p, const char *name);
 /* Starts the migration; as slow as it is, it stays in its first pass. */
 void vbr_pair_move(VbrPair *p);

@@ -88,6 +88,7 @@ void vbr_stream_adopt(VbrVm *to, const VbrVm *from)
     to->pci->vdev.features = from->pci->vdev.features;
     to->pci->vdev.features_negotiated = true;
     to->d.offered = from->d.offered;
+    to->d.bits = from->d.bits;
     for (i = 0; i < VBR_NQUEUES; i++) {
         to->d.ring[i] = from->d.ring[i];
     }
