@@ -123,7 +123,7 @@ static uint64_t vbr_get_features(VirtIODevice *vdev, uint64_t features,
     return features;
 }
 
-/* Called before vbr_set_features was, with what is asked for. */
+/* Called when the driver says that it has accepted what it wants. */
 static int vbr_validate_features(VirtIODevice *vdev)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
