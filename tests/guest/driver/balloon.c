@@ -113,7 +113,7 @@ void vbr_size_func(struct work_struct *work)
 
 	if (!diff || READ_ONCE(vb->stopping) || READ_ONCE(vb->lost))
 		return;
-	if (vb->protocol == VBR_CLASSIC)
+	if (vb->form == VBR_CLASSIC)
 		batch = VBR_CLASSIC_MOST / VBR_UNITS_PER_PAGE;
 	if (diff > 0)
 		got = fill(vb, min_t(u64, diff, batch));

@@ -18,6 +18,7 @@
 #include <linux/bitmap.h>
 #include <linux/delay.h>
 #include <linux/ktime.h>
+#include <linux/timekeeping.h>
 #include <linux/list.h>
 #include <linux/log2.h>
 #include <linux/memory_hotplug.h>

@@ -8,8 +8,10 @@
  * - main.c     the device: features, queues, coming and going
  * - params.c   what is chosen and counted, under /sys/module/vbr_founding/parameters
  * - balloon.c  the size: pages in, pages out
- * - message.c  pages become messages, bitmap.c gathers them
+ * - gather.c   pages become messages (message.c); bitmap.c gathers them
  * - move.c     the kernel moves pages of the balloon
+ * - request.c  the host asks for free memory, walk.c finds it
+ * - fault.c    misbehaviour
  * - stats.c    a few statistics
  */
 #include "vbr.h"
@@ -31,11 +33,11 @@ static const unsigned int features[] = {
 	VBR_F_MISC,
 };
 
-static unsigned int protocol_bit(enum vbr_protocol protocol)
+static unsigned int form_bit(enum vbr_form form)
 {
 	if (vbr_wants_old_bits())
 		return VBR_F_OLD_PAYLOAD;
-	return protocol == VBR_RANGES ? VBR_F_PAGE_RANGE : VBR_F_CHUNKS;
+	return form == VBR_RANGES ? VBR_F_PAGE_RANGE : VBR_F_CHUNKS;
 }
 
 static unsigned int source_bit(enum vbr_source source)
@@ -48,7 +50,7 @@ static unsigned int source_bit(enum vbr_source source)
 /* Of what both sides know, only what was asked for is accepted. */
 static int validate(struct virtio_device *vdev)
 {
-	enum vbr_protocol protocol = vbr_wanted_protocol();
+	enum vbr_form form = vbr_wanted_form();
 	enum vbr_source source = vbr_wanted_source();
 	u64 wanted = BIT_ULL(VIRTIO_BALLOON_F_MUST_TELL_HOST) |
 		     BIT_ULL(VIRTIO_BALLOON_F_STATS_VQ);
@@ -58,8 +60,8 @@ static int validate(struct virtio_device *vdev)
 		wanted &= ~BIT_ULL(VIRTIO_BALLOON_F_MUST_TELL_HOST);
 	if (!vbr_wants_stats())
 		wanted &= ~BIT_ULL(VIRTIO_BALLOON_F_STATS_VQ);
-	if (protocol != VBR_CLASSIC)
-		wanted |= BIT_ULL(protocol_bit(protocol));
+	if (form != VBR_CLASSIC)
+		wanted |= BIT_ULL(form_bit(form));
 	if (source != VBR_NO_SOURCE)
 		wanted |= BIT_ULL(source_bit(source));
 	for (i = 0; i < ARRAY_SIZE(features); i++)
@@ -74,11 +76,11 @@ static void choose(struct vbr *vb)
 {
 	struct virtio_device *vdev = vb->vdev;
 
-	vb->protocol = vbr_wanted_protocol();
-	if (vb->protocol != VBR_CLASSIC &&
-	    !virtio_has_feature(vdev, protocol_bit(vb->protocol))) {
+	vb->form = vbr_wanted_form();
+	if (vb->form != VBR_CLASSIC &&
+	    !virtio_has_feature(vdev, form_bit(vb->form))) {
 		dev_warn(&vdev->dev, "the device has single pages only\n");
-		vb->protocol = VBR_CLASSIC;
+		vb->form = VBR_CLASSIC;
 	}
 	vb->source = vbr_wanted_source();
 	if (vb->source != VBR_NO_SOURCE &&
@@ -101,6 +103,14 @@ static void stats_asked(struct virtqueue *vq)
 
 	if (!READ_ONCE(vb->stopping))
 		queue_work(system_freezable_wq, &vb->stats_work);
+}
+
+static void asked(struct virtqueue *vq)
+{
+	struct vbr *vb = vq->vdev->priv;
+
+	wake_up(&vb->acked);
+	vbr_asked_wake(vb);
 }
 
 /* For queues of which we only need that they stand before ours. */
@@ -128,6 +138,32 @@ static int find_queues(struct virtio_device *vdev, unsigned int n,
 #endif
 }
 
+/*
+ * The number of the queue that the host asks on. With the old bits it is
+ * always the fourth. Otherwise the queues of what the device *offers* come in
+ * this order, whether we accept it or not.
+ */
+static unsigned int asked_queue(struct vbr *vb)
+{
+	static const unsigned int before[] = {
+		VIRTIO_BALLOON_F_FREE_PAGE_HINT, VIRTIO_BALLOON_F_REPORTING,
+		VBR_F_HOST_REQUEST,
+	};
+	u64 offered = vb->vdev->config->get_features(vb->vdev);
+	unsigned int i, number = 3;
+
+	if (vbr_wants_old_bits())
+		return number;
+	for (i = 0; i < ARRAY_SIZE(before); i++) {
+		if (before[i] == source_bit(vb->source))
+			break;
+		if (offered & BIT_ULL(before[i]))
+			number++;
+	}
+	return number;
+}
+
+/* Linux numbers queues without gaps, so all up to the last one get a name. */
 static int init_queues(struct vbr *vb)
 {
 	static const char * const names[QUEUES_MOST] = {
@@ -143,12 +179,17 @@ static int init_queues(struct vbr *vb)
 
 	if (has_stats)
 		callbacks[2] = stats_asked;
+	if (vb->source != VBR_NO_SOURCE) {
+		n = asked_queue(vb) + 1;
+		callbacks[n - 1] = asked;
+	}
 	err = find_queues(vb->vdev, n, vqs, callbacks, names);
 	if (err)
 		return err;
 	vb->inflate_vq = vqs[0];
 	vb->deflate_vq = vqs[1];
 	vb->stats_vq = has_stats ? vqs[2] : NULL;
+	vb->asked_vq = vb->source != VBR_NO_SOURCE ? vqs[n - 1] : NULL;
 	return 0;
 }
 
@@ -172,12 +213,16 @@ static int probe(struct virtio_device *vdev)
 	choose(vb);
 	err = vbr_gather_init(vb);
 	if (!err)
+		err = vbr_asked_init(vb, vb->source);
+	if (!err)
 		err = init_queues(vb);
 	if (err)
 		goto fail;
 
 	virtio_device_ready(vdev);
 	err = vbr_stats_start(vb);
+	if (!err)
+		err = vbr_asked_start(vb, vb->asked_vq);
 	if (err)
 		goto fail_queues;
 	vbr_set_in_force(vb);
@@ -185,10 +230,13 @@ static int probe(struct virtio_device *vdev)
 	return 0;
 
 fail_queues:
+	WRITE_ONCE(vb->stopping, true);
 	virtio_reset_device(vdev);
 	cancel_work_sync(&vb->stats_work);
+	vbr_asked_stop(vb);
 	vdev->config->del_vqs(vdev);
 fail:
+	vbr_asked_cleanup(vb);
 	vbr_gather_cleanup(vb);
 	kfree(vb);
 	return err;
@@ -202,12 +250,15 @@ static void remove(struct virtio_device *vdev)
 	wake_up(&vb->acked);
 	cancel_delayed_work_sync(&vb->size_work);
 	cancel_work_sync(&vb->stats_work);
+	vbr_asked_stop(vb);
 	/* This ends with the device's reset, so that no queue calls us again. */
 	vbr_give_back_all(vb);
 	/* A callback or a size's change may have come in between. */
 	cancel_delayed_work_sync(&vb->size_work);
 	cancel_work_sync(&vb->stats_work);
+	vbr_asked_stop(vb);
 	vdev->config->del_vqs(vdev);
+	vbr_asked_cleanup(vb);
 	vbr_gather_cleanup(vb);
 	/* Who moved our last page may still be about to leave the lock. */
 	synchronize_rcu();
