@@ -51,6 +51,8 @@ pub(crate) fn build(release: &str, downloads: &Path, scratch: &Path) -> Result<P
         .arg(&headers)
         .arg(format!("M={}", dir.display()))
         .arg(format!("CC={}", compiler(&headers)?))
+        // Type information would need a program more, and nobody reads it here.
+        .arg("CONFIG_DEBUG_INFO_BTF_MODULES=")
         .arg("modules")
         // A make that runs us would hand on its own flags.
         .env_remove("MAKEFLAGS");
