@@ -30,6 +30,10 @@ extern const VbrCase vbr_report_cases[];
 extern const VbrCase vbr_hint_cases[];
 extern const VbrCase vbr_hint_end_cases[];
 extern const VbrCase vbr_reset_cases[];
+extern const VbrCase vbr_range_cases[];
+extern const VbrCase vbr_bad_range_cases[];
+extern const VbrCase vbr_chunk_cases[];
+extern const VbrCase vbr_bad_chunk_cases[];
 
 typedef struct VbrTheme {
     const char *name;

@@ -17,5 +17,9 @@ const VbrTheme vbr_themes[] = {
     { "hint", vbr_hint_cases },
     { "hint-end", vbr_hint_end_cases },
     { "reset", vbr_reset_cases },
+    { "range", vbr_range_cases },
+    { "bad-range", vbr_bad_range_cases },
+    { "chunks", vbr_chunk_cases },
+    { "bad-chunks", vbr_bad_chunk_cases },
     { }
 };

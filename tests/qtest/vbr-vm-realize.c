@@ -245,7 +245,11 @@ static void test_properties(void)
         "refused-hint-not-migrated-bytes", "refused-hint-partial-page-bytes",
         "refused-hint-unprotected-bytes", "refused-hint-overflow-bytes",
         "ignored-hint-ids", "hint-wait-ms",
-        "hint-wait-bytes",
+        "hint-wait-bytes", "free-page-source", "requests",
+        "malformed-messages", "ignored-message-bytes",
+        "malformed-message-reason", "ignored-request-buffers",
+        "founding-feature-bits", "free-page-reporting-advice",
+        "free-page-reporting-advice-in-force",
     };
     VbrVm *vm = vbr_pc_balloon(NULL);
     int i;

@@ -197,5 +197,7 @@ int main(int argc, char **argv)
     vbr_add_hint_post_tests();
     vbr_add_hint_state_tests();
     vbr_add_skip_tests();
+    vbr_add_founding_tests();
+    vbr_add_range_tests();
     return g_test_run();
 }

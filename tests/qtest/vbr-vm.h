@@ -60,5 +60,7 @@ void vbr_add_hint_end_tests(void);
 void vbr_add_hint_post_tests(void);
 void vbr_add_hint_state_tests(void);
 void vbr_add_skip_tests(void);
+void vbr_add_founding_tests(void);
+void vbr_add_range_tests(void);
 
 #endif
