@@ -199,5 +199,8 @@ int main(int argc, char **argv)
     vbr_add_skip_tests();
     vbr_add_founding_tests();
     vbr_add_range_tests();
+    vbr_add_request_tests();
+    vbr_add_request_end_tests();
+    vbr_add_request_move_tests();
     return g_test_run();
 }

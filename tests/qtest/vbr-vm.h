@@ -62,5 +62,8 @@ void vbr_add_hint_state_tests(void);
 void vbr_add_skip_tests(void);
 void vbr_add_founding_tests(void);
 void vbr_add_range_tests(void);
+void vbr_add_request_tests(void);
+void vbr_add_request_end_tests(void);
+void vbr_add_request_move_tests(void);
 
 #endif
