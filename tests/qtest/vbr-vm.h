@@ -65,5 +65,6 @@ void vbr_add_range_tests(void);
 void vbr_add_request_tests(void);
 void vbr_add_request_end_tests(void);
 void vbr_add_request_move_tests(void);
+void vbr_add_advice_tests(void);
 
 #endif
