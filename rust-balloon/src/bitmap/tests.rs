@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+use super::chunk::CHUNK_BITS;
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn runs(bitmap: &PageBitmap) -> Vec<(u64, u64)> {
+    bitmap.runs().map(|run| (run.start, run.end)).collect()
+}
+
+#[test]
+fn an_empty_bitmap_holds_nothing() {
+    let bitmap = PageBitmap::new(1 << 32);
+    assert_eq!(bitmap.count(), 0);
+    assert_eq!(bitmap.find_first(), None);
+    assert_eq!(bitmap.runs().next(), None);
+    assert!(bitmap.contains_all(7..7));
+    assert!(!bitmap.contains_all(7..8));
+}
+
+#[test]
+fn the_limit_holds() {
+    let mut bitmap = PageBitmap::new(100);
+    assert_eq!(bitmap.add(90..200), 10);
+    assert_eq!(runs(&bitmap), [(90, 100)]);
+    assert_eq!(bitmap.clear(0..u64::MAX), 10);
+    assert_eq!(bitmap.find_first(), None);
+}
+
+#[test]
+fn a_run_crosses_words_and_chunks() {
+    let mut bitmap = PageBitmap::new(1 << 32);
+    bitmap.add(60..3 * CHUNK_BITS + 5);
+    assert_eq!(runs(&bitmap), [(60, 3 * CHUNK_BITS + 5)]);
+    bitmap.clear(CHUNK_BITS..2 * CHUNK_BITS);
+    assert_eq!(
+        runs(&bitmap),
+        [(60, CHUNK_BITS), (2 * CHUNK_BITS, 3 * CHUNK_BITS + 5)]
+    );
+}
+
+#[test]
+fn a_range_that_ends_before_it_starts_is_empty() {
+    let mut bitmap = PageBitmap::new(u64::MAX);
+    bitmap.add(0..2 * CHUNK_BITS);
+    for (start, end) in [(u64::MAX, 0), (9, 8), (CHUNK_BITS, 0)] {
+        let backwards = Range { start, end };
+        assert_eq!(bitmap.add(backwards.clone()), 0);
+        assert_eq!(bitmap.clear(backwards.clone()), 0);
+        assert!(bitmap.contains_all(backwards));
+    }
+    assert_eq!(bitmap.count(), 2 * CHUNK_BITS);
+}
+
+#[test]
+fn searches_end_at_the_end_of_numbers() {
+    let mut bitmap = PageBitmap::new(u64::MAX);
+    bitmap.add(3..5);
+    assert_eq!(bitmap.find_next(u64::MAX), None);
+    assert_eq!(bitmap.next_run(5), None);
+    assert_eq!(bitmap.word(usize::MAX), 0);
+    assert_eq!(bitmap.clear_word(usize::MAX, u64::MAX), 0);
+    assert!(!bitmap.contains_all(u64::MAX - 1..u64::MAX));
+}
+
+#[test]
+fn memory_is_given_back() {
+    let mut bitmap = PageBitmap::new(1 << 32);
+    bitmap.add(CHUNK_BITS..CHUNK_BITS + 1);
+    let one_chunk = bitmap.memory();
+    assert!(one_chunk >= CHUNK_BITS as usize / 8);
+    bitmap.clear(CHUNK_BITS..CHUNK_BITS + 1);
+    assert!(bitmap.memory() < 200, "{} bytes", bitmap.memory());
+    // Full, piece by piece, is as good as empty.
+    for index in CHUNK_BITS..2 * CHUNK_BITS {
+        bitmap.add(index..index + 1);
+    }
+    assert!(bitmap.memory() < 200, "{} bytes", bitmap.memory());
+    bitmap.clear(CHUNK_BITS + 7..CHUNK_BITS + 8);
+    assert_eq!(bitmap.memory(), one_chunk);
+    bitmap.clear_all();
+    assert!(bitmap.memory() < 100, "{} bytes", bitmap.memory());
+}
+
+#[test]
+fn full_lines_take_no_words() {
+    let mut bitmap = PageBitmap::new(1 << 32);
+    for block in 0..800 {
+        bitmap.add(block * 4096..block * 4096 + 512);
+    }
+    assert!(bitmap.memory() < 10_000, "{} bytes", bitmap.memory());
+    assert_eq!(bitmap.count(), 800 * 512);
+    assert_eq!(bitmap.find_next(512), Some(4096));
+    assert!(bitmap.contains_all(4096..4608));
+    assert!(!bitmap.contains_all(4096..4609));
+}
+
+#[test]
+fn no_index_past_the_limit_takes_memory() {
+    // The last chunk is one of 10 bits, of places for which not more is kept than there can be.
+    let mut bitmap = PageBitmap::new(40 * CHUNK_BITS + 10);
+    for chunk in 0..50 {
+        bitmap.add(chunk * CHUNK_BITS..chunk * CHUNK_BITS + 512);
+    }
+    assert_eq!(bitmap.count(), 40 * 512 + 10);
+    let chunks = 41 * size_of::<Chunk>() + CHUNK_BITS as usize / 8;
+    assert!(bitmap.memory() <= size_of::<PageBitmap>() + chunks);
+}
+
+#[test]
+fn every_change_is_another_version() {
+    let mut bitmap = PageBitmap::new(1 << 20);
+    let other = PageBitmap::new(1 << 20);
+    assert_eq!(bitmap.version(), other.version());
+    let mut seen = vec![bitmap.version()];
+    let changes: [fn(&mut PageBitmap) -> u64; 7] = [
+        |bitmap| bitmap.add(5..6),
+        |bitmap| bitmap.add(6..7),
+        |bitmap| bitmap.add(0..90_000),
+        |bitmap| bitmap.clear(7..8),
+        |bitmap| bitmap.clear(9..80_000),
+        |bitmap| bitmap.add_word(3, 1),
+        |bitmap| bitmap.clear_word(3, 1),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        assert!(change(&mut bitmap) > 0, "change {number}");
+        let version = bitmap.version();
+        assert!(!seen.contains(&version), "change {number}");
+        seen.push(version);
+        // The same again changes nothing.
+        assert_eq!(change(&mut bitmap), 0, "change {number}");
+        assert_eq!(bitmap.version(), version, "change {number}");
+        // Another set never comes by the same number.
+        let mut other = PageBitmap::new(1 << 20);
+        other.add(5..6);
+        assert!(!seen.contains(&other.version()));
+    }
+    bitmap.clear_all();
+    assert!(!seen.contains(&bitmap.version()));
+}
+
+const LIMIT: u64 = 3 * CHUNK_BITS;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Add(Range<u64>),
+    Clear(Range<u64>),
+    AddWord(usize, u64),
+    ClearWord(usize, u64),
+}
+
+fn of_word(word: usize, bits: u64) -> impl Iterator<Item = u64> {
+    let first = word as u64 * WORD_BITS;
+    (0..WORD_BITS)
+        .filter(move |bit| bits & (1 << bit) != 0)
+        .map(move |bit| first + bit)
+}
+
+/// Ranges of any kind, and those that meet the borders that the bitmap has inside.
+fn bits() -> impl Strategy<Value = Range<u64>> {
+    let lengths = prop_oneof![0..4u64, 0..200u64, 0..CHUNK_BITS + 9];
+    let anywhere = (0..LIMIT + 100, lengths).prop_map(|(start, len)| start..start + len);
+    let of = |unit: u64, most: u64| {
+        (0..LIMIT / unit + 1, 0..most)
+            .prop_map(move |(start, len)| start * unit..(start + len) * unit)
+    };
+    prop_oneof![2 => anywhere, 1 => of(1, 2), 2 => of(512, 70), 1 => of(CHUNK_BITS, 3)]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let word = 0..LIMIT as usize / 64 + 2;
+    let step = prop_oneof![
+        bits().prop_map(Step::Add),
+        bits().prop_map(Step::Clear),
+        (word.clone(), any::<u64>()).prop_map(|(word, bits)| Step::AddWord(word, bits)),
+        (word, any::<u64>()).prop_map(|(word, bits)| Step::ClearWord(word, bits)),
+    ];
+    prop::collection::vec(step, 1..12)
+}
+
+/// What the bitmap relies on holds.
+fn is_sound(bitmap: &PageBitmap) -> Result<(), TestCaseError> {
+    for chunk in &bitmap.chunks {
+        let words = (0..CHUNK_WORDS).map(|word| (word, chunk.word(word)));
+        let set: u64 = words
+            .clone()
+            .map(|(_, bits)| u64::from(bits.count_ones()))
+            .sum();
+        prop_assert_eq!(chunk.set, set);
+        let mut seen = words.filter(|&(_, bits)| bits != 0);
+        prop_assert!(seen.all(|(word, _)| chunk.lines & (1 << line_of(word)) != 0));
+        let is_mixed = set != 0 && set != CHUNK_BITS;
+        prop_assert!(
+            is_mixed || chunk.words.is_none(),
+            "words that are not needed"
+        );
+    }
+    Ok(())
+}
+
+/// What is asked about `probe` is answered as a plain set of numbers answers it.
+fn answers_as(
+    bitmap: &PageBitmap,
+    model: &BTreeSet<u64>,
+    probe: &Range<u64>,
+) -> Result<(), TestCaseError> {
+    let next = model.range(probe.start..).next().copied();
+    let all = probe.clone().all(|index| model.contains(&index));
+    let run = next.map(|start| {
+        let end = (start..).find(|index| !model.contains(index));
+        start..end.unwrap_or(u64::MAX)
+    });
+    prop_assert_eq!(bitmap.count(), model.len() as u64);
+    prop_assert_eq!(bitmap.find_first(), model.first().copied());
+    prop_assert_eq!(bitmap.find_next(probe.start), next);
+    prop_assert_eq!(bitmap.next_run(probe.start), run);
+    prop_assert_eq!(bitmap.contains_all(probe.clone()), all);
+    for index in [probe.start, probe.end] {
+        prop_assert_eq!(
+            bitmap.contains_all(index..index + 1),
+            model.contains(&index)
+        );
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// After any adds and clears the bitmap answers as a plain set of numbers does.
+    #[test]
+    fn it_is_a_set(steps in steps(), probe in bits()) {
+        let mut bitmap = PageBitmap::new(LIMIT);
+        let mut model = BTreeSet::new();
+        for step in steps {
+            let before = model.len();
+            match step {
+                Step::Add(range) => {
+                    model.extend(range.start..range.end.min(LIMIT));
+                    prop_assert_eq!(bitmap.add(range), (model.len() - before) as u64);
+                }
+                Step::Clear(range) => {
+                    model.retain(|index| !range.contains(index));
+                    prop_assert_eq!(bitmap.clear(range), (before - model.len()) as u64);
+                }
+                Step::AddWord(word, bits) => {
+                    model.extend(of_word(word, bits).filter(|&index| index < LIMIT));
+                    prop_assert_eq!(bitmap.add_word(word, bits), (model.len() - before) as u64);
+                }
+                Step::ClearWord(word, bits) => {
+                    for index in of_word(word, bits) {
+                        model.remove(&index);
+                    }
+                    prop_assert_eq!(bitmap.clear_word(word, bits), (before - model.len()) as u64);
+                }
+            }
+            is_sound(&bitmap)?;
+            answers_as(&bitmap, &model, &probe)?;
+        }
+        let listed: Vec<u64> = bitmap.iter().collect();
+        prop_assert_eq!(&listed, &model.into_iter().collect::<Vec<_>>());
+        let by_word: Vec<u64> = bitmap.words().flat_map(|(word, bits)| of_word(word, bits)).collect();
+        prop_assert_eq!(&by_word, &listed);
+        prop_assert!(bitmap.words().all(|(word, bits)| bits != 0 && bitmap.word(word) == bits));
+        let runs: Vec<_> = bitmap.runs().collect();
+        prop_assert!(runs.windows(2).all(|pair| pair[0].end < pair[1].start), "a run was split");
+        // One after the other, they are found in the same places.
+        let mut found = Vec::new();
+        while let Some(run) = bitmap.next_run(found.last().map_or(0, |run: &Range<u64>| run.end)) {
+            found.push(run);
+        }
+        prop_assert_eq!(found, runs);
+    }
+}
