@@ -6,8 +6,10 @@
 use super::guard::{VbrDevice, output, slice, with_device};
 use super::hints::{VbrHints, with_hints};
 use super::status::VbrStatus;
-use crate::device::AnswerPart;
+use crate::device::{AnswerPart, Balloon};
+use crate::error::Error;
 use crate::features::FreePageSource;
+use crate::queue::hint::Hints;
 use crate::wire::founding::{GET_UNUSED_PAGES, MiscHeader, RequestHeader};
 use zerocopy::IntoBytes;
 
@@ -40,6 +42,21 @@ fn request_size(source: FreePageSource) -> usize {
     }
 }
 
+/// Runs `body` on a device and its hints. A panic in it breaks the hints; of the device, all that `body`
+/// may leave half done is the answer that is being read, which is taken out for that time.
+fn with_both(
+    hints: Option<&VbrHints>,
+    device: Option<&VbrDevice>,
+    body: impl FnOnce(&mut Hints, &mut Balloon) -> Result<(), Error>,
+) -> VbrStatus {
+    let mut inner = VbrStatus::Ok;
+    let outer = with_device(device, |balloon, _| {
+        inner = with_hints(hints, |hints| body(hints, balloon));
+        Ok(())
+    });
+    if outer == VbrStatus::Ok { inner } else { outer }
+}
+
 /// The driver accepted features, which `vbr_device_set_features` was told, or was reset. `changed` says
 /// whether the guest sees another command in its configuration space now.
 ///
@@ -59,11 +76,14 @@ pub unsafe extern "C" fn vbr_hints_negotiated(
     // SAFETY: NULL or writable by contract.
     let changed = unsafe { output(changed) };
     let mut source = FreePageSource::None;
-    // A device that is broken asks for nothing.
-    with_device(device, |balloon, _| {
+    let status = with_device(device, |balloon, _| {
         source = FreePageSource::of(balloon.negotiated());
         Ok(())
     });
+    // A device that is broken asks for nothing.
+    if !matches!(status, VbrStatus::Ok | VbrStatus::Broken) {
+        return status;
+    }
     with_hints(hints, |hints| {
         let changed = changed?;
         let before = hints.shown_id();
@@ -94,18 +114,14 @@ pub unsafe extern "C" fn vbr_request_buffer(
     let device = unsafe { device.as_ref() };
     // SAFETY: NULL or writable by contract.
     let hold = unsafe { output(hold) };
-    let Ok(hold) = hold else {
-        return VbrStatus::InvalidArgument;
-    };
-    let hold = hold.write(!held && bytes >= request_size(source));
-    if !*hold {
-        return with_device(device, |balloon, _| {
+    with_both(hints, device, |hints, balloon| {
+        let hold = hold?;
+        let hold = hold.write(!held && bytes >= request_size(source));
+        if *hold {
+            hints.receive_buffer(source);
+        } else {
             balloon.ignore_request_buffer();
-            Ok(())
-        });
-    }
-    with_hints(hints, |hints| {
-        hints.receive_buffer(source);
+        }
         Ok(())
     })
 }
@@ -214,19 +230,14 @@ pub unsafe extern "C" fn vbr_request_answer(
     };
     // SAFETY: valid by contract.
     let payload = unsafe { slice(part.payload, part.len) };
-    let mut inner = VbrStatus::Ok;
-    let outer = with_device(device, |balloon, _| {
+    with_both(hints, device, |hints, balloon| {
         let part = AnswerPart {
             payload: payload?,
             total: part.total,
             first: part.first,
             last: part.last,
         };
-        inner = with_hints(hints, |hints| {
-            balloon.receive_answer(hints, source, part);
-            Ok(())
-        });
+        balloon.receive_answer(hints, source, part);
         Ok(())
-    });
-    if outer == VbrStatus::Ok { inner } else { outer }
+    })
 }
