@@ -138,12 +138,17 @@ impl Batch {
         self.runs.push(page);
     }
 
-    /// Adds a range that an entry of a message named. An entry takes more room than a PFN, so a caller
-    /// who keeps to [`Batch::room`] adds no more of them than there may be pages.
+    /// Adds a range that an entry of a message named; see [`Batch::spend`].
     #[inline]
     pub fn push_entry(&mut self, range: GpaRange) {
-        self.pfns += 1;
         self.runs.push(range);
+    }
+
+    /// Takes the room of `bytes` bytes of a message, which the caller keeps to, whether they were of use
+    /// or not: a guest can send more nonsense than the main loop may read at a time. An entry is longer
+    /// than a PFN, so there are no more of them than there may be pages.
+    pub fn spend(&mut self, bytes: usize) {
+        self.pfns += bytes.div_ceil(PFN_BYTES);
     }
 
     /// Adds a range of reported memory.

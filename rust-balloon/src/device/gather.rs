@@ -102,6 +102,7 @@ impl Balloon {
             // On these queues a header says nothing but lengths.
             Item::Head(_) => Ok(()),
         });
+        batch.spend(part.payload.len());
         if part.end.is_none() {
             self.message = Some(message);
         } else {
