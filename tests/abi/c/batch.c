@@ -15,9 +15,9 @@
 static enum VbrStatus empty_request(struct host *host, enum VbrQueueKind queue,
                                     size_t descriptors)
 {
-    const struct VbrPfns part = { .last = true, .descriptors = descriptors };
+    const struct VbrPart part = { .last = true, .descriptors = descriptors };
 
-    return vbr_batch_add_pfns(host->device, queue, &part);
+    return vbr_batch_add(host->device, queue, &part);
 }
 
 static void full_of_requests(void)
@@ -43,19 +43,19 @@ static void full_of_pages(void)
     struct host *host = host_new(ALL_FEATURES);
     size_t bytes = room(host, INFLATE);
     uint8_t *payload = calloc(1, bytes + 4);
-    struct VbrPfns part = { .payload = payload, .len = bytes + 4, .last = true };
+    struct VbrPart part = { .payload = payload, .len = bytes + 4, .last = true };
 
     CHECK(payload != NULL);
-    CHECK_STATUS(vbr_batch_add_pfns(host->device, INFLATE, &part), VBR_STATUS_INVALID_ARGUMENT);
+    CHECK_STATUS(vbr_batch_add(host->device, INFLATE, &part), VBR_STATUS_INVALID_ARGUMENT);
     part.len = bytes - 4;
     part.last = false;
-    CHECK_OK(vbr_batch_add_pfns(host->device, INFLATE, &part));
+    CHECK_OK(vbr_batch_add(host->device, INFLATE, &part));
     CHECK_EQ(room(host, INFLATE), 4);
     part.len = 8;
-    CHECK_STATUS(vbr_batch_add_pfns(host->device, INFLATE, &part), VBR_STATUS_INVALID_ARGUMENT);
+    CHECK_STATUS(vbr_batch_add(host->device, INFLATE, &part), VBR_STATUS_INVALID_ARGUMENT);
     part.len = 4;
     part.last = true;
-    CHECK_OK(vbr_batch_add_pfns(host->device, INFLATE, &part));
+    CHECK_OK(vbr_batch_add(host->device, INFLATE, &part));
     CHECK_EQ(room(host, INFLATE), 0);
     run_batch(host);
     CHECK_EQ(host_counters(host).inflated_bytes, PAGE);
@@ -104,8 +104,8 @@ static void one_queue_at_a_time(void)
     /* Every second page, so that a slice does not do. */
     for (uint64_t at = 2 * MIB; at < 8 * MIB; at += 2 * PAGE) {
         const uint32_t next = (uint32_t)(at / PAGE);
-        struct VbrPfns part = { .payload = (const uint8_t *)&next, .len = 4 };
-        CHECK_OK(vbr_batch_add_pfns(host->device, INFLATE, &part));
+        struct VbrPart part = { .payload = (const uint8_t *)&next, .len = 4 };
+        CHECK_OK(vbr_batch_add(host->device, INFLATE, &part));
     }
     CHECK_OK(empty_request(host, INFLATE, 1));
     CHECK_OK(vbr_batch_run(host->device, VBR_INHIBIT_NO, &done));

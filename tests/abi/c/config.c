@@ -11,7 +11,7 @@
 static size_t size_for(uint64_t features, bool qemu_4_0)
 {
     struct host *host = calloc(1, sizeof(*host));
-    const struct VbrOptions options = { features, qemu_4_0 };
+    const struct VbrOptions options = { .features = features, .qemu_4_0_config_size = qemu_4_0 };
     const struct VbrHostOps ops = host_ops(host);
     struct VbrDevice *device = NULL;
     size_t size = 0;

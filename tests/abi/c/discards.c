@@ -128,8 +128,8 @@ static void inhibited_from_now_on(void)
 static void callbacks_may_be_missing(void)
 {
     struct host *host = host_new(0);
-    const struct VbrOptions options = { ALL_FEATURES, false };
-    const struct VbrHostOps none = { NULL, NULL, NULL };
+    const struct VbrOptions options = { .features = ALL_FEATURES };
+    const struct VbrHostOps none = { NULL, NULL, NULL, NULL };
     struct VbrDevice *with_callbacks = host->device;
 
     CHECK_OK(vbr_device_new(&options, &none, &host->device));

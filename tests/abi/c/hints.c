@@ -57,8 +57,9 @@ static struct VbrHints *accepted(void)
     CHECK_EQ(look(hints).state, VBR_HINT_STATE_OFF);
     CHECK(!event(hints, VBR_HINT_EVENT_AFTER_SYNC));
     CHECK_EQ(look(hints).state, VBR_HINT_STATE_OFF);
-    CHECK(!event(hints, VBR_HINT_EVENT_ACCEPTED));
+    CHECK(!hints_accept(hints, FREE_PAGE_HINT));
     CHECK_EQ(look(hints).state, VBR_HINT_STATE_STOP);
+    CHECK_EQ(look(hints).source, VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT);
     return hints;
 }
 
@@ -98,7 +99,7 @@ static void a_round(bool big_endian)
     CHECK_EQ(look(hints).state, VBR_HINT_STATE_DONE);
     CHECK_EQ(look(hints).shown_id, 1);
     CHECK(!event(hints, VBR_HINT_EVENT_FINISHED));
-    CHECK(event(hints, VBR_HINT_EVENT_REFUSED));
+    CHECK(hints_accept(hints, 0));
     CHECK_EQ(look(hints).state, VBR_HINT_STATE_OFF);
     vbr_hints_free(hints);
 }

@@ -51,6 +51,22 @@ static int on_discard(void *opaque, void *block, uint64_t offset, uint64_t bytes
     return 0;
 }
 
+/* What the host may do at any time, it does at once. */
+static int on_free(void *opaque, void *block, uint64_t offset, uint64_t bytes)
+{
+    struct host *host = opaque;
+    const struct block *target = block;
+
+    note(host, host->frees, &host->free_count, block, offset, bytes);
+    CHECK_EQ(block_number(host, block), LOW);
+    CHECK_EQ((offset | bytes) % target->page_size, 0);
+    if (host->discard_answer != 0) {
+        return host->discard_answer;
+    }
+    CHECK_EQ(madvise(target->base + offset, bytes, MADV_DONTNEED), 0);
+    return 0;
+}
+
 static void on_populate(void *opaque, void *block, uint64_t offset, uint64_t bytes)
 {
     struct host *host = opaque;
@@ -64,7 +80,7 @@ static void on_populate(void *opaque, void *block, uint64_t offset, uint64_t byt
 
 struct VbrHostOps host_ops(struct host *host)
 {
-    return (struct VbrHostOps){ host, on_discard, on_populate };
+    return (struct VbrHostOps){ host, on_discard, on_free, on_populate };
 }
 
 static void add_block(struct host *host, int number, uint64_t bytes, uint64_t page_size)
@@ -89,6 +105,7 @@ static struct VbrSection section(struct host *host, int number, uint64_t gpa, ui
         .page_size = block->page_size,
         .host = block->base + offset,
         .populate = number == TOLD,
+        .lazy = number == LOW,
     };
 }
 
@@ -110,13 +127,19 @@ static void add_memory(struct host *host)
 
 struct host *host_new(uint64_t negotiated)
 {
-    const struct VbrOptions options = { ALL_FEATURES, false };
+    const struct VbrOptions options = { .features = ALL_FEATURES };
+
+    return host_with(&options, negotiated);
+}
+
+struct host *host_with(const struct VbrOptions *options, uint64_t negotiated)
+{
     struct host *host = calloc(1, sizeof(*host));
 
     CHECK(host != NULL);
     add_memory(host);
     const struct VbrHostOps ops = host_ops(host);
-    CHECK_OK(vbr_device_new(&options, &ops, &host->device));
+    CHECK_OK(vbr_device_new(options, &ops, &host->device));
     CHECK_OK(vbr_device_set_memory(host->device, host->sections, SECTIONS));
     CHECK_OK(vbr_device_set_features(host->device, negotiated, false));
     return host;
@@ -142,6 +165,7 @@ struct VbrCounters host_counters(const struct host *host)
 void host_forget(struct host *host)
 {
     host->discard_count = 0;
+    host->free_count = 0;
     host->populate_count = 0;
 }
 
@@ -206,10 +230,10 @@ enum VbrStatus request(struct host *host, enum VbrQueueKind queue, const uint32_
             payload[i * 4 + byte] = (uint8_t)(pfns[i] >> (8 * byte));
         }
     }
-    const struct VbrPfns part = {
-        .payload = payload, .len = count * 4, .last = true, .descriptors = 1
+    const struct VbrPart part = {
+        .payload = payload, .len = count * 4, .total = count * 4, .last = true, .descriptors = 1
     };
-    enum VbrStatus status = vbr_batch_add_pfns(host->device, queue, &part);
+    enum VbrStatus status = vbr_batch_add(host->device, queue, &part);
     free(payload);
     return status;
 }
@@ -267,4 +291,18 @@ size_t room(const struct host *host, enum VbrQueueKind queue)
 
     CHECK_OK(vbr_batch_room(host->device, queue, &bytes));
     return bytes;
+}
+
+bool hints_accept(struct VbrHints *hints, uint64_t negotiated)
+{
+    const struct VbrOptions options = { .features = ~UINT64_C(0) };
+    const struct VbrHostOps ops = { NULL, NULL, NULL, NULL };
+    struct VbrDevice *device = NULL;
+    bool changed;
+
+    CHECK_OK(vbr_device_new(&options, &ops, &device));
+    CHECK_OK(vbr_device_set_features(device, negotiated, false));
+    CHECK_OK(vbr_hints_negotiated(hints, device, &changed));
+    vbr_device_free(device);
+    return changed;
 }

@@ -17,6 +17,12 @@
 #define FREE_PAGE_HINT (UINT64_C(1) << 3)
 #define PAGE_POISON (UINT64_C(1) << 4)
 #define REPORTING (UINT64_C(1) << 5)
+/* The founding protocols, by their private numbers. */
+#define PAGE_RANGE (UINT64_C(1) << 60)
+#define HOST_REQUEST (UINT64_C(1) << 61)
+#define BALLOON_CHUNKS (UINT64_C(1) << 62)
+#define MISC_QUEUE (UINT64_C(1) << 63)
+/* Those that most tests offer. */
 #define ALL_FEATURES (MUST_TELL_HOST | STATS_VQ | DEFLATE_ON_OOM | PAGE_POISON | REPORTING)
 
 #define PAGE UINT64_C(4096)
@@ -25,7 +31,7 @@
 
 /*
  * Guest memory. The low block has the hole that a PC has, and ends in two sections that touch. The
- * second block claims pages of 2 MiB. The third wants to know of pages that will be used again, and
+ * second block claims pages of 2 MiB. Only the low one can be freed lazily. The third wants to know of pages that will be used again, and
  * its halves stand in guest memory the other way round than in the host's.
  */
 #define LOW_BYTES (64 * MIB)
@@ -63,6 +69,8 @@ struct host {
     struct VbrSection sections[SECTIONS];
     struct record discards[MAX_RECORDS];
     size_t discard_count;
+    struct record frees[MAX_RECORDS];
+    size_t free_count;
     struct record populates[MAX_RECORDS];
     size_t populate_count;
     /* If not 0, discards do nothing and answer this. */
@@ -71,8 +79,10 @@ struct host {
     void (*inside)(struct host *host);
 };
 
-/* A host with a device that offers all features, of which the driver took `negotiated`. */
+/* A host with a device that offers ALL_FEATURES, of which the driver took `negotiated`. */
 struct host *host_new(uint64_t negotiated);
+/* The same with a device made with these options. */
+struct host *host_with(const struct VbrOptions *options, uint64_t negotiated);
 void host_free(struct host *host);
 struct VbrHostOps host_ops(struct host *host);
 struct VbrCounters host_counters(const struct host *host);
@@ -98,6 +108,8 @@ void inflate(struct host *host, uint64_t gpa, uint64_t bytes);
 void deflate(struct host *host, uint64_t gpa, uint64_t bytes);
 /* Reports the memory at `gpa` as one segment, without running the batch. */
 enum VbrStatus report(struct host *host, uint64_t gpa, uint64_t bytes);
+/* A driver that took these features, by their private numbers; says whether it sees another command. */
+bool hints_accept(struct VbrHints *hints, uint64_t negotiated);
 size_t room(const struct host *host, enum VbrQueueKind queue);
 
 #endif

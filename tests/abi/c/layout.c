@@ -17,6 +17,10 @@ IS(sizeof(enum VbrInhibit), 4);
 IS(sizeof(enum VbrHintState), 4);
 IS(sizeof(enum VbrHintEvent), 4);
 IS(sizeof(enum VbrArm), 4);
+IS(sizeof(enum VbrNumbering), 4);
+IS(sizeof(enum VbrAdvice), 4);
+IS(sizeof(enum VbrAdviceInForce), 4);
+IS(sizeof(enum VbrFreePageSource), 4);
 IS(VBR_STATUS_OK, 0);
 IS(VBR_STATUS_INVALID_ARGUMENT, 1);
 IS(VBR_STATUS_BUSY, 2);
@@ -31,9 +35,20 @@ IS(VBR_STATUS_STATE_PAGES_NUMBER, 10);
 IS(VBR_STATUS_STATE_PAGES_RUN, 11);
 IS(VBR_STATUS_STATE_PAGES_LIMIT, 12);
 IS(VBR_STATUS_STATE_HINTS, 13);
+IS(VBR_STATUS_FOUNDING_AND_TODAY, 14);
+IS(VBR_STATUS_FOUNDING_GENERATIONS, 15);
+IS(VBR_QUEUE_KIND_HOST_REQUEST, 5);
+IS(VBR_QUEUE_KIND_MISC, 6);
+IS(VBR_NUMBERING_HISTORICAL, 1);
+IS(VBR_ADVICE_FREE, 1);
+IS(VBR_ADVICE_IN_FORCE_POISONED, 4);
+IS(VBR_FREE_PAGE_SOURCE_NONE, 0);
+IS(VBR_FREE_PAGE_SOURCE_MISC_QUEUE, 3);
+IS(VBR_REQUEST_MAX_BYTES, 16);
+IS(VBR_MAX_QUEUES, 7);
 IS(VBR_HINT_STATE_OFF, 0);
 IS(VBR_HINT_STATE_DONE, 5);
-IS(VBR_HINT_EVENT_ACCEPTED, 0);
+IS(VBR_HINT_EVENT_RESET, 2);
 IS(VBR_HINT_EVENT_QUEUE_EMPTY, 7);
 IS(VBR_ARM_ALL, 0);
 IS(VBR_ARM_WANTED, 1);
@@ -46,26 +61,37 @@ IS(VBR_STATS_MAX_BYTES % 10, 0);
 /* The layouts below are those of 64-bit machines, the only ones that QEMU still runs on. */
 IS(sizeof(void *), 8);
 
-IS(sizeof(struct VbrPfns), 40);
-AT(VbrPfns, payload, 0);
-AT(VbrPfns, len, 8);
-AT(VbrPfns, big_endian, 16);
-AT(VbrPfns, last, 17);
-AT(VbrPfns, descriptors, 24);
-AT(VbrPfns, writable, 32);
+IS(sizeof(struct VbrPart), 48);
+AT(VbrPart, payload, 0);
+AT(VbrPart, len, 8);
+AT(VbrPart, total, 16);
+AT(VbrPart, big_endian, 24);
+AT(VbrPart, last, 25);
+AT(VbrPart, descriptors, 32);
+AT(VbrPart, writable, 40);
+
+IS(sizeof(struct VbrAnswer), 32);
+AT(VbrAnswer, payload, 0);
+AT(VbrAnswer, len, 8);
+AT(VbrAnswer, total, 16);
+AT(VbrAnswer, first, 24);
+AT(VbrAnswer, last, 25);
 
 IS(sizeof(struct VbrReported), 16);
 AT(VbrReported, host, 0);
 AT(VbrReported, bytes, 8);
 
-IS(sizeof(struct VbrOptions), 16);
+IS(sizeof(struct VbrOptions), 24);
 AT(VbrOptions, features, 0);
-AT(VbrOptions, qemu_4_0_config_size, 8);
+AT(VbrOptions, numbering, 8);
+AT(VbrOptions, reporting_advice, 12);
+AT(VbrOptions, qemu_4_0_config_size, 16);
 
-IS(sizeof(struct VbrHostOps), 24);
+IS(sizeof(struct VbrHostOps), 32);
 AT(VbrHostOps, opaque, 0);
 AT(VbrHostOps, discard, 8);
-AT(VbrHostOps, populate, 16);
+AT(VbrHostOps, free, 16);
+AT(VbrHostOps, populate, 24);
 
 IS(sizeof(struct VbrQueueSpec), 8);
 AT(VbrQueueSpec, kind, 0);
@@ -79,15 +105,20 @@ AT(VbrSection, offset, 24);
 AT(VbrSection, page_size, 32);
 AT(VbrSection, host, 40);
 AT(VbrSection, populate, 48);
+AT(VbrSection, lazy, 49);
 
-/* 20 counts of 8 bytes: no room between them for padding. */
-IS(sizeof(struct VbrCounters), 20 * 8);
+/* 24 counts of 8 bytes: no room between them for padding. */
+IS(sizeof(struct VbrCounters), 24 * 8);
 AT(VbrCounters, ballooned_bytes, 0);
 AT(VbrCounters, discarded_bytes, 4 * 8);
 AT(VbrCounters, batches, 7 * 8);
-AT(VbrCounters, ignored_bad_pfns, 9 * 8);
-AT(VbrCounters, ignored_stats, 16 * 8);
-AT(VbrCounters, inhibited_bytes, 19 * 8);
+AT(VbrCounters, requests, 8 * 8);
+AT(VbrCounters, malformed_messages, 9 * 8);
+AT(VbrCounters, ignored_message_bytes, 10 * 8);
+AT(VbrCounters, ignored_request_buffers, 11 * 8);
+AT(VbrCounters, ignored_bad_pfns, 13 * 8);
+AT(VbrCounters, ignored_stats, 20 * 8);
+AT(VbrCounters, inhibited_bytes, 23 * 8);
 
 IS(sizeof(struct VbrState), 160);
 AT(VbrState, num_pages, 0);
@@ -121,14 +152,15 @@ AT(VbrHintCounters, rounds, 0);
 AT(VbrHintCounters, ignored_ids, 4 * 8);
 AT(VbrHintCounters, wait_ms, 5 * 8);
 
-IS(sizeof(struct VbrHintView), 80);
-AT(VbrHintView, state, 0);
-AT(VbrHintView, shown_id, 4);
-AT(VbrHintView, wanted, 8);
-AT(VbrHintView, epoch, 16);
-AT(VbrHintView, has_pending, 24);
-AT(VbrHintView, window_ms, 28);
-AT(VbrHintView, counters, 32);
+IS(sizeof(struct VbrHintView), 88);
+AT(VbrHintView, source, 0);
+AT(VbrHintView, state, 4);
+AT(VbrHintView, shown_id, 8);
+AT(VbrHintView, wanted, 16);
+AT(VbrHintView, epoch, 24);
+AT(VbrHintView, has_pending, 32);
+AT(VbrHintView, window_ms, 36);
+AT(VbrHintView, counters, 40);
 
 IS(sizeof(struct VbrHintRecord), 8);
 AT(VbrHintRecord, cmd_id, 0);
@@ -158,7 +190,7 @@ AT(VbrSkipCounters, refused_unprotected_bytes, 5 * 8);
 
 static void texts_differ_and_have_no_end_mark(void)
 {
-    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_STATE_HINTS; status++) {
+    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_FOUNDING_GENERATIONS; status++) {
         const char *text = vbr_status_str((enum VbrStatus)status);
         CHECK(text != NULL);
         size_t length = strlen(text);
@@ -174,7 +206,7 @@ static void texts_differ_and_have_no_end_mark(void)
 static void queues_follow_the_offered_features(void)
 {
     struct VbrQueueSpec queues[VBR_MAX_QUEUES];
-    struct VbrOptions options = { STATS_VQ | MUST_TELL_HOST, false };
+    struct VbrOptions options = { .features = STATS_VQ | MUST_TELL_HOST };
     size_t count = 0;
 
     CHECK_OK(vbr_options_queues(&options, queues, &count));
@@ -186,11 +218,22 @@ static void queues_follow_the_offered_features(void)
     /* Bits that are no feature of a balloon change nothing. */
     options.features = ~(uint64_t)0;
     CHECK_OK(vbr_options_queues(&options, queues, &count));
-    CHECK_EQ(count, 5);
+    CHECK_EQ(count, VBR_MAX_QUEUES);
     CHECK_EQ(queues[3].kind, VBR_QUEUE_KIND_HINT);
     CHECK_EQ(queues[3].size, 1024);
     CHECK_EQ(queues[4].kind, VBR_QUEUE_KIND_REPORTING);
     CHECK_EQ(queues[4].size, 32);
+    CHECK_EQ(queues[5].kind, VBR_QUEUE_KIND_HOST_REQUEST);
+    CHECK_EQ(queues[5].size, 128);
+    CHECK_EQ(queues[6].kind, VBR_QUEUE_KIND_MISC);
+    CHECK_EQ(queues[6].size, 128);
+    /* The request queue was once the fourth. */
+    options = (struct VbrOptions){ STATS_VQ | REPORTING | HOST_REQUEST, VBR_NUMBERING_HISTORICAL,
+                                   VBR_ADVICE_DISCARD, false };
+    CHECK_OK(vbr_options_queues(&options, queues, &count));
+    CHECK_EQ(count, 5);
+    CHECK_EQ(queues[3].kind, VBR_QUEUE_KIND_HOST_REQUEST);
+    CHECK_EQ(queues[4].kind, VBR_QUEUE_KIND_REPORTING);
 }
 
 void theme_layout(void)

@@ -13,7 +13,8 @@ struct arguments {
     struct VbrDevice *device;
     struct VbrOptions options;
     struct VbrHostOps ops;
-    struct VbrPfns pfns;
+    struct VbrPart part;
+    struct VbrAnswer answer;
     struct VbrState state;
     struct VbrStatsBuffer buffer;
     struct VbrQueueSpec queues[VBR_MAX_QUEUES];
@@ -29,6 +30,7 @@ struct arguments {
     struct VbrRamOps ram_ops;
     struct VbrDirtyChange change;
     struct VbrSkipCounters skips;
+    enum VbrAdviceInForce advice;
     uint8_t image[16];
     size_t size;
     uint64_t bytes;
@@ -37,13 +39,14 @@ struct arguments {
 };
 
 #define INFLATE VBR_QUEUE_KIND_INFLATE
+#define REQUEST VBR_FREE_PAGE_SOURCE_HOST_REQUEST
 
 /* A row: a name of its own, and the call. `a` are the arguments. */
 #define ROWS(X)                                                                \
     X(room_device, vbr_batch_room(NULL, INFLATE, &a->size))                    \
     X(room_bytes, vbr_batch_room(a->device, INFLATE, NULL))                    \
-    X(add_device, vbr_batch_add_pfns(NULL, INFLATE, &a->pfns))                 \
-    X(add_pfns, vbr_batch_add_pfns(a->device, INFLATE, NULL))                  \
+    X(add_device, vbr_batch_add(NULL, INFLATE, &a->part))                      \
+    X(add_part, vbr_batch_add(a->device, INFLATE, NULL))                       \
     X(report_device, vbr_batch_add_report(NULL, NULL, 0, 0))                   \
     X(report_segments, vbr_batch_add_report(a->device, NULL, 1, 0))            \
     X(run_device, vbr_batch_run(NULL, VBR_INHIBIT_NO, &a->flag))               \
@@ -70,6 +73,12 @@ struct arguments {
     X(queues_queues, vbr_options_queues(&a->options, NULL, &a->size))          \
     X(queues_count, vbr_options_queues(&a->options, a->queues, NULL))          \
     X(features_device, vbr_device_set_features(NULL, 0, false))                \
+    X(offered_device, vbr_device_features(NULL, &a->bytes))                    \
+    X(offered_features, vbr_device_features(a->device, NULL))                  \
+    X(accept_device, vbr_device_can_accept(NULL, 0, &a->flag))                 \
+    X(accept_accepted, vbr_device_can_accept(a->device, 0, NULL))              \
+    X(advice_device, vbr_device_reporting_advice(NULL, &a->advice))            \
+    X(advice_out, vbr_device_reporting_advice(a->device, NULL))                \
     X(memory_device, vbr_device_set_memory(NULL, NULL, 0))                     \
     X(memory_sections, vbr_device_set_memory(a->device, NULL, 1))              \
     X(counters_device, vbr_device_counters(NULL, RAM, &a->counters))           \
@@ -91,8 +100,8 @@ struct arguments {
     X(stats_device, vbr_stats_get(NULL, &a->stats))                            \
     X(stats_out, vbr_stats_get(a->device, NULL))                               \
     X(stats_reset_device, vbr_machine_reset(NULL))                               \
-    X(pfns_payload, vbr_batch_add_pfns(a->device, INFLATE,                     \
-                                       &(struct VbrPfns){ .len = 4, .last = true })) \
+    X(add_payload, vbr_batch_add(a->device, INFLATE,                           \
+                                 &(struct VbrPart){ .len = 4, .last = true })) \
     X(load_pages_coded, vbr_state_load(a->device, &a->state,                   \
                                        &(struct VbrSavedPages){ .len = 4 }, RAM)) \
     X(stats_payload, vbr_stats_receive(a->device,                              \
@@ -115,6 +124,24 @@ struct arguments {
     X(hints_save_out, vbr_hints_save(a->hints, NULL))                          \
     X(hints_load_hints, vbr_hints_load(NULL, &a->record))                      \
     X(hints_load_record, vbr_hints_load(a->hints, NULL))                       \
+    X(negotiated_hints, vbr_hints_negotiated(NULL, a->device, &a->flag))       \
+    X(negotiated_device, vbr_hints_negotiated(a->hints, NULL, &a->flag))       \
+    X(negotiated_changed, vbr_hints_negotiated(a->hints, a->device, NULL))     \
+    X(buffer_hints, vbr_request_buffer(NULL, a->device, REQUEST, 16, false, &a->flag)) \
+    X(buffer_hints_short, vbr_request_buffer(NULL, a->device, REQUEST, 1, false, &a->flag)) \
+    X(buffer_device, vbr_request_buffer(a->hints, NULL, REQUEST, 16, false, &a->flag)) \
+    X(buffer_hold, vbr_request_buffer(a->hints, a->device, REQUEST, 16, false, NULL)) \
+    X(buffer_hold_short, vbr_request_buffer(a->hints, a->device, REQUEST, 1, false, NULL)) \
+    X(lost_hints, vbr_request_lost(NULL, REQUEST))                             \
+    X(queue_reset_hints, vbr_request_queue_reset(NULL, REQUEST))               \
+    X(take_hints, vbr_request_take(NULL, REQUEST, a->image, &a->size))         \
+    X(take_out, vbr_request_take(a->hints, REQUEST, NULL, &a->size))           \
+    X(take_len, vbr_request_take(a->hints, REQUEST, a->image, NULL))           \
+    X(answer_hints, vbr_request_answer(NULL, a->device, REQUEST, &a->answer))  \
+    X(answer_device, vbr_request_answer(a->hints, NULL, REQUEST, &a->answer))  \
+    X(answer_part, vbr_request_answer(a->hints, a->device, REQUEST, NULL))     \
+    X(answer_payload, vbr_request_answer(a->hints, a->device, REQUEST,         \
+                                         &(struct VbrAnswer){ .len = 8 }))     \
     X(ram_new_ops, vbr_ram_new(NULL, 12, &a->made_ram))                        \
     X(ram_new_out, vbr_ram_new(&a->ram_ops, 12, NULL))                         \
     X(ram_new_shift, vbr_ram_new(&a->ram_ops, 32, &a->made_ram))               \
@@ -230,6 +257,10 @@ void theme_null(void)
     run_batch(host);
     CHECK(guest_gone(host, 8 * MIB, 1 * MIB));
     CHECK_EQ(host_counters(host).ballooned_bytes, 2 * MIB);
+    struct VbrHintView hint_view;
+    CHECK_OK(vbr_hints_view(hints, &hint_view));
+    CHECK_EQ(hint_view.source, VBR_FREE_PAGE_SOURCE_NONE);
+    CHECK_EQ(hint_view.counters.ignored_ids, 0);
 
     /* Where nothing is pointed at, NULL is a pointer like others. */
     CHECK_OK(vbr_batch_add_report(host->device, NULL, 0, 1));
@@ -238,6 +269,8 @@ void theme_null(void)
     CHECK_OK(vbr_state_load(host->device, &before.state, &(struct VbrSavedPages){ .len = 0 }, RAM));
     host_free(host);
     vbr_device_free(NULL);
+    CHECK(vbr_device_malformed_str(NULL) != NULL);
+    CHECK_EQ(vbr_device_malformed_str(NULL)[0], 0);
 
     /* A host without callbacks has nothing that is migrated. */
     bool flag = true;

@@ -100,16 +100,16 @@ static void byte_orders(void)
 {
     struct host *host = host_new(ALL_FEATURES);
     const uint8_t bytes[] = { 0, 0, 0x10, 0x02 };
-    struct VbrPfns part = { .payload = bytes, .len = 4, .last = true, .descriptors = 1 };
+    struct VbrPart part = { .payload = bytes, .len = 4, .last = true, .descriptors = 1 };
 
     guest_fill(host, 0x1002 * PAGE, PAGE);
-    CHECK_OK(vbr_batch_add_pfns(host->device, INFLATE, &part));
+    CHECK_OK(vbr_batch_add(host->device, INFLATE, &part));
     run_batch(host);
     /* As little-endian that is page 0x02100000, which is not there. */
     CHECK(guest_kept(host, 0x1002 * PAGE, PAGE));
     CHECK_EQ(host_counters(host).ignored_bad_pfns, 1);
     part.big_endian = true;
-    CHECK_OK(vbr_batch_add_pfns(host->device, INFLATE, &part));
+    CHECK_OK(vbr_batch_add(host->device, INFLATE, &part));
     run_batch(host);
     CHECK(guest_gone(host, 0x1002 * PAGE, PAGE));
     CHECK_EQ(host_counters(host).ignored_bad_pfns, 1);
@@ -127,10 +127,10 @@ static void trailing_bytes_are_not_read(void)
         CHECK(payload != NULL);
         payload[1] = 4;
         payload[4] = 1;
-        const struct VbrPfns part = {
+        const struct VbrPart part = {
             .payload = payload, .len = 4 + extra, .last = true, .descriptors = 1
         };
-        CHECK_OK(vbr_batch_add_pfns(host->device, INFLATE, &part));
+        CHECK_OK(vbr_batch_add(host->device, INFLATE, &part));
         free(payload);
         run_batch(host);
     }
@@ -145,15 +145,15 @@ static void requests_in_parts(void)
 {
     struct host *host = host_new(ALL_FEATURES);
     const uint8_t first[] = { 0, 4, 0, 0 }, second[] = { 2, 4, 0, 0 };
-    struct VbrPfns part = { .payload = first, .len = 4, .descriptors = 99, .writable = 99 };
+    struct VbrPart part = { .payload = first, .len = 4, .descriptors = 99, .writable = 99 };
 
     guest_fill(host, 4 * MIB, 3 * PAGE);
-    CHECK_OK(vbr_batch_add_pfns(host->device, INFLATE, &part));
+    CHECK_OK(vbr_batch_add(host->device, INFLATE, &part));
     part.payload = second;
-    CHECK_OK(vbr_batch_add_pfns(host->device, INFLATE, &part));
+    CHECK_OK(vbr_batch_add(host->device, INFLATE, &part));
     /* The last part may be empty, and is the one whose numbers count. */
-    part = (struct VbrPfns){ .last = true, .descriptors = 3, .writable = 2 };
-    CHECK_OK(vbr_batch_add_pfns(host->device, INFLATE, &part));
+    part = (struct VbrPart){ .last = true, .descriptors = 3, .writable = 2 };
+    CHECK_OK(vbr_batch_add(host->device, INFLATE, &part));
     run_batch(host);
     CHECK(guest_gone(host, 4 * MIB, PAGE));
     CHECK(guest_kept(host, 4 * MIB + PAGE, PAGE));

@@ -100,7 +100,6 @@ static void sync_all(struct migration *m)
 static void start(struct migration *m)
 {
     struct VbrRamOps ops = { &m->bitmaps, on_view, on_find, on_arm };
-    bool ignored;
 
     memset(m, 0, sizeof(*m));
     m->bitmaps.host = host_new(MUST_TELL_HOST);
@@ -109,7 +108,7 @@ static void start(struct migration *m)
     m->dirty = PAGES;
     CHECK_OK(vbr_ram_new(&ops, 12, &m->ram));
     CHECK_OK(vbr_hints_new(&m->hints));
-    CHECK_OK(vbr_hints_event(m->hints, VBR_HINT_EVENT_ACCEPTED, &ignored));
+    CHECK(!hints_accept(m->hints, FREE_PAGE_HINT));
     CHECK_OK(vbr_ram_begin(m->ram));
 }
 

@@ -20,7 +20,10 @@
     X(state)                                                                   \
     X(stats)                                                                   \
     X(hints)                                                                   \
-    X(ram)
+    X(ram)                                                                     \
+    X(features)                                                                \
+    X(messages)                                                                \
+    X(requests)
 
 #define DECLARE(name) void theme_##name(void);
 THEMES(DECLARE)

@@ -67,6 +67,9 @@ themes! {
     stats: "Statistics.",
     hints: "Rounds of free page hints.",
     ram: "What a migration leaves out.",
+    features: "Bits of both numberings, what goes together, how reports are given back.",
+    messages: "Ranges and chunks in parts, and those that make no sense.",
+    requests: "Requests for unused pages and their answers.",
 }
 
 #[test]
