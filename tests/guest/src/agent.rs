@@ -158,6 +158,22 @@ impl Agent {
         self.call(&format!("counts {}", worker.0))
     }
 
+    /// Keeps a checking program from running; its memory stays as it is.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn hold_worker(&mut self, worker: Worker) -> Result<()> {
+        self.call(&format!("hold {}", worker.0)).map(drop)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn release_worker(&mut self, worker: Worker) -> Result<()> {
+        self.call(&format!("release {}", worker.0)).map(drop)
+    }
+
     /// Ends a checking program and frees its memory.
     ///
     /// # Errors

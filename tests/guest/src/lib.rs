@@ -5,12 +5,13 @@
 //! - [`vm`] runs a guest in QEMU as [`config`] says, [`accel`] with which accelerator
 //! - [`qmp`] is QEMU's monitor, [`agent`] the program inside the guest,
 //!   [`lines`] the sockets both speak over
+//! - [`founding`] reads what our driver counts and tells it what to do
 //! - [`balloon`] is what a user does with a balloon, [`migrate`] moves guests
 //! - [`churn`] is the program in a guest that checks memory while it uses it
 //! - [`resident`] says how much host memory a guest uses, [`hugepages`] reserves huge pages
 //! - [`testing`] is what the integration tests share
 //! - [`demo`] shows the device at work, [`plot`] draws it
-//! - [`bench`] measures migrations
+//! - [`bench`] measures migrations and protocols
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,7 @@ pub mod config;
 pub mod demo;
 pub mod driver;
 pub mod error;
+pub mod founding;
 pub mod hugepages;
 pub mod image;
 pub mod lines;

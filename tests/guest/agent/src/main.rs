@@ -74,6 +74,8 @@ fn run(request: &str, workers: &mut Workers) -> Answer {
         "worker" => workers.state(rest),
         "counts" => workers.counts(rest),
         "stop" => workers.stop(rest),
+        "hold" => workers.signal(rest, "STOP"),
+        "release" => workers.signal(rest, "CONT"),
         _ => Err(format!("no such command: {command}")),
     }
 }

@@ -82,6 +82,20 @@ impl Workers {
         Ok(String::new())
     }
 
+    /// `NUMBER`: sends it the signal `name`; it keeps its memory.
+    pub(crate) fn signal(&mut self, args: &str, name: &str) -> Result<String, String> {
+        let number = self.find(args)?.child.id();
+        // A command of the shell itself.
+        let status = Command::new("/bin/sh")
+            .args(["-c", &format!("kill -{name} {number}")])
+            .status();
+        match status {
+            Ok(status) if status.success() => Ok(String::new()),
+            Ok(status) => Err(format!("kill: {status}")),
+            Err(e) => Err(format!("kill: {e}")),
+        }
+    }
+
     fn find(&mut self, args: &str) -> Result<&mut Worker, String> {
         let number: usize = args.trim().parse().map_err(|_| "a number expected")?;
         self.0
