@@ -17,6 +17,8 @@ use crate::qemu::{self, Wanted};
 pub(crate) enum Bench {
     /// Live migration: QEMU's balloon without and with free page hints, and ours
     Migration(MigrationArgs),
+    /// Inflating and deflating by single pages, ranges and chunks, QEMU's balloon beside ours
+    Protocols(ProtocolsArgs),
 }
 
 /// The crate `guest` checks what is in the lists.
@@ -48,6 +50,26 @@ pub(crate) struct MigrationArgs {
     series: Option<String>,
 }
 
+/// The crate `guest` checks what is in the lists.
+#[derive(Args)]
+pub(crate) struct ProtocolsArgs {
+    /// Guests of each variant with each kind of pages
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    runs: u32,
+    /// Only these variants: stock, stock-driver, classic, ranges, chunks
+    #[arg(long, value_name = "NAME[,NAME..]")]
+    variant: Option<String>,
+    /// Only with these pages: thp, 4k
+    #[arg(long, value_name = "NAME[,NAME..]")]
+    pages: Option<String>,
+    /// Write the figures of every single guest to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// QEMU series [default: the newest that can be had]
+    #[arg(long)]
+    series: Option<String>,
+}
+
 /// Builds what is missing and runs a benchmark.
 ///
 /// # Errors
@@ -55,24 +77,12 @@ pub(crate) struct MigrationArgs {
 pub(crate) fn run(paths: &Paths, bench: Bench) -> Result<()> {
     match bench {
         Bench::Migration(args) => migration(paths, args),
+        Bench::Protocols(args) => protocols(paths, args),
     }
 }
 
 fn migration(paths: &Paths, args: MigrationArgs) -> Result<()> {
-    let wanted = Wanted {
-        series: args.series.clone(),
-        ..Wanted::default()
-    };
-    let build = qemu::build(paths, &wanted)?;
-    demo::example(paths, &build.binary(), "bench", passed_on(args)?)
-}
-
-/// The arguments of the program that does it.
-fn passed_on(args: MigrationArgs) -> Result<Vec<OsString>> {
-    let json = args
-        .json
-        .map(|path| std::path::absolute(&path).at("find", &path));
-    let all = [
+    let given = [
         ("--runs", Some(args.runs.to_string().into())),
         (
             "--max-bandwidth",
@@ -82,10 +92,41 @@ fn passed_on(args: MigrationArgs) -> Result<Vec<OsString>> {
         ("--variant", args.variant.map(OsString::from)),
         ("--window", args.window.map(OsString::from)),
         ("--kernel-args", args.kernel_args.map(OsString::from)),
-        ("--json", json.transpose()?.map(OsString::from)),
+        ("--json", file(args.json)?),
     ];
-    let given = all
+    guests(paths, args.series, "bench", given)
+}
+
+fn protocols(paths: &Paths, args: ProtocolsArgs) -> Result<()> {
+    let given = [
+        ("--runs", Some(args.runs.to_string().into())),
+        ("--variant", args.variant.map(OsString::from)),
+        ("--pages", args.pages.map(OsString::from)),
+        ("--json", file(args.json)?),
+    ];
+    guests(paths, args.series, "protocols", given)
+}
+
+/// The program that writes it is started in another folder.
+fn file(path: Option<PathBuf>) -> Result<Option<OsString>> {
+    let path = path.map(|path| std::path::absolute(&path).at("find", &path));
+    Ok(path.transpose()?.map(OsString::from))
+}
+
+/// Builds QEMU and runs a benchmark of the crate `guest` with those options that have a value.
+fn guests<const N: usize>(
+    paths: &Paths,
+    series: Option<String>,
+    name: &str,
+    options: [(&str, Option<OsString>); N],
+) -> Result<()> {
+    let wanted = Wanted {
+        series,
+        ..Wanted::default()
+    };
+    let build = qemu::build(paths, &wanted)?;
+    let given = options
         .into_iter()
         .filter_map(|(name, value)| Some([name.into(), value?]));
-    Ok(given.flatten().collect())
+    demo::example(paths, &build.binary(), name, given.flatten())
 }

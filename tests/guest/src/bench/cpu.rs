@@ -15,6 +15,8 @@ pub struct CpuTime {
     pub guest_ms: u64,
     /// Of all other threads, those included that have ended.
     pub qemu_ms: u64,
+    /// Of all threads: what the host's kernel did for them.
+    pub kernel_ms: u64,
 }
 
 impl CpuTime {
@@ -40,6 +42,7 @@ impl CpuTime {
         Ok(CpuTime {
             guest_ms,
             qemu_ms: whole.ms.saturating_sub(guest_ms),
+            kernel_ms: whole.kernel_ms,
         })
     }
 
@@ -48,6 +51,7 @@ impl CpuTime {
         CpuTime {
             guest_ms: self.guest_ms.saturating_sub(before.guest_ms),
             qemu_ms: self.qemu_ms.saturating_sub(before.qemu_ms),
+            kernel_ms: self.kernel_ms.saturating_sub(before.kernel_ms),
         }
     }
 }
@@ -55,6 +59,7 @@ impl CpuTime {
 struct Stat<'a> {
     name: &'a str,
     ms: u64,
+    kernel_ms: u64,
 }
 
 impl Stat<'_> {
@@ -72,8 +77,11 @@ fn parse(stat: &str) -> Option<Stat<'_>> {
     let mut fields = back.split_whitespace().skip(14 - 3);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    let ms = (user + system) * TICK_MS;
-    Some(Stat { name, ms })
+    Some(Stat {
+        name,
+        ms: (user + system) * TICK_MS,
+        kernel_ms: system * TICK_MS,
+    })
 }
 
 #[cfg(test)]
@@ -86,6 +94,7 @@ mod tests {
     fn the_times_stand_behind_a_name_with_spaces() {
         let stat = parse(LINE).unwrap();
         assert_eq!((stat.name, stat.ms), ("CPU 0/TCG", 420));
+        assert_eq!(stat.kernel_ms, 170);
         assert!(stat.runs_guest());
         let other = LINE.replace("CPU 0/TCG", "mig/src) main");
         let other = parse(&other).unwrap();

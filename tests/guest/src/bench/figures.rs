@@ -50,9 +50,9 @@ pub struct Hints {
     pub ballooned_left_out: u64,
 }
 
-/// One line of the tables, one field of the raw figures.
+/// One line of the tables, one field of the raw figures, of one kind of runs.
 #[derive(Debug)]
-pub struct Figure {
+pub struct Figure<R = Run> {
     /// In the raw figures.
     pub key: &'static str,
     /// In the tables, with the unit.
@@ -60,15 +60,16 @@ pub struct Figure {
     /// Digits behind the point in the tables.
     pub digits: usize,
     /// The value in that unit; `None` where the device does not say.
-    pub of: fn(&Run) -> Option<f64>,
+    pub of: fn(&R) -> Option<f64>,
 }
 
-const fn figure(
+/// A figure with all its parts.
+pub(super) const fn figure<R>(
     key: &'static str,
     title: &'static str,
     digits: usize,
-    of: fn(&Run) -> Option<f64>,
-) -> Figure {
+    of: fn(&R) -> Option<f64>,
+) -> Figure<R> {
     Figure {
         key,
         title,
@@ -145,7 +146,8 @@ pub const FIGURES: [Figure; 18] = [
     ),
 ];
 
-fn mib(bytes: u64) -> f64 {
+/// Bytes as MiB.
+pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / MIB as f64
 }
 
@@ -162,7 +164,7 @@ pub struct Spread {
 
 impl Spread {
     /// `figure` over `runs`; `None` where none of them has it.
-    pub fn of<'a>(figure: &Figure, runs: impl Iterator<Item = &'a Run>) -> Option<Spread> {
+    pub fn of<'a, R: 'a>(figure: &Figure<R>, runs: impl Iterator<Item = &'a R>) -> Option<Spread> {
         let mut values: Vec<f64> = runs.filter_map(figure.of).collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;

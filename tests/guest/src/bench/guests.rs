@@ -90,16 +90,7 @@ pub fn prepare(configs: &[VmConfig], scenario: &Scenario) -> Result<Vec<Ready>> 
 
 fn make_ready(config: &VmConfig, scenario: &Scenario) -> Result<Ready> {
     let mut vm = Vm::start(config)?;
-    let filler = vm.guest(|agent| agent.start_rewriter(scenario.freed_mib, 1))?;
-    vm.wait_until("filled memory in the guest", STEP_LIMIT, |vm| {
-        Ok(vm.guest(|agent| agent.worker(filler))?.state != "filling")
-    })?;
-    let state = vm.guest(|agent| agent.worker(filler))?.state;
-    if state != "checking" {
-        let text = format!("the guest's memory could not be filled: its program {state}");
-        return Err(vm.explain(Error::Protocol(text)));
-    }
-    vm.guest(|agent| agent.stop_worker(filler))?;
+    fill_and_free(&mut vm, scenario.freed_mib)?;
     if let Some(mib) = scenario.balloon_mib {
         vm.balloon_to(mib, STEP_LIMIT)?;
     }
@@ -109,6 +100,23 @@ fn make_ready(config: &VmConfig, scenario: &Scenario) -> Result<Ready> {
     };
     vm.qmp("stop", json!({}))?;
     Ok(Ready { vm, rewriter })
+}
+
+/// Has the guest write `mib` MiB once and give them back to its kernel.
+///
+/// # Errors
+/// When the guest has not that much.
+pub(super) fn fill_and_free(vm: &mut Vm, mib: u64) -> Result<()> {
+    let filler = vm.guest(|agent| agent.start_rewriter(mib, 1))?;
+    vm.wait_until("filled memory in the guest", STEP_LIMIT, |vm| {
+        Ok(vm.guest(|agent| agent.worker(filler))?.state != "filling")
+    })?;
+    let state = vm.guest(|agent| agent.worker(filler))?.state;
+    if state != "checking" {
+        let text = format!("the guest's memory could not be filled: its program {state}");
+        return Err(vm.explain(Error::Protocol(text)));
+    }
+    vm.guest(|agent| agent.stop_worker(filler))
 }
 
 #[cfg(test)]

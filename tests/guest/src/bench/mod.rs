@@ -9,12 +9,14 @@
 //! - [`migration`] moves one guest and measures
 //! - [`figures`] names what is measured, with median and spread
 //! - [`report`] prints tables and what came of the aims, [`record`] the raw figures
+//! - [`protocols`] is another benchmark: what inflating costs, protocol by protocol
 
 pub mod cpu;
 pub mod figures;
 pub mod guests;
 pub mod migration;
 pub mod plan;
+pub mod protocols;
 pub mod record;
 pub mod report;
 pub mod warm;

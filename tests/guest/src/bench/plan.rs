@@ -181,15 +181,18 @@ impl Options {
     }
 }
 
-fn listed(list: &str, name: &str) -> bool {
+/// Whether `name` is in the `list` with commas.
+pub(super) fn listed(list: &str, name: &str) -> bool {
     list.split(',').any(|each| each == name)
 }
 
-fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T> {
+/// The value of the option `name`.
+pub(super) fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T> {
     text.parse().map_err(|_| bad(name, "a number is expected"))
 }
 
-fn bad(name: &str, why: &str) -> Error {
+/// What is wrong with the option `name`.
+pub(super) fn bad(name: &str, why: &str) -> Error {
     Error::Missing(format!("{name}: {why}"))
 }
 

@@ -58,6 +58,18 @@ impl Machine {
             },
         })
     }
+
+    /// All of it, for a file.
+    pub(super) fn to_json(&self) -> Value {
+        json!({
+            "processors": self.processors,
+            "processor": self.processor,
+            "memory_mib": self.memory_mib,
+            "load_before": self.load,
+            "qemu": self.qemu,
+            "guests_run_by": self.accel,
+        })
+    }
 }
 
 /// The value of the first `name : value`.
@@ -91,14 +103,7 @@ pub fn write(path: &Path, machine: &Machine, options: &Options, runs: &[Run]) ->
         .map(|v| (v.name.clone(), json!(v.device)))
         .collect();
     let all = json!({
-        "machine": {
-            "processors": machine.processors,
-            "processor": machine.processor,
-            "memory_mib": machine.memory_mib,
-            "load_before": machine.load,
-            "qemu": machine.qemu,
-            "guests_run_by": machine.accel,
-        },
+        "machine": machine.to_json(),
         "max_bandwidth": options.max_bandwidth,
         "kernel_args": options.kernel_args,
         "devices": devices,

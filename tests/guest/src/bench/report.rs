@@ -18,15 +18,8 @@ const AIM_TIME: f64 = 0.4;
 
 /// What is compared and where.
 pub fn heading(machine: &Machine, options: &Options) {
-    let Machine {
-        processors,
-        processor,
-        memory_mib,
-        ..
-    } = machine;
     println!("Live migration between two processes through a unix socket");
-    println!("{processors} x {processor}, {memory_mib} MiB");
-    println!("QEMU {}, guests run by {}", machine.qemu, machine.accel);
+    measured_on(machine);
     match options.max_bandwidth >> 20 {
         0 => println!("max-bandwidth=0: no limit"),
         mib => println!("max-bandwidth: {mib} MiB/s"),
@@ -37,13 +30,25 @@ pub fn heading(machine: &Machine, options: &Options) {
     for variant in &options.variants {
         println!("  {:<14} -device {}", variant.name, variant.device);
     }
+    println!();
+}
+
+/// The machine, and whether somebody else is at work on it.
+pub(super) fn measured_on(machine: &Machine) {
+    let Machine {
+        processors,
+        processor,
+        memory_mib,
+        ..
+    } = machine;
+    println!("{processors} x {processor}, {memory_mib} MiB");
+    println!("QEMU {}, guests run by {}", machine.qemu, machine.accel);
     if machine.load > QUIET_LOAD {
         println!(
             "THE MACHINE IS NOT QUIET: load {:.2} before the start. Times will be too long.",
             machine.load
         );
     }
-    println!();
 }
 
 /// The line of progress after `run`.
@@ -117,7 +122,8 @@ fn table(results: &Results<'_>, options: &Options, scenario: &Scenario) {
     }
 }
 
-fn shown(spread: Spread, digits: usize) -> String {
+/// `MEDIAN (LEAST-MOST)`, or the one value.
+pub(super) fn shown(spread: Spread, digits: usize) -> String {
     let Spread {
         median,
         least,
