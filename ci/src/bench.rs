@@ -11,6 +11,11 @@ use crate::demo;
 use crate::error::{At, Result};
 use crate::paths::Paths;
 use crate::qemu::{self, Wanted};
+use crate::run::Step;
+use crate::test::rust;
+
+/// How the line before the tables of the bitmap's benchmark begins.
+const BITMAP_TABLES: &str = "Measured on ";
 
 /// The benchmarks.
 #[derive(Subcommand)]
@@ -19,6 +24,8 @@ pub(crate) enum Bench {
     Migration(MigrationArgs),
     /// Inflating and deflating by single pages, ranges and chunks, QEMU's balloon beside ours
     Protocols(ProtocolsArgs),
+    /// The bitmap of pages beside fixedbitset and roaring; takes two minutes
+    Bitmap,
 }
 
 /// The crate `guest` checks what is in the lists.
@@ -78,6 +85,7 @@ pub(crate) fn run(paths: &Paths, bench: Bench) -> Result<()> {
     match bench {
         Bench::Migration(args) => migration(paths, args),
         Bench::Protocols(args) => protocols(paths, args),
+        Bench::Bitmap => bitmap(paths),
     }
 }
 
@@ -105,6 +113,26 @@ fn protocols(paths: &Paths, args: ProtocolsArgs) -> Result<()> {
         ("--json", file(args.json)?),
     ];
     guests(paths, args.series, "protocols", given)
+}
+
+/// Criterion has a lot to say; only the tables that come last are shown.
+fn bitmap(paths: &Paths) -> Result<()> {
+    let mut tables = Vec::new();
+    let mut command = rust::cargo(paths);
+    command.args(["bench", "--locked", "-p", "virtio-balloon-rs"]);
+    command.args(["--bench", "bitmap", "--", "--quiet"]);
+    Step {
+        name: "bench bitmap",
+        log: paths.log("bench-bitmap"),
+        todo: "see its message and run this again",
+    }
+    .run_lines(&mut command, &mut |line| {
+        if !tables.is_empty() || line.starts_with(BITMAP_TABLES) {
+            tables.push(line.to_owned());
+        }
+    })?;
+    tables.iter().for_each(|line| println!("{line}"));
+    Ok(())
 }
 
 /// The program that writes it is started in another folder.

@@ -4,7 +4,7 @@
 
 mod guests;
 mod qtest;
-mod rust;
+pub(crate) mod rust;
 mod tally;
 mod variants;
 
