@@ -238,6 +238,54 @@ static const VMStateDescription vmstate_stats = {
     }
 };
 
+static bool founding_needed(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    return s->state.founding;
+}
+
+/* Before virtio looks at the bits, which say less, or nothing. */
+static int founding_post_load(void *opaque, int version_id)
+{
+    static const struct {
+        unsigned int bit;
+        const char *name;
+    } protocols[] = {
+        { 60, "page-range" }, { 61, "host-request" },
+        { 62, "balloon-chunks" }, { 63, "misc-queue" },
+    };
+    VirtIOBalloonRs *s = opaque;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(protocols); i++) {
+        uint64_t mask = 1ull << protocols[i].bit;
+
+        if (s->state.founding & ~s->host_features & mask) {
+            error_report("virtio-balloon-rs: the stream's driver uses %s, "
+                         "which is off here", protocols[i].name);
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
+/*
+ * What the driver's feature bits stand for: with historical bits, the other end
+ * may take them for something else. A device without these protocols does not
+ * know this and refuses.
+ */
+static const VMStateDescription vmstate_founding = {
+    .name = "virtio-balloon-device/founding",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = founding_needed,
+    .post_load = founding_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT64(state.founding, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
 static bool request_needed(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
@@ -281,6 +329,7 @@ const VMStateDescription vmstate_vbr_device = {
         &vmstate_page_poison,
         &vmstate_stats,
         &vmstate_pages,
+        &vmstate_founding,
         &vmstate_request,
         NULL
     }

@@ -123,6 +123,10 @@ typedef enum VbrStatus {
    * The historical feature bits of two founding protocols are the same.
    */
   VBR_STATUS_FOUNDING_GENERATIONS = 15,
+  /**
+   * The stream's feature bits stand for other founding protocols here.
+   */
+  VBR_STATUS_STATE_FOUNDING = 16,
 } VbrStatus;
 
 /**
@@ -830,6 +834,11 @@ typedef struct VbrState {
    * How often the statistics are polled, in seconds; 0 for not at all.
    */
   int64_t stats_polling_interval;
+  /**
+   * The founding protocols that the driver speaks, by their private bits: what other bits mean, the
+   * two ends may see differently.
+   */
+  uint64_t founding;
 } VbrState;
 
 /**
@@ -1555,7 +1564,8 @@ enum VbrStatus vbr_state_save_pages(const struct VbrDevice *device,
  * Goes on from a state, in a machine that can have `max_ram` bytes of memory. `pages` is NULL for a
  * stream without the set of ballooned pages. The stream's features, and the map of memory, come before.
  * A state that no device can have saved is refused with `STATE_TARGET`, `STATE_STATS` or one of
- * `STATE_PAGES_*`.
+ * `STATE_PAGES_*`; one of a driver that speaks something else by these feature bits with
+ * `STATE_FOUNDING`.
  *
  * # Safety
  *

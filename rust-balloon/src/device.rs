@@ -159,6 +159,11 @@ impl Balloon {
         self.negotiated
     }
 
+    /// Whether feature bits that mean something else to other devices mean founding protocols here.
+    pub fn has_historical_bits(&self) -> bool {
+        self.options.numbering == Numbering::Historical
+    }
+
     /// A device reset: the guest has all of its memory back, and a new driver is to come. The
     /// host's target stays. Says whether `actual` is another now.
     pub fn reset(&mut self) -> bool {

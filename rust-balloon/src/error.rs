@@ -25,6 +25,10 @@ pub enum Error {
     /// A migration stream asks for a balloon larger than the machine can ever be.
     #[error("the stream's balloon target is larger than the machine's memory can ever be")]
     StateTarget,
+    /// A migration stream comes from a guest that speaks other founding protocols than its feature bits
+    /// say here.
+    #[error("the stream's feature bits stand for other founding protocols here")]
+    StateFounding,
     /// A migration stream holds a statistics timestamp or polling interval that cannot be.
     #[error("the stream's statistics are not valid")]
     StateStats,

@@ -36,6 +36,8 @@ bitflags! {
 const FIRST_GENERATION: Features = Features::PAGE_RANGE.union(Features::HOST_REQUEST);
 /// Those that the series of April 2017 had instead, under the same bits.
 const SECOND_GENERATION: Features = Features::BALLOON_CHUNKS.union(Features::MISC_QUEUE);
+/// All founding protocols.
+pub const FOUNDING: Features = FIRST_GENERATION.union(SECOND_GENERATION);
 /// The standard's features that have those bits today.
 const TODAY: Features = Features::FREE_PAGE_HINT.union(Features::PAGE_POISON);
 
@@ -57,7 +59,7 @@ impl Numbering {
     ///
     /// [`Error::FoundingAndToday`] or [`Error::FoundingGenerations`] when a bit would mean two things.
     pub fn check(self, features: Features) -> Result<(), Error> {
-        let founding = features.intersection(FIRST_GENERATION | SECOND_GENERATION);
+        let founding = features.intersection(FOUNDING);
         if self == Numbering::Private || founding.is_empty() {
             return Ok(());
         }
@@ -75,7 +77,7 @@ impl Numbering {
         match self {
             Numbering::Private => features.bits(),
             Numbering::Historical => {
-                let founding = features.intersection(FIRST_GENERATION | SECOND_GENERATION);
+                let founding = features.intersection(FOUNDING);
                 let [range, request] = [3, 4];
                 let bit = |number: u32, either: Features| {
                     u64::from(founding.intersects(either)) << number

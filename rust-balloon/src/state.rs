@@ -5,7 +5,7 @@ use crate::bitmap::PageBitmap;
 use crate::config::ConfigState;
 use crate::device::{Balloon, Ballooned};
 use crate::error::Error;
-use crate::features::Features;
+use crate::features::{FOUNDING, Features};
 use crate::memory::Piece;
 use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::{self, MAX_BYTES, PAGE_LIMIT, Written};
@@ -32,6 +32,9 @@ pub struct State {
     pub stats_last_update: i64,
     /// How often the statistics are polled, in seconds; 0 for not at all.
     pub stats_polling_interval: i64,
+    /// The founding protocols that the driver speaks, by their private bits: what other bits mean, the
+    /// two ends may see differently.
+    pub founding: u64,
 }
 
 impl State {
@@ -46,6 +49,7 @@ impl State {
             stats: stats.values,
             stats_last_update: stats.last_update,
             stats_polling_interval: interval,
+            founding: founding(balloon),
         }
     }
 
@@ -56,7 +60,8 @@ impl State {
     ///
     /// # Errors
     ///
-    /// [`Error::StateTarget`], [`Error::StateStats`] or what [`SavedPages`] says when no device can
+    /// [`Error::StateFounding`] when the driver would be misunderstood; [`Error::StateTarget`],
+    /// [`Error::StateStats`] or what [`SavedPages`] says when no device can
     /// have saved this; nothing has changed then.
     pub fn load(
         &self,
@@ -64,6 +69,9 @@ impl State {
         pages: Option<SavedPages<'_>>,
         max_ram: u64,
     ) -> Result<(), Error> {
+        if balloon.has_historical_bits() && self.founding != founding(balloon) {
+            return Err(Error::StateFounding);
+        }
         if u64::from(self.num_pages) > max_ram / PAGE_SIZE {
             return Err(Error::StateTarget);
         }
@@ -88,6 +96,11 @@ impl State {
         balloon.restore(config, stats, ballooned);
         Ok(())
     }
+}
+
+/// The founding protocols that the driver of `balloon` speaks.
+fn founding(balloon: &Balloon) -> u64 {
+    balloon.negotiated().intersection(FOUNDING).bits()
 }
 
 /// The set of ballooned pages as a stream carries it: only that of a guest with MUST_TELL_HOST.
@@ -156,6 +169,7 @@ impl SavedPages<'_> {
 mod tests {
     use super::*;
     use crate::device::Options;
+    use crate::features::Numbering;
     use crate::memory::{BlockId, MemoryMap, Section};
     use crate::page::Gpa;
     use std::ops::Range;
@@ -226,6 +240,28 @@ mod tests {
             assert_eq!(state.load(&mut balloon, None, RAM), Err(error));
             assert_eq!(balloon.config().num_pages, 0);
         }
+    }
+
+    #[test]
+    fn historical_bits_mean_on_both_ends_the_same() {
+        let device = |features| {
+            let mut balloon = Balloon::new(Options {
+                features,
+                numbering: Numbering::Historical,
+                ..Options::default()
+            });
+            let accepted = balloon.features_of(1 << 3);
+            balloon.set_features(accepted, false);
+            balloon
+        };
+        let saved = State::save(&device(Features::PAGE_RANGE), 10);
+        let loaded = |features| saved.load(&mut device(features), None, RAM);
+        assert_eq!(loaded(Features::PAGE_RANGE), Ok(()));
+        assert_eq!(loaded(Features::BALLOON_CHUNKS), Err(Error::StateFounding));
+        // From a device to which bit 3 is free page hints.
+        let today = State::save(&Balloon::new(Options::default()), 10);
+        let loaded = today.load(&mut device(Features::PAGE_RANGE), None, RAM);
+        assert_eq!(loaded, Err(Error::StateFounding));
     }
 
     #[test]

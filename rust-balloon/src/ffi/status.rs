@@ -41,6 +41,8 @@ pub enum VbrStatus {
     FoundingAndToday = 14,
     /// The historical feature bits of two founding protocols are the same.
     FoundingGenerations = 15,
+    /// The stream's feature bits stand for other founding protocols here.
+    StateFounding = 16,
 }
 
 impl From<Error> for VbrStatus {
@@ -51,6 +53,7 @@ impl From<Error> for VbrStatus {
             Error::FoundingAndToday => VbrStatus::FoundingAndToday,
             Error::FoundingGenerations => VbrStatus::FoundingGenerations,
             Error::StateTarget => VbrStatus::StateTarget,
+            Error::StateFounding => VbrStatus::StateFounding,
             Error::StateStats => VbrStatus::StateStats,
             Error::StateHints => VbrStatus::StateHints,
             Error::StatePagesSize => VbrStatus::StatePagesSize,
@@ -76,6 +79,9 @@ pub extern "C" fn vbr_status_str(status: VbrStatus) -> *const c_char {
         VbrStatus::BatchInWork => c"a batch of requests is in work",
         VbrStatus::StateTarget => {
             c"the balloon target in the stream is larger than this machine's memory can be"
+        }
+        VbrStatus::StateFounding => {
+            c"the stream's driver speaks other founding protocols than this device offers by the same feature bits"
         }
         VbrStatus::StateStats => c"the balloon statistics in the stream are not valid",
         VbrStatus::StateHints => c"the free page hints in the stream are not valid",

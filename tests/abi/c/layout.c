@@ -120,7 +120,7 @@ AT(VbrCounters, ignored_bad_pfns, 13 * 8);
 AT(VbrCounters, ignored_stats, 20 * 8);
 AT(VbrCounters, inhibited_bytes, 23 * 8);
 
-IS(sizeof(struct VbrState), 160);
+IS(sizeof(struct VbrState), 168);
 AT(VbrState, num_pages, 0);
 AT(VbrState, actual, 4);
 AT(VbrState, poison_val, 8);
@@ -128,6 +128,7 @@ AT(VbrState, has_stats, 12);
 AT(VbrState, stats, 16);
 AT(VbrState, stats_last_update, 144);
 AT(VbrState, stats_polling_interval, 152);
+AT(VbrState, founding, 160);
 
 IS(sizeof(struct VbrSavedPages), 24);
 AT(VbrSavedPages, coded, 0);
