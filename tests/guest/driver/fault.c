@@ -154,12 +154,21 @@ static void put_two(struct vbr_message *bad, u64 first, u64 second)
 	put_unaligned_le64(second, at + sizeof(__le64));
 }
 
+/*
+ * Where no guest of ours has memory. Right behind what this kernel knows there
+ * may be some: what the firmware keeps, or a module that was not brought online.
+ */
+static unsigned long beyond_memory(void)
+{
+	return vbr_end_of_memory() * VBR_UNITS_PER_PAGE +
+	       (1UL << (40 - VBR_UNIT_SHIFT));
+}
+
 /* A run that cannot be; it begins in the balloon, or with free memory. */
 static void put_bad_run(struct vbr_message *bad, enum vbr_fault which,
 			unsigned long unit)
 {
 	unsigned int shift = bad->form == VBR_CHUNKS ? VBR_CHUNK_SHIFT : 0;
-	unsigned long end = vbr_end_of_memory() * VBR_UNITS_PER_PAGE;
 	u64 base = (u64)unit << VBR_LENGTH_BITS;
 	u64 most = ~0ULL << shift;
 
@@ -168,7 +177,7 @@ static void put_bad_run(struct vbr_message *bad, enum vbr_fault which,
 		put_two(bad, base, shift ? most : 1ULL << 52);
 		break;
 	case VBR_PAST_RAM:
-		put_two(bad, base, (u64)(end - unit + 1) << shift);
+		put_two(bad, base, (u64)(beyond_memory() - unit) << shift);
 		break;
 	case VBR_OVERFLOW:
 		put_two(bad, ~0ULL << VBR_LENGTH_BITS, most);
@@ -199,12 +208,11 @@ static void spoil_run(struct vbr_message *bad, const struct vbr_message *good,
 	bad->data = 0;
 	copy_first(bad, good);
 	if (bad->form == VBR_CLASSIC) {
-		unsigned long end = vbr_end_of_memory() * VBR_UNITS_PER_PAGE;
 		u8 *at = vbr_append(bad, sizeof(__le32));
 
 		if (at)
-			put_unaligned_le32(which == VBR_PAST_RAM ? end : U32_MAX,
-					   at);
+			put_unaligned_le32(which == VBR_PAST_RAM ?
+						   beyond_memory() : U32_MAX, at);
 	} else {
 		put_bad_run(bad, which, first_unit(good));
 	}

@@ -152,7 +152,7 @@ static size_t header_size(enum vbr_form form)
 int vbr_gather_init(struct vbr *vb)
 {
 	size_t header = header_size(vb->form);
-	int err = vbr_message_init(&vb->message, vb->form, header, VBR_ROOM);
+	int err = vbr_message_init(&vb->message, vb->form, header, vbr_room());
 
 	if (!err)
 		err = vbr_message_init(&vb->bad, vb->form, header, VBR_BAD_ROOM);

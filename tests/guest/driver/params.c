@@ -56,6 +56,15 @@ static unsigned int batch = 1U << 15;
 module_param(batch, uint, 0644);
 MODULE_PARM_DESC(batch, "pages that ranges and chunks are gathered from");
 
+/* Small ones make many messages of one answer. They count at the next bind. */
+static unsigned int room = VBR_ROOM;
+module_param(room, uint, 0644);
+MODULE_PARM_DESC(room, "bytes of a message to begin with");
+
+static unsigned int room_most = VBR_ROOM_MOST;
+module_param(room_most, uint, 0644);
+MODULE_PARM_DESC(room_most, "bytes that a message of an answer may grow to");
+
 /* Leaves time for something to happen in the middle of an answer. */
 #define DELAY_MOST	60000U
 static unsigned int answer_delay;
@@ -152,6 +161,18 @@ bool vbr_wants_old_bits(void)
 unsigned int vbr_batch(void)
 {
 	return clamp_t(unsigned int, READ_ONCE(batch), 1, BATCH_MOST);
+}
+
+/* A message of single pages must fit. */
+size_t vbr_room(void)
+{
+	return clamp_t(size_t, READ_ONCE(room),
+		       VBR_CLASSIC_MOST * sizeof(__virtio32), VBR_ROOM_MOST);
+}
+
+size_t vbr_room_most(void)
+{
+	return clamp_t(size_t, READ_ONCE(room_most), vbr_room(), VBR_ROOM_MOST);
 }
 
 unsigned int vbr_answer_delay(void)

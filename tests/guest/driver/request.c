@@ -8,6 +8,9 @@
  */
 #include "vbr.h"
 
+/* Buffers in a row that a host may return without a word. */
+#define REFUSALS_MOST	8
+
 struct vbr_asked {
 	struct vbr *vb;
 	struct virtqueue *vq;
@@ -19,7 +22,7 @@ struct vbr_asked {
 	u8 spare[sizeof(struct vbr_req_hdr)] __aligned(8);
 	bool came;		/* the buffer is back and was not looked at */
 	unsigned int came_with;	/* the bytes that the host wrote */
-	bool wrong_size;	/* it had been posted with too little room */
+	unsigned int refusals;
 
 	u64 id;
 	struct vbr_message answer, bad;
@@ -57,8 +60,7 @@ static int post_buffer(struct vbr_asked *asked)
 	int err;
 
 	asked->came = false;
-	asked->wrong_size = vbr_fault_take(VBR_BUFFER_SHORT);
-	if (asked->wrong_size)
+	if (vbr_fault_take(VBR_BUFFER_SHORT))
 		size /= 2;
 	else if (vbr_fault_take(VBR_BUFFER_LONG))
 		size *= 2;
@@ -152,13 +154,13 @@ bool vbr_asked_make_room(struct vbr_asked *asked, unsigned long blocks)
 	size_t each = is_misc(asked) ? sizeof(struct vbr_chunk) : sizeof(__le64);
 	size_t room;
 
-	blocks = min_t(unsigned long, blocks, VBR_ROOM_MOST / each);
+	blocks = min_t(unsigned long, blocks, vbr_room_most() / each);
 	room = answer->header + blocks * each;
 	if (room + answer->data <= answer->room)
 		return true;
 	if (answer->data && send_message(asked, asked->id, false))
 		return false;
-	room = min_t(size_t, roundup_pow_of_two(room), VBR_ROOM_MOST);
+	room = min_t(size_t, roundup_pow_of_two(room), vbr_room_most());
 	if (room > answer->room)
 		grow(answer, room);
 	return true;
@@ -200,12 +202,15 @@ static int answer(struct vbr_asked *asked)
 /* Looks at the buffer that came back; whether the host gets another one. */
 static bool serve(struct vbr_asked *asked)
 {
+	/* Nothing is asked: it is returned when the machine stops, for example. */
+	if (!asked->came_with && asked->refusals++ < REFUSALS_MOST)
+		return true;
 	if (asked->came_with != question_size(asked)) {
-		/* As in the series: who breaks the protocol is not asked again. */
-		if (!asked->wrong_size)
-			vbr_count(VBR_BAD_REQUESTS, 1);
-		return asked->wrong_size;
+		/* As in the series: whoever breaks the protocol gets no more. */
+		vbr_count(VBR_BAD_REQUESTS, 1);
+		return false;
 	}
+	asked->refusals = 0;
 	vbr_count(VBR_REQUESTS, 1);
 	if (get_unaligned_le16(asked->buffer) != VBR_CMD_UNUSED_PAGES) {
 		vbr_count(VBR_BAD_REQUESTS, 1);
@@ -259,7 +264,7 @@ int vbr_asked_init(struct vbr *vb, enum vbr_source source)
 		form = VBR_CHUNKS;
 		header = sizeof(struct vbr_misc_hdr) + sizeof(struct vbr_chunk_hdr);
 	}
-	err = vbr_message_init(&asked->answer, form, header, VBR_ROOM);
+	err = vbr_message_init(&asked->answer, form, header, vbr_room());
 	if (!err)
 		err = vbr_message_init(&asked->bad, form, header, VBR_BAD_ROOM);
 	return err;

@@ -93,6 +93,8 @@ bool vbr_wants_must_tell_host(void);
 bool vbr_wants_stats(void);
 bool vbr_wants_old_bits(void);
 unsigned int vbr_batch(void);
+size_t vbr_room(void);
+size_t vbr_room_most(void);
 unsigned int vbr_answer_delay(void);
 void vbr_set_in_force(const struct vbr *vb);
 
