@@ -432,6 +432,34 @@ static void test_report(void)
     huge_free(vm);
 }
 
+/* Freed later is not for such pages: they are discarded. */
+static void test_advice(void)
+{
+    g_autofree char *in_force = NULL;
+    VbrVm *vm;
+    uint64_t base;
+    VbrSeg seg;
+
+    if (!reserve()) {
+        return;
+    }
+    vm = vbr_pc(HUGE_ARGS "-global " VBR_MMIO
+                ".free-page-reporting-advice=free");
+    vbr_vm_attach(vm, VBR_SLOT);
+    vbr_start(&vm->d, 0);
+    in_force = vbr_string(&vm->d, "free-page-reporting-advice-in-force");
+    g_assert(g_str_has_prefix(in_force, "discard"));
+    base = filled(&vm->d, 2);
+    seg = (VbrSeg) { base, HUGE, true };
+    vbr_add(&vm->d, VBR_REPORT, &seg, 1);
+    vbr_notify(&vm->d, VBR_REPORT);
+    vbr_take(&vm->d, VBR_REPORT, 1);
+    vbr_assert_gone(&vm->d, base, PARTS);
+    vbr_assert_kept(&vm->d, base + HUGE, PARTS, 0xd1);
+    vbr_assert_counter(&vm->d, "discard-errors", 0);
+    huge_free(vm);
+}
+
 void vbr_add_huge_tests(void)
 {
     qtest_add_func("virtio-balloon-rs/huge/all-parts", test_all_parts);
@@ -453,4 +481,5 @@ void vbr_add_huge_tests(void)
     qtest_add_func("virtio-balloon-rs/huge/two-requests", test_two_requests);
     qtest_add_func("virtio-balloon-rs/huge/neighbours", test_neighbours);
     qtest_add_func("virtio-balloon-rs/huge/report", test_report);
+    qtest_add_func("virtio-balloon-rs/huge/advice", test_advice);
 }

@@ -5,7 +5,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/bswap.h"
 #include "qobject/qdict.h"
 #include "vbr-request.h"
 #include "vbr-stream.h"
@@ -299,49 +298,6 @@ static void test_snapshot(const void *ask)
     unlink(image);
 }
 
-#define STORE (64 * MiB)
-#define PART (8 * MiB)
-#define NPARTS 127
-
-/* An answer of nearly a GiB: QMP answers, too, and the end can be awaited. */
-static void test_long(void)
-{
-    const VbrAsk *a = &vbr_asks[0];
-    VbrVm *vm = vbr_ask_machine(a, "-m 512M");
-    VbrDev *d = &vm->d;
-    uint64_t words[8192];
-    VbrSeg segs[NPARTS + 1];
-    uint64_t id, i;
-
-    for (i = 0; i < ARRAY_SIZE(words); i++) {
-        words[i] = cpu_to_le64((AREA + 2 * (i % 128) * VBR_PAGE) | 1);
-    }
-    for (i = 0; i < PART; i += sizeof(words)) {
-        qtest_bufwrite(d->qts, STORE + i, words, sizeof(words));
-    }
-    id = vbr_request_begin(d, a->q);
-    segs[0] = (VbrSeg) { .addr = STORE - VBR_PAGE, .len = 8 };
-    vbr_w32(d, segs[0].addr, (uint32_t)id << 16);
-    vbr_w32(d, segs[0].addr + 4, NPARTS * PART);
-    for (i = 1; i <= NPARTS; i++) {
-        segs[i] = (VbrSeg) { .addr = STORE, .len = PART };
-    }
-    vbr_add(d, a->q, segs, NPARTS + 1);
-    vbr_notify(d, a->q);
-    for (i = 0; i < 20; i++) {
-        g_assert_cmpint(vbr_query_balloon(vm->qts), ==, 512 * MiB);
-        g_assert_cmpuint(vbr_used(d, a->q), ==, 0);
-    }
-    while (!vbr_counter(d, "hinted-bytes")) {
-        vbr_settle(d);
-    }
-    vbr_restart(d, 0);
-    vbr_settle(d);
-    vbr_hint_complete(d);
-    g_assert(!vbr_is_broken(d));
-    vbr_vm_free(vm);
-}
-
 void vbr_add_request_end_tests(void)
 {
     vbr_add_asking("next-round", test_next_round);
@@ -352,5 +308,4 @@ void vbr_add_request_end_tests(void)
     vbr_add_asking("queue-reset", test_queue_reset);
     vbr_add_asking("held", test_held);
     vbr_add_asking("snapshot", test_snapshot);
-    qtest_add_func("virtio-balloon-rs/request/long", test_long);
 }

@@ -201,6 +201,7 @@ int main(int argc, char **argv)
     vbr_add_range_tests();
     vbr_add_request_tests();
     vbr_add_request_end_tests();
+    vbr_add_request_odd_tests();
     vbr_add_request_move_tests();
     vbr_add_advice_tests();
     return g_test_run();

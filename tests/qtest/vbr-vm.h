@@ -64,6 +64,7 @@ void vbr_add_founding_tests(void);
 void vbr_add_range_tests(void);
 void vbr_add_request_tests(void);
 void vbr_add_request_end_tests(void);
+void vbr_add_request_odd_tests(void);
 void vbr_add_request_move_tests(void);
 void vbr_add_advice_tests(void);
 
