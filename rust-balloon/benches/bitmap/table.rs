@@ -28,7 +28,7 @@ impl Row {
 /// The time of each of `names`, and how much longer the others take than the first.
 pub(crate) fn print_times(results: &Path, names: &[&str], rows: &[Row]) {
     println!(
-        "\n{:<54}{}",
+        "\n{:<56}{}",
         "ns, and how many times ours",
         head(names, true)
     );
@@ -45,16 +45,16 @@ pub(crate) fn print_times(results: &Path, names: &[&str], rows: &[Row]) {
         let times_text: String = times.iter().map(|time| cell(&short(*time))).collect();
         let ratios = times[1..].iter().map(|time| short(time / times[0]));
         let ratios: String = ratios.map(|ratio| cell(&format!("x {ratio}"))).collect();
-        println!("{what:<31}{:<23}{times_text}{ratios}", row.title);
+        println!("{what:<33}{:<23}{times_text}{ratios}", row.title);
     }
 }
 
 /// The bytes that each of `names` takes for a set of indices.
 pub(crate) fn print_memory(names: &[&str], rows: &[(String, Vec<usize>)]) {
-    println!("\n{:<54}{}", "memory", head(names, false));
+    println!("\n{:<56}{}", "memory", head(names, false));
     for (data, bytes) in rows {
         let sizes = bytes.iter().map(|bytes| cell(&size(*bytes)));
-        println!("{:<31}{data:<23}{}", "", sizes.collect::<String>());
+        println!("{:<33}{data:<23}{}", "", sizes.collect::<String>());
     }
 }
 

@@ -24,6 +24,8 @@ fn the_limit_holds() {
     let mut bitmap = PageBitmap::new(100);
     assert_eq!(bitmap.add(90..200), 10);
     assert_eq!(runs(&bitmap), [(90, 100)]);
+    assert_eq!(bitmap.add(100..101), 0);
+    assert_eq!(bitmap.count(), 10);
     assert_eq!(bitmap.clear(0..u64::MAX), 10);
     assert_eq!(bitmap.find_first(), None);
 }
