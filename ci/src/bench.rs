@@ -37,7 +37,8 @@ pub(crate) struct MigrationArgs {
     /// Only these scenarios: freed, ballooned, ballooned-8g, busy
     #[arg(long, value_name = "NAME[,NAME..]")]
     scenario: Option<String>,
-    /// Only these devices: stock, stock+hints, ours
+    /// These devices [default: stock, stock+hints, ours]; also host-request, misc-queue: ours
+    /// asks our driver for free pages
     #[arg(long, value_name = "NAME[,NAME..]")]
     variant: Option<String>,
     /// Ours once with each of these values of free-page-hint-window

@@ -76,6 +76,8 @@ pub struct Variant {
     pub device: String,
     /// Whether it has the properties that only ours has.
     pub ours: bool,
+    /// The parameters of our driver, or `None` for the guest's own.
+    pub driver: Option<&'static str>,
 }
 
 /// Stock without hints.
@@ -83,12 +85,30 @@ pub const STOCK_PLAIN: &str = "stock";
 /// Stock with hints: what the time of ours is held against.
 pub const STOCK_HINTS: &str = "stock+hints";
 const OURS: &str = "ours";
+/// Run only where they are named.
+const FOUNDING: [(&str, &str, &str); 2] = [
+    (
+        "host-request",
+        "page-range=on,host-request=on",
+        "protocol=ranges free_pages=host-request",
+    ),
+    (
+        "misc-queue",
+        "balloon-chunks=on,misc-queue=on",
+        "protocol=chunks free_pages=misc",
+    ),
+];
 
 impl Variant {
-    /// All devices; ours once for each of `windows`, or once as it is by default.
+    /// All devices; ours with hints once for each of `windows`, or once as it is by default.
     fn all(windows: &[u32]) -> Vec<Variant> {
         let hints = format!("free-page-hint=on,iothread={IOTHREAD}");
-        let variant = |name: String, device: String, ours| Variant { name, device, ours };
+        let variant = |name: String, device: String, ours| Variant {
+            name,
+            device,
+            ours,
+            driver: None,
+        };
         let ours = device();
         let mut all = vec![
             variant(STOCK_PLAIN.into(), STOCK.into(), false),
@@ -101,17 +121,33 @@ impl Variant {
             let device = format!("{ours},{hints},free-page-hint-window={window}");
             all.push(variant(format!("{OURS}@{window}ms"), device, true));
         }
+        for (name, properties, driver) in FOUNDING {
+            let device = format!("{ours},{properties}");
+            all.push(Variant {
+                driver: Some(driver),
+                ..variant(name.into(), device, true)
+            });
+        }
         all
+    }
+
+    /// Whether it is run when the user names none.
+    fn by_default(&self) -> bool {
+        self.driver.is_none()
     }
 
     /// A guest of `scenario` with this device.
     pub fn config(&self, base: &VmConfig, options: &Options, scenario: &Scenario) -> VmConfig {
-        VmConfig {
+        let config = VmConfig {
             memory_mib: scenario.memory_mib,
             device: Some(self.device.clone()),
             kernel_args: options.kernel_args.clone(),
             more_arguments: vec!["-object".into(), format!("iothread,id={IOTHREAD}")],
             ..base.clone()
+        };
+        match self.driver {
+            Some(parameters) => config.founding_driver(parameters),
+            None => config,
         }
     }
 }
@@ -170,10 +206,10 @@ impl Options {
             }
         }
         options.variants = Variant::all(&windows);
-        if let Some(list) = wanted {
-            let family = |name: &str| name.split('@').next().is_some_and(|n| listed(&list, n));
-            options.variants.retain(|v| family(&v.name));
-        }
+        options.variants.retain(|v| match &wanted {
+            Some(list) => v.name.split('@').next().is_some_and(|n| listed(list, n)),
+            None => v.by_default(),
+        });
         if options.scenarios.is_empty() || options.variants.is_empty() {
             return Err(bad("--scenario or --variant", "nothing of that name"));
         }
@@ -211,6 +247,17 @@ mod tests {
         assert_eq!(names, ["stock+hints", "ours@0ms", "ours@250ms"]);
         assert!(options.variants[2].device.ends_with("window=250"));
         assert_eq!(options.runs, 5);
+    }
+
+    #[test]
+    fn other_ways_than_hints_are_run_where_they_are_named() {
+        let names = |text: &str| -> Vec<String> {
+            let variants = parse(text).unwrap().variants;
+            variants.into_iter().map(|v| v.name).collect()
+        };
+        assert_eq!(names("--runs 1"), ["stock", "stock+hints", "ours"]);
+        let named = "--variant misc-queue,ours,host-request";
+        assert_eq!(names(named), ["ours", "host-request", "misc-queue"]);
     }
 
     #[test]
