@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What the device costs, beside QEMU's own and the kernel alone.
+//!
+//! - [`plan`] names what is measured: devices, kinds of memory, orders of pages
+//! - [`machine`] is a QEMU without a guest, driven over [`qtest`]: its balloon on the bus is
+//!   [`pci`], its queues are [`ring`], what is put in is [`request`]
+//! - [`raw`] is the limit: the system calls alone, made by [`sys`]
+//! - [`smaps`] says what is behind a guest's RAM
+//! - [`device`] measures what a page costs
+//! - [`figures`] holds what was measured, [`table`] prints it
+
+pub mod device;
+pub mod figures;
+pub mod machine;
+pub mod pci;
+pub mod plan;
+pub mod qtest;
+pub mod raw;
+pub mod request;
+pub mod ring;
+pub mod smaps;
+pub mod sys;
+pub mod table;

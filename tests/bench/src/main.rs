@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The benchmarks with a QEMU that is already built, which `VBR_QEMU` names; the arguments are
+//! those of `cargo xtask bench`.
+
+#![forbid(unsafe_code)]
+
+use bench::figures::Samples;
+use bench::{device, table};
+use clap::{Parser, Subcommand};
+use guest::{Result, testing};
+
+/// Measures what the balloon costs.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Door,
+}
+
+#[derive(Subcommand)]
+enum Door {
+    /// What a page costs on the device's side, without a guest
+    Device(device::Options),
+}
+
+fn main() -> Result<()> {
+    let qemu = testing::qemu()?;
+    match Cli::parse().command {
+        Door::Device(options) => {
+            let mut samples = Samples::default();
+            let outcome = device::run(&qemu, &options, &mut samples);
+            // What was measured before a failure is worth a look.
+            table::device(&samples);
+            outcome
+        }
+    }
+}
