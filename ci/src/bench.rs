@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::costs::{self, CostArgs};
 use crate::demo;
 use crate::error::{At, Result};
 use crate::paths::Paths;
@@ -24,6 +25,10 @@ pub(crate) enum Bench {
     Migration(MigrationArgs),
     /// Inflating and deflating by single pages, ranges and chunks, QEMU's balloon beside ours
     Protocols(ProtocolsArgs),
+    /// What a page costs on the device's side, without a guest; the kernel alone is the limit
+    Device(CostArgs),
+    /// How long QEMU's monitor waits while a guest does its worst
+    Latency(CostArgs),
     /// The bitmap of pages beside fixedbitset and roaring; takes two minutes
     Bitmap,
 }
@@ -86,6 +91,8 @@ pub(crate) fn run(paths: &Paths, bench: Bench) -> Result<()> {
     match bench {
         Bench::Migration(args) => migration(paths, args),
         Bench::Protocols(args) => protocols(paths, args),
+        Bench::Device(args) => costs::run(paths, "device", args),
+        Bench::Latency(args) => costs::run(paths, "latency", args),
         Bench::Bitmap => bitmap(paths),
     }
 }

@@ -7,6 +7,7 @@
 mod apt;
 mod bench;
 mod check;
+mod costs;
 mod demo;
 mod error;
 mod fetch;
