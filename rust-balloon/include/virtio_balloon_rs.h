@@ -657,6 +657,10 @@ typedef struct VbrHintView {
    */
   uint64_t epoch;
   /**
+   * Whether the guest can be asked once the log is armed.
+   */
+  bool can_ask;
+  /**
    * Whether there are hints for `vbr_ram_leave_out_hinted` to take.
    */
   bool has_pending;
@@ -1497,6 +1501,16 @@ enum VbrStatus vbr_request_buffer(struct VbrHints *hints,
  * `hints` is NULL or live.
  */
 enum VbrStatus vbr_request_lost(struct VbrHints *hints, enum VbrFreePageSource source);
+
+/**
+ * The message of this queue that was read in part went back to the driver and will not come again.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `device` NULL or a live device.
+ */
+enum VbrStatus vbr_request_give_up_answer(struct VbrHints *hints,
+                                          struct VbrDevice *device);
 
 /**
  * The driver reset this queue: nothing is in flight or held there any more.

@@ -11,7 +11,7 @@ use crate::batch::{Batch, Budget};
 use crate::bitmap::PageBitmap;
 use crate::config::{self, ConfigState};
 use crate::counters::Counters;
-use crate::features::{Features, Numbering, QueueKind};
+use crate::features::{FOUNDING, Features, Numbering, QueueKind};
 use crate::host::{Host, Inhibit};
 use crate::memory::{BlockRange, MemoryMap, Piece};
 use crate::message::{Malformed, Reader};
@@ -144,7 +144,11 @@ impl Balloon {
     /// 5.5.6.3.1).
     ///
     /// Whatever was in the balloon under other terms is forgotten.
-    pub fn set_features(&mut self, features: Features, legacy: bool) {
+    pub fn set_features(&mut self, mut features: Features, legacy: bool) {
+        if legacy && self.options.numbering == Numbering::Private {
+            // Their bits are not those of a legacy driver, and nobody checks together what it accepts.
+            features.remove(FOUNDING);
+        }
         if !features.contains(Features::MUST_TELL_HOST) {
             self.balloon.clear_all();
             self.balloon_complete = self.config.actual == 0;
@@ -157,11 +161,6 @@ impl Balloon {
     /// The features that the driver accepted.
     pub fn negotiated(&self) -> Features {
         self.negotiated
-    }
-
-    /// Whether feature bits that mean something else to other devices mean founding protocols here.
-    pub fn has_historical_bits(&self) -> bool {
-        self.options.numbering == Numbering::Historical
     }
 
     /// A device reset: the guest has all of its memory back, and a new driver is to come. The

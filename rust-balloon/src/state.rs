@@ -69,7 +69,7 @@ impl State {
         pages: Option<SavedPages<'_>>,
         max_ram: u64,
     ) -> Result<(), Error> {
-        if balloon.has_historical_bits() && self.founding != founding(balloon) {
+        if self.founding != founding(balloon) {
             return Err(Error::StateFounding);
         }
         if u64::from(self.num_pages) > max_ram / PAGE_SIZE {
@@ -258,6 +258,12 @@ mod tests {
         let loaded = |features| saved.load(&mut device(features), None, RAM);
         assert_eq!(loaded(Features::PAGE_RANGE), Ok(()));
         assert_eq!(loaded(Features::BALLOON_CHUNKS), Err(Error::StateFounding));
+        // The same protocol by other bits, which mean something else to the destination.
+        let mut private = Balloon::new(Options::default());
+        assert_eq!(
+            saved.load(&mut private, None, RAM),
+            Err(Error::StateFounding)
+        );
         // From a device to which bit 3 is free page hints.
         let today = State::save(&Balloon::new(Options::default()), 10);
         let loaded = today.load(&mut device(Features::PAGE_RANGE), None, RAM);
@@ -413,7 +419,8 @@ mod tests {
     /// Without its promise the guest uses pages of the balloon unannounced.
     #[test]
     fn a_set_without_the_promise_to_tell_is_refused() {
-        for features in [Features::empty(), !Features::MUST_TELL_HOST] {
+        let others = !(Features::MUST_TELL_HOST | FOUNDING);
+        for features in [Features::empty(), others] {
             let mut balloon = told(features);
             assert_eq!(
                 load(&mut balloon, &[3, 4], true),

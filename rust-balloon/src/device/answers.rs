@@ -83,6 +83,14 @@ impl Balloon {
         self.note_left_out(answer.reader.end());
     }
 
+    /// The rest of the message that is being read will not come, nor will the message come again: if it
+    /// was the last of its answer, the answer is over.
+    pub fn give_up_answer(&mut self, hints: &mut Hints) {
+        if self.answer.take().is_some_and(|answer| answer.is_last) {
+            hints.end_answer();
+        }
+    }
+
     /// A buffer of the request or misc queue is of no use: too short, or one is held already.
     pub fn ignore_request_buffer(&mut self) {
         self.counters.ignored_request_buffers += 1;

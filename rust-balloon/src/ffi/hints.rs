@@ -31,6 +31,8 @@ pub struct VbrHintView {
     pub wanted: u64,
     /// The last epoch that may have begun by now.
     pub epoch: u64,
+    /// Whether the guest can be asked once the log is armed.
+    pub can_ask: bool,
     /// Whether there are hints for `vbr_ram_leave_out_hinted` to take.
     pub has_pending: bool,
     /// How long the first pass may be held back, in milliseconds.
@@ -123,6 +125,7 @@ pub unsafe extern "C" fn vbr_hints_view(
             shown_id: hints.shown_id(),
             wanted: hints.wanted(),
             epoch: hints.epoch(),
+            can_ask: hints.can_ask(),
             has_pending: hints.has_pending(),
             window_ms: hints.window_ms(),
             counters: hints.counters(),

@@ -144,6 +144,31 @@ pub unsafe extern "C" fn vbr_request_lost(
     })
 }
 
+/// The message of this queue that was read in part went back to the driver and will not come again.
+///
+/// # Safety
+///
+/// `hints` is NULL or live, `device` NULL or a live device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_request_give_up_answer(
+    hints: *mut VbrHints,
+    device: *mut VbrDevice,
+) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let hints = unsafe { hints.as_ref() };
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    let mut inner = VbrStatus::Ok;
+    let outer = with_device(device, |balloon, _| {
+        inner = with_hints(hints, |hints| {
+            balloon.give_up_answer(hints);
+            Ok(())
+        });
+        Ok(())
+    });
+    if outer == VbrStatus::Ok { inner } else { outer }
+}
+
 /// The driver reset this queue: nothing is in flight or held there any more.
 ///
 /// # Safety

@@ -25,7 +25,7 @@
 //! - with KVM's manual clearing chunk by chunk, later, by [`DirtyBitmaps::arm`]: all chunks before the
 //!   round is asked for, or, in a guest so large that this is cut short, a chunk when the first hint
 //!   into it comes. That hint, and all that were posted before the queue was next seen empty, do not
-//!   count. A chunk that was trusted is not armed again before the next synchronization. One that was
+//!   count; nor does any part of an answer to a request, which may have been put together before. A chunk that was trusted is not armed again before the next synchronization. One that was
 //!   armed in part may be, by whoever sends a page of it: that forgets only writes that the last
 //!   synchronization had taken, as QEMU clears KVM's log through its own copy of it;
 //! - with KVM's dirty ring when an entry is taken from the ring, which the synchronization does for all

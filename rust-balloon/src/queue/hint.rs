@@ -24,6 +24,10 @@ use crate::wire::{ByteOrder, HINT_DONE, HINT_ID_BYTES, HINT_ID_MIN, HINT_STOP, h
 /// single page, whose number depends on how its memory is fragmented.
 const MAX_PENDING: usize = 65536;
 
+/// Bytes of hints taken at a time, and up to a whole hint more: a guest may hint at all of its memory again
+/// and again, and who takes hints holds locks that the main loop waits for. 64 GiB take about 2 ms.
+const MAX_TAKEN: u64 = 64 << 30;
+
 /// Where a round of hints is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -170,6 +174,12 @@ impl Hints {
 
     /// A driver accepted features by which it can be asked, or none.
     pub fn set_source(&mut self, source: FreePageSource) {
+        if source != self.source {
+            // What was asked over the other queue is answered there, if at all.
+            self.has_buffer = false;
+            self.is_due = false;
+            self.owes_stop = false;
+        }
         self.source = source;
         match (source, self.state) {
             (FreePageSource::None, _) => self.end_round(HintState::Off),
@@ -292,13 +302,26 @@ impl Hints {
             self.counters.refused_overflow_bytes += range.bytes;
             return;
         }
-        let epoch = self.epoch;
+        let epoch = self.hint_epoch();
         self.pending.push(Hint { range, epoch });
+    }
+
+    /// When what comes now was free.
+    ///
+    /// A hinted page stays allocated for the hint, so it was free of use when it was posted: behind the
+    /// moment at which the queue was last seen empty. An answer is older than its messages: it is known
+    /// only that a page was unused at some time since the request. So for answers a part of the log that
+    /// is armed in the middle of a round comes too late.
+    fn hint_epoch(&self) -> Epoch {
+        match self.source {
+            FreePageSource::FreePageHint => self.epoch,
+            _ => BEFORE_ROUND + 1,
+        }
     }
 
     /// Buddy allocators hand out neighbouring blocks in ascending or descending order.
     fn merge_with_last(&mut self, range: HostRange) -> bool {
-        let epoch = self.epoch;
+        let epoch = self.hint_epoch();
         let Some(last) = self.pending.last_mut().filter(|last| last.epoch == epoch) else {
             return false;
         };
@@ -337,9 +360,16 @@ impl Hints {
         !self.pending.is_empty()
     }
 
-    /// The hints that are not taken yet, sorted by address and merged.
+    /// The first of the hints that are not taken yet, sorted by address and merged: not many more bytes
+    /// than [`MAX_TAKEN`].
     pub fn take(&mut self) -> Vec<Hint> {
-        let mut hints = std::mem::take(&mut self.pending);
+        let mut bytes = 0u64;
+        let many = self.pending.iter().position(|hint| {
+            bytes = bytes.saturating_add(hint.range.bytes);
+            bytes > MAX_TAKEN
+        });
+        let rest = many.map_or_else(Vec::new, |last| self.pending.split_off(last + 1));
+        let mut hints = std::mem::replace(&mut self.pending, rest);
         hints.sort_unstable_by_key(|hint| (hint.epoch, hint.range.host));
         hints.dedup_by(|next, last| {
             if next.epoch != last.epoch {
@@ -364,13 +394,15 @@ impl Hints {
             return 0;
         }
         let (state, limit) = (self.state, u64::from(self.limit_ms));
+        let cannot_ask = state == HintState::Arming && !self.can_ask();
         let heard = Heard {
             bytes: left_out,
             answered: state == HintState::Started,
-            over: !matches!(
-                state,
-                HintState::Arming | HintState::Requested | HintState::Started
-            ),
+            over: cannot_ask
+                || !matches!(
+                    state,
+                    HintState::Arming | HintState::Requested | HintState::Started
+                ),
         };
         let window = self
             .window

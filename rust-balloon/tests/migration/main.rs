@@ -6,7 +6,9 @@
 //! whatever the threads do in whatever order. And that of postcopy: who asks for a page gets it, and
 //! no page is sent twice. Where one of the rules is broken, the model has to find out.
 
+mod answers;
 mod arming;
+mod asking;
 mod guest;
 mod moves;
 mod ram;
@@ -18,7 +20,9 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use ram::{LOGS, Log, MIGRATED, PAGES};
+use virtio_balloon_rs::features::FreePageSource;
+
+use ram::{LOGS, Log, MIGRATED, PAGES, Ram};
 use world::{Broken, Checked, Seen, Step, World};
 
 fn step() -> impl Strategy<Value = Step> {
@@ -73,7 +77,17 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn run(log: Log, sliced: bool, broken: Broken, steps: &[Step]) -> Result<Seen, String> {
-    let mut world = World::new(log, sliced, broken);
+    run_over(FreePageSource::FreePageHint, log, sliced, broken, steps)
+}
+
+fn run_over(
+    source: FreePageSource,
+    log: Log,
+    sliced: bool,
+    broken: Broken,
+    steps: &[Step],
+) -> Result<Seen, String> {
+    let mut world = World::new(source, Ram::new(log, sliced), broken);
     steps.iter().try_for_each(|step| world.step(step))?;
     world.end()?;
     Ok(world.seen)

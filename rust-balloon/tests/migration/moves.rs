@@ -30,7 +30,9 @@ impl World {
 
     /// Asks for hints or takes them, and synchronizes when all is sent.
     fn before_pass(&mut self) {
-        if self.hints.state() == HintState::Arming {
+        // A guest that cannot be asked yet does not keep the migration from going on.
+        let refused = std::mem::take(&mut self.refused);
+        if self.hints.state() == HintState::Arming && !refused {
             let wanted = self.hints.wanted();
             if self.broken == Broken::RequestBeforeProtect {
                 self.request(wanted);

@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::answers::Asker;
 use crate::guest::{Guest, Request, Usage};
-use crate::ram::{Log, MIGRATED, PAGE_SHIFT, PAGES, Ram, block_id};
+use crate::ram::{MIGRATED, PAGE_SHIFT, PAGES, Ram, block_id};
 use virtio_balloon_rs::bitmap::PageBitmap;
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};
@@ -30,6 +31,8 @@ pub(crate) enum Broken {
     TrustLateArming,
     /// Pages that left the balloon are left out again at the next synchronization.
     ForgetDeflated,
+    /// The guest is asked again before its answer came to an end.
+    SecondRequest,
 }
 
 /// What one of the threads does next.
@@ -37,16 +40,23 @@ pub(crate) enum Broken {
 pub(crate) enum Step {
     /// The guest uses a page and writes to it.
     Write(usize),
-    /// The guest uses one of the pages that its driver holds, and writes to it.
+    /// The guest uses one of the pages that its driver holds or named, and writes to it.
     WriteHeld(usize),
     /// The guest frees pages from the first on.
     Free(usize, usize),
     /// The guest's driver looks at the command.
     Notice,
-    /// The driver hints at free pages from the first on.
+    /// The driver hints at free pages from the first on, or writes them down for its answer.
     Post(usize, usize),
     /// The driver has hinted at all that it wants to.
     PostStop,
+    /// It sends that, or the buffer for the next request.
+    Submit,
+    OfferBuffer,
+    /// Their queue is reset, what the device has of it goes back, the machine goes on elsewhere.
+    ResetQueue,
+    GiveBack,
+    Move,
     /// The device takes up to so many requests.
     Pop(usize),
     /// The device says that it saw the queue empty.
@@ -108,6 +118,7 @@ pub(crate) struct Seen {
     /// Pages left out that were in chunks armed within the round.
     pub(crate) wanted: u64,
     pub(crate) rounds: u64,
+    pub(crate) moved: u64,
 }
 
 impl Seen {
@@ -120,6 +131,7 @@ impl Seen {
         self.unprotected += other.unprotected;
         self.wanted += other.wanted;
         self.rounds += other.rounds;
+        self.moved += other.moved;
     }
 }
 
@@ -129,6 +141,9 @@ pub(crate) struct World {
     pub(crate) ram: Ram,
     pub(crate) guest: Guest,
     pub(crate) hints: Hints,
+    /// The queue of requests; `None` with that of hints. Whether the guest could not be asked last.
+    pub(crate) asker: Option<Asker>,
+    pub(crate) refused: bool,
     pub(crate) skips: Skips,
     balloon: BTreeSet<usize>,
     balloon_version: u64,
@@ -163,12 +178,15 @@ pub(crate) struct World {
 const SYNC_PARTS: u32 = 6;
 
 impl World {
-    pub(crate) fn new(log: Log, sliced: bool, broken: Broken) -> World {
+    pub(crate) fn new(source: FreePageSource, ram: Ram, broken: Broken) -> World {
         let mut hints = Hints::default();
-        hints.set_source(FreePageSource::FreePageHint);
+        hints.set_source(source);
+        let by_request = source != FreePageSource::FreePageHint;
         World {
             broken,
-            ram: Ram::new(log, sliced),
+            asker: by_request.then(|| Asker::new(source, &ram)),
+            refused: false,
+            ram,
             guest: Guest::new(),
             hints,
             skips: Skips::new(PAGE_SHIFT),
@@ -227,14 +245,14 @@ impl World {
     }
 
     fn step_of_guest(&mut self, step: &Step) {
+        if self.step_of_asker(step) {
+            return;
+        }
         match *step {
             Step::Write(page) => self.write(page),
             Step::WriteHeld(number) => {
                 let held = (0..PAGES).filter(|&page| self.guest.usage[page] == Usage::Held);
-                let held: Vec<usize> = held.collect();
-                if !held.is_empty() {
-                    self.write(held[number % held.len()]);
-                }
+                self.write_one_of(&held.collect::<Vec<_>>(), number);
             }
             Step::Free(page, count) => {
                 for page in page..(page + count).min(PAGES) {
@@ -260,10 +278,17 @@ impl World {
                 self.guest.reset();
                 self.balloon.clear();
                 self.balloon_version += 1;
+                let source = self.hints.source();
                 self.hints.reset();
-                self.hints.set_source(FreePageSource::FreePageHint);
+                self.hints.set_source(source);
             }
             _ => {}
+        }
+    }
+
+    pub(crate) fn write_one_of(&mut self, pages: &[usize], number: usize) {
+        if !pages.is_empty() {
+            self.write(pages[number % pages.len()]);
         }
     }
 
@@ -278,6 +303,10 @@ impl World {
     /// looks again.
     fn pop(&mut self, count: usize) {
         self.say_empty();
+        if let Some(empty) = self.pop_answers(count) {
+            self.empty = empty;
+            return;
+        }
         for _ in 0..count {
             match self.guest.ring.pop_front() {
                 Some(Request::Id(id)) => {
@@ -345,11 +374,8 @@ impl World {
             self.skips
                 .synced(&mut self.ram, block_id(block), &mut change);
         }
-        let ranges: Vec<_> = self
-            .balloon
-            .iter()
-            .map(|&page| self.ram.block_range(page, 1))
-            .collect();
+        let balloon = self.balloon.iter();
+        let ranges: Vec<_> = balloon.map(|&page| self.ram.block_range(page, 1)).collect();
         self.skips.leave_out_ballooned(
             &mut self.ram,
             Some(self.balloon_version),
@@ -407,6 +433,9 @@ impl World {
     }
 
     pub(crate) fn request(&mut self, wanted: u64) {
+        if self.broken == Broken::SecondRequest {
+            self.hints.end_answer();
+        }
         for _ in 0..4 {
             if self.hints.request(wanted) {
                 self.seen.rounds += 1;
@@ -415,6 +444,7 @@ impl World {
             // The device is made to look at its queue.
             self.pop(usize::MAX);
         }
+        self.refused = true;
     }
 
     /// The next part of what the migration thread is about, when it is not just sending.
@@ -460,7 +490,7 @@ impl World {
         (0..SYNC_PARTS).for_each(|part| self.sync(part));
     }
 
-    fn cancel(&mut self) {
+    pub(crate) fn cancel(&mut self) {
         while self.main_sync.is_some() {
             self.main_sync();
         }

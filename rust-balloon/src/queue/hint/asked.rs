@@ -3,8 +3,8 @@
 //!
 //! The guest provides a buffer, the device fills it with a request and returns it, and the guest answers in
 //! messages of which the last says so. What it names was unused at some moment between the request and the
-//! end of the answer, and may be in use again: as for hints, the dirty log is armed before the guest is
-//! asked, so what was written since is dirty.
+//! end of the answer, and may be in use again: the dirty log is armed before the guest is asked, so what was
+//! written since is dirty. Unlike a hint, an answer is no help for memory whose log is armed later.
 //!
 //! One request is in flight at a time: until the last message of the answer came, the guest is not asked
 //! again, whatever else happens. So all that is answered belongs to the request before it, also in the misc
@@ -24,7 +24,7 @@ pub enum Standing {
 
 impl Hints {
     /// Whether all is there that it takes to ask, besides an armed log.
-    pub(super) fn can_ask(&self) -> bool {
+    pub fn can_ask(&self) -> bool {
         match self.source {
             FreePageSource::None => false,
             FreePageSource::FreePageHint => true,
@@ -145,6 +145,22 @@ mod tests {
             Standing::Ignored
         );
         assert_eq!(hints.counters().ignored_ids, 1);
+    }
+
+    #[test]
+    fn answers_are_as_old_as_their_request() {
+        let (mut hints, id) = asked(REQUEST);
+        hints.begin_answer(REQUEST, Some(id as u16));
+        let asked_in = hints.epoch() - 1;
+        for page in 1..4 {
+            hints.queue_empty();
+            hints.receive_hint(HostRange {
+                host: page * 0x10_0000,
+                ..RANGE
+            });
+        }
+        assert!(hints.take().iter().all(|hint| hint.epoch == asked_in));
+        assert!(hints.epoch() > asked_in + 3, "what is armed now is newer");
     }
 
     #[test]
