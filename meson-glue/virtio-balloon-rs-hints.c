@@ -125,14 +125,16 @@ static void vbr_hints_turn(void *opaque)
     } else if (!vdev->broken && vdev->vm_running) {
         vbr_hints_note_empty(s, VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT);
     }
+    /* May reset the device, or even unplug it: last. */
+    object_ref(OBJECT(s));
     if (changed) {
         vbr_migration_wake();
         virtio_notify_config(vdev);
     }
-    if (descriptors) {
-        /* May reset the device: last. */
+    if (descriptors && s->vq[VBR_QUEUE_KIND_HINT]) {
         virtio_notify(vdev, vq);
     }
+    object_unref(OBJECT(s));
 }
 
 void vbr_hints_kick(VirtIOBalloonRs *s)

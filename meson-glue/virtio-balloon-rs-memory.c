@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include "qemu/madvise.h"
 #include "exec/cpu-common.h"
+#include "system/system.h"
 #include "virtio-balloon-rs.h"
 #ifdef VBR_QEMU_10_0
 #include "exec/ramblock.h"
@@ -53,6 +54,14 @@ static void vbr_memory_add(MemoryListener *listener,
     }
 }
 
+/* What was locked into memory cannot be freed lazily. */
+static bool can_be_lazy(RAMBlock *block)
+{
+    return qemu_ram_get_fd(block) < 0 && !qemu_ram_is_shared(block) &&
+           qemu_ram_pagesize(block) == qemu_real_host_page_size() &&
+           !should_mlock(mlock_state);
+}
+
 static VbrSection to_vbr_section(const MemoryRegionSection *section)
 {
     MemoryRegion *mr = section->mr;
@@ -70,8 +79,7 @@ static VbrSection to_vbr_section(const MemoryRegionSection *section)
         /* Huge pages are never read ahead; anonymous memory has no file. */
         .populate = qemu_ram_get_fd(block) >= 0 &&
                     page_size == qemu_real_host_page_size(),
-        .lazy = qemu_ram_get_fd(block) < 0 && !qemu_ram_is_shared(block) &&
-                page_size == qemu_real_host_page_size(),
+        .lazy = can_be_lazy(block),
     };
 }
 

@@ -152,6 +152,9 @@ static void ask(const VbrHintView *hints)
 {
     bool asked = false;
 
+    if (!hints->can_ask) {
+        return;
+    }
     arm(VBR_ARM_ALL);
     trust(0);
     if (m.s) {
@@ -204,7 +207,8 @@ static bool vbr_before_pass(uint64_t bandwidth)
     vbr_migration_lock();
     if (view(&hints) && hints.state == VBR_HINT_STATE_ARMING) {
         ask(&hints);
-    } else if (hints.has_pending && take_hints()) {
+    } else if (hints.has_pending && take_hints() &&
+               hints.source == VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT) {
         arm_wanted();
     }
     wait = hold_ms(bandwidth);

@@ -282,7 +282,7 @@ static char *get_advice_in_force(Object *obj, Error **errp)
         [VBR_ADVICE_IN_FORCE_NOT_LAZY] =
             "discard: no memory is private and anonymous",
         [VBR_ADVICE_IN_FORCE_POISONED] =
-            "discard: but nothing while the guest fills free pages",
+            "discard: nothing is given back while the guest fills free pages",
     };
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
     VbrAdviceInForce advice = VBR_ADVICE_IN_FORCE_DISCARD;

@@ -92,8 +92,9 @@ static void push_held(VirtIOBalloonRs *s, unsigned int count)
 
 /*
  * A notification is a write to an address that the guest chose, which may be
- * this very device: it can be reset by it. So everything is in its final state
- * before, and nothing is taken for granted afterwards.
+ * this very device, or the port that it is plugged into: it can be reset by it,
+ * or unplugged. So everything is in its final state before, and nothing is
+ * touched afterwards.
  */
 static void notify(VirtIOBalloonRs *s, VirtQueue *vq)
 {
@@ -106,9 +107,10 @@ static void notify(VirtIOBalloonRs *s, VirtQueue *vq)
  *
  * A packed ring cannot take back a request of several descriptors. A batch
  * with such a request is given up instead and answered: what was not
- * discarded yet stays with the guest's machine.
+ * discarded yet stays with the guest's machine. Returns its queue then, for
+ * the driver to be notified.
  */
-void vbr_queues_give_back(VirtIOBalloonRs *s)
+static VirtQueue *give_back(VirtIOBalloonRs *s)
 {
     VirtQueue *vq = batch_vq(s);
     bool packed = virtio_vdev_has_feature(VIRTIO_DEVICE(s),
@@ -116,7 +118,7 @@ void vbr_queues_give_back(VirtIOBalloonRs *s)
     bool possible = true;
 
     if (!s->n_held) {
-        return;
+        return NULL;
     }
     for (unsigned int i = 0; i < s->n_held; i++) {
         possible &= !packed || s->held[i]->ndescs == 1;
@@ -130,11 +132,20 @@ void vbr_queues_give_back(VirtIOBalloonRs *s)
         s->kicked |= 1u << s->batch_queue;
         vbr_failed(s, vbr_batch_cancel(s->device));
         forget_batch(s);
-    } else {
-        push_held(s, s->n_held);
-        vbr_failed(s, vbr_batch_abandon(s->device));
-        forget_batch(s);
-        notify(s, vq);
+        return NULL;
+    }
+    push_held(s, s->n_held);
+    vbr_failed(s, vbr_batch_abandon(s->device));
+    forget_batch(s);
+    return vq;
+}
+
+void vbr_queues_give_back(VirtIOBalloonRs *s)
+{
+    VirtQueue *answered = give_back(s);
+
+    if (answered) {
+        notify(s, answered);
     }
 }
 
@@ -145,13 +156,18 @@ void vbr_queues_give_back(VirtIOBalloonRs *s)
  */
 void vbr_queues_reset(VirtIOBalloonRs *s, VirtQueue *vq)
 {
+    VirtQueue *answered = NULL;
+
     if (s->n_held && vq == batch_vq(s)) {
         vbr_queues_drop(s);
     } else {
-        vbr_queues_give_back(s);
+        answered = give_back(s);
     }
     vbr_failed(s, vbr_batch_abandon(s->device));
     vbr_queues_kick(s);
+    if (answered) {
+        notify(s, answered);
+    }
 }
 
 /* Adds what the batch takes of the newest held request. */
@@ -273,17 +289,19 @@ static bool next_batch(VirtIOBalloonRs *s)
     return true;
 }
 
-/* Answers the batch; a request that goes on in the next one stays. */
-static void complete_batch(VirtIOBalloonRs *s)
+/*
+ * Answers the batch; a request that goes on in the next one stays. Says whether
+ * the driver is to be notified.
+ */
+static bool complete_batch(VirtIOBalloonRs *s)
 {
     unsigned int count = s->n_held - s->partial;
-    VirtQueue *vq = batch_vq(s);
 
     s->working = false;
     if (count) {
         push_held(s, count);
-        notify(s, vq);
     }
+    return count;
 }
 
 /*
@@ -311,7 +329,8 @@ static void vbr_queues_turn(void *opaque)
     VirtIOBalloonRs *s = opaque;
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
     VbrInhibit inhibit = vbr_inhibit();
-    bool done;
+    bool done, answered;
+    VirtQueue *vq;
 
     if (!vdev->vm_running) {
         return;
@@ -332,11 +351,13 @@ static void vbr_queues_turn(void *opaque)
     }
     trace_virtio_balloon_rs_slice(s->batch_queue, vbr_inhibit_str(inhibit),
                                   done);
-    if (done) {
-        complete_batch(s);
-    }
+    vq = batch_vq(s);
+    answered = done && complete_batch(s);
     if (!done || s->partial || s->kicked || s->loaded_left) {
         qemu_bh_schedule(s->bh);
+    }
+    if (answered) {
+        notify(s, vq);
     }
 }
 

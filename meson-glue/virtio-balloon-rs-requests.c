@@ -82,7 +82,7 @@ static bool send_request(Queue *q)
     return true;
 }
 
-/* Takes over a buffer for a request; says whether it went back at once. */
+/* Takes over a buffer for a request; says whether it went back. */
 static bool receive_buffer(Queue *q, VirtQueueElement *elem)
 {
     size_t len = iov_size(elem->in_sg, elem->in_num);
@@ -100,10 +100,11 @@ static bool receive_buffer(Queue *q, VirtQueueElement *elem)
     if (hold) {
         q->state->buffer = elem;
         q->state->popped_since = 0;
-    } else {
-        push(q, elem, 0);
+        /* One may be due already, if the machine was stopped in between. */
+        return send_request(q);
     }
-    return !hold;
+    push(q, elem, 0);
+    return true;
 }
 
 /* Reads on in the message, at most @left bytes; returns how many it read. */
@@ -142,7 +143,7 @@ static size_t read_message(Queue *q, size_t left)
     return read;
 }
 
-/* Works on one queue for a slice; says whether to go on in another turn. */
+/* Works on one queue for a slice; says whether the driver is to be notified. */
 static bool turn(Queue *q)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(q->s);
@@ -176,26 +177,31 @@ static bool turn(Queue *q)
     trace_virtio_balloon_rs_request_turn(q->source, descriptors, bytes);
     if (empty && !vdev->broken) {
         vbr_hints_note_empty(q->s, q->source);
+    } else if (!vdev->broken) {
+        qemu_bh_schedule(q->s->request_bh);
     }
-    if (used) {
-        /* May reset the device: last. */
-        virtio_notify(vdev, q->vq);
-    }
-    return !empty && !vdev->broken;
+    return used;
 }
 
 static void vbr_requests_turn(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
+    bool used[VBR_REQUEST_QUEUES] = {};
+    Queue q;
 
     for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
-        Queue q;
-
         /* While the machine is stopped its memory stays as it is. */
-        if (VIRTIO_DEVICE(s)->vm_running && get_queue(s, i, &q) && turn(&q)) {
-            qemu_bh_schedule(s->request_bh);
+        used[i] = VIRTIO_DEVICE(s)->vm_running && get_queue(s, i, &q) &&
+                  turn(&q);
+    }
+    /* May reset the device, or even unplug it: last. */
+    object_ref(OBJECT(s));
+    for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
+        if (used[i] && get_queue(s, i, &q)) {
+            virtio_notify(VIRTIO_DEVICE(s), q.vq);
         }
     }
+    object_unref(OBJECT(s));
 }
 
 void vbr_requests_kick(VirtIOBalloonRs *s)
@@ -235,12 +241,15 @@ static void give_back(Queue *q)
     } else if (message) {
         push(q, message, 0);
         used = true;
+        vbr_migration_lock();
+        vbr_request_give_up_answer(q->s->hints, q->s->device);
+        vbr_migration_unlock();
     }
     if (buffer && !q->state->popped_since && can_unpop(q, buffer)) {
         virtqueue_unpop(q->vq, buffer, 0);
         g_free(buffer);
     } else if (buffer) {
-        /* Only a driver that sends what nobody asked for gets here. */
+        /* Only a driver that has sent messages behind its buffer gets here. */
         push(q, buffer, 0);
         used = true;
     }

@@ -289,13 +289,9 @@ static const VMStateDescription vmstate_founding = {
 static bool request_needed(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
-    VbrHintView view = {};
 
-    vbr_migration_lock();
-    vbr_hints_view(s->hints, &view);
-    vbr_migration_unlock();
-    return view.source == VBR_FREE_PAGE_SOURCE_HOST_REQUEST ||
-           view.source == VBR_FREE_PAGE_SOURCE_MISC_QUEUE;
+    /* Where hints were accepted, nothing is asked by request. */
+    return s->state.founding & (1ull << 61 | 1ull << 63) && !hints_needed(s);
 }
 
 /* The last request for free pages, and whether its answer is still to come. */

@@ -265,6 +265,16 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
     size_t config_size;
     VbrStatus status;
 
+#if !defined(TARGET_I386) && !defined(TARGET_S390X)
+    if (s->numbering == VBR_NUMBERING_HISTORICAL &&
+        s->host_features & (1ull << 61 | 1ull << 63)) {
+        /* Answers count pages of the guest, whose size nobody says. */
+        error_setg(errp, "host-request and misc-queue cannot be used with "
+                   "founding-feature-bits=historical by guests that may have "
+                   "pages of another size than 4 KiB: set them to off");
+        return;
+    }
+#endif
     status = vbr_device_new(&options, &vbr_host_ops, &s->device);
     if (status == VBR_STATUS_OK) {
         status = vbr_config_size(s->device, &config_size);
