@@ -39,29 +39,78 @@ pub(crate) fn sources() -> Result<Vec<PathBuf>> {
 /// When the kernel's headers cannot be had, or the compiler refuses.
 pub(crate) fn build(release: &str, downloads: &Path, scratch: &Path) -> Result<PathBuf> {
     let headers = unpack_headers(release, downloads, &scratch.join("headers"))?;
-    let dir = scratch.join("driver");
-    empty(&dir)?;
-    for file in sources()? {
-        copy(&file, &dir.join(file.file_name().unwrap_or_default()))?;
-    }
-    let mut command = Command::new("make");
-    command
-        .arg("--silent")
-        .arg("-C")
-        .arg(&headers)
-        .arg(format!("M={}", dir.display()))
-        .arg(format!("CC={}", compiler(&headers)?))
-        // Type information would need a program more, and nobody reads it here.
-        .arg("CONFIG_DEBUG_INFO_BTF_MODULES=")
-        .arg("modules")
-        // A make that runs us would hand on its own flags.
-        .env_remove("MAKEFLAGS");
-    run("build the guest's driver", &mut command)?;
+    let dir = copy_sources(&scratch.join("driver"))?;
+    run("build the guest's driver", &mut make(&headers, &dir)?)?;
     let module = dir.join(format!("{MODULE}.ko"));
     let mut command = Command::new("strip");
     command.arg("--strip-debug").arg(&module);
     run("strip the guest's driver", &mut command)?;
     Ok(module)
+}
+
+/// What the compiler, and sparse if it is installed, have to say about the driver,
+/// built in `scratch` for the kernel that a new image would have.
+///
+/// # Errors
+/// When the kernel's headers cannot be had, or the compiler refuses.
+pub fn complaints(target: &Path, scratch: &Path) -> Result<Vec<String>> {
+    let release = packages::newest_kernel()?;
+    let headers = unpack_headers(
+        &release,
+        &target.join("downloads"),
+        &scratch.join("headers"),
+    )?;
+    let dir = copy_sources(&scratch.join("driver"))?;
+    let mut command = make(&headers, &dir)?;
+    if has_sparse() {
+        command.arg("C=2");
+    }
+    let out = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(Error::io("build the guest's driver"))?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    if !out.status.success() {
+        return Err(Error::Tool(said));
+    }
+    let is_complaint = |line: &&str| line.contains("warning:") || line.contains("error:");
+    Ok(said
+        .lines()
+        .filter(is_complaint)
+        .map(str::to_string)
+        .collect())
+}
+
+/// Whether sparse, which knows the kernel's rules, is installed.
+pub fn has_sparse() -> bool {
+    there("sparse")
+}
+
+fn copy_sources(dir: &Path) -> Result<PathBuf> {
+    empty(dir)?;
+    for file in sources()? {
+        copy(&file, &dir.join(file.file_name().unwrap_or_default()))?;
+    }
+    Ok(dir.into())
+}
+
+/// The kernel's own way to build a module.
+fn make(headers: &Path, dir: &Path) -> Result<Command> {
+    let mut command = Command::new("make");
+    command
+        .arg("--silent")
+        .arg("-C")
+        .arg(headers)
+        .arg(format!("M={}", dir.display()))
+        .arg(format!("CC={}", compiler(headers)?))
+        // Type information would need a program more, and nobody reads it here.
+        .arg("CONFIG_DEBUG_INFO_BTF_MODULES=")
+        .arg("modules");
+    // A make that runs us would hand on its own flags; others change what is built.
+    for name in ["MAKEFLAGS", "ARCH", "CROSS_COMPILE", "KBUILD_OUTPUT"] {
+        command.env_remove(name);
+    }
+    Ok(command)
 }
 
 /// Unpacks the headers of the kernel `release` below `root`; the folder that
@@ -88,12 +137,14 @@ fn compiler(headers: &Path) -> Result<String> {
     let config = headers.join(".config");
     let text = fs::read_to_string(&config).map_err(Error::io(path_text(&config)))?;
     let name = compiler_of(&text).unwrap_or("gcc");
-    let there = Command::new(name)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output()
-        .is_ok_and(|out| out.status.success());
-    Ok(if there { name } else { "gcc" }.into())
+    Ok(if there(name) { name } else { "gcc" }.into())
+}
+
+/// Whether this program can be run.
+fn there(program: &str) -> bool {
+    let mut command = Command::new(program);
+    let out = command.arg("--version").stdin(Stdio::null()).output();
+    out.is_ok_and(|out| out.status.success())
 }
 
 /// The first word of `CONFIG_CC_VERSION_TEXT="gcc-12 (Debian ...) ..."`.

@@ -15,7 +15,6 @@ use std::time::Instant;
 use crate::tools::{copy, create, empty, path_text, run, run_to};
 use crate::{Error, Result, driver, packages};
 
-const META_PACKAGE: &str = "linux-image-cloud-amd64";
 const RUST_TARGET: &str = "x86_64-unknown-linux-gnu";
 const BUSYBOX: &str = "/bin/busybox";
 /// The programs of busybox that the guest's script and the tests call.
@@ -105,13 +104,16 @@ fn assemble(target: &Path, scratch: &Path) -> Result<GuestImage> {
     let made = GuestImage::at(scratch);
     let agent = build_agent(target)?;
     let downloads = target.join("downloads");
-    let unpacked = unpack_kernel(&downloads, scratch)?;
-    let module = driver::build(&kernel_release(&unpacked)?, &downloads, scratch)?;
+    let release = packages::newest_kernel()?;
+    let unpacked = scratch.join("unpacked");
+    packages::unpack_kernel(&release, &downloads, &unpacked)?;
+    let module = driver::build(&release, &downloads, scratch)?;
     let root = scratch.join("root");
     lay_out(&root, &agent)?;
-    lay_out_modules(&root, &unpacked, &module)?;
+    lay_out_modules(&root, &unpacked, &release, &module)?;
     pack(&root, &made.initrd)?;
-    copy(&kernel_of(&unpacked)?, &made.kernel)?;
+    let kernel = unpacked.join("boot").join(format!("vmlinuz-{release}"));
+    copy(&kernel, &made.kernel)?;
     Ok(made)
 }
 
@@ -131,7 +133,7 @@ fn workspace() -> PathBuf {
 /// A line that differs whenever the image would.
 fn inputs() -> Result<String> {
     let mut hash = DefaultHasher::new();
-    (META_PACKAGE, APPLETS, MODULES, INIT).hash(&mut hash);
+    (APPLETS, MODULES, INIT).hash(&mut hash);
     let agent = Path::new(env!("CARGO_MANIFEST_DIR")).join("agent");
     let mut files = vec![agent.join("Cargo.toml"), PathBuf::from(BUSYBOX)];
     let sources = agent.join("src");
@@ -171,17 +173,6 @@ fn build_agent(target: &Path) -> Result<PathBuf> {
     Ok(dir.join(RUST_TARGET).join("release/guest-agent"))
 }
 
-/// Unpacks the newest cloud kernel of the archive; the folder it is in.
-fn unpack_kernel(downloads: &Path, scratch: &Path) -> Result<PathBuf> {
-    let unpacked = scratch.join("unpacked");
-    empty(&unpacked)?;
-    let found = packages::dependencies(META_PACKAGE, &["linux-image-"])?;
-    for package in found.iter().take(1) {
-        packages::unpack(package, downloads, &unpacked)?;
-    }
-    Ok(unpacked)
-}
-
 /// Fills `root` with what the initramfs holds, but for the kernel's modules.
 fn lay_out(root: &Path, agent: &Path) -> Result<()> {
     empty(root)?;
@@ -201,9 +192,8 @@ fn lay_out(root: &Path, agent: &Path) -> Result<()> {
 }
 
 /// The kernel's drivers, and ours beside them.
-fn lay_out_modules(root: &Path, unpacked: &Path, module: &Path) -> Result<()> {
-    let release = kernel_release(unpacked)?;
-    let modules = Path::new("lib/modules").join(&release);
+fn lay_out_modules(root: &Path, unpacked: &Path, release: &str, module: &Path) -> Result<()> {
+    let modules = Path::new("lib/modules").join(release);
     for folder in MODULES {
         let to = root.join(&modules).join(folder);
         create(&to)?;
@@ -223,22 +213,8 @@ fn lay_out_modules(root: &Path, unpacked: &Path, module: &Path) -> Result<()> {
         )?;
     }
     let mut command = Command::new(BUSYBOX);
-    command.args(["depmod", "-b"]).arg(root).arg(&release);
+    command.args(["depmod", "-b"]).arg(root).arg(release);
     run("list the guest's modules", &mut command).map(drop)
-}
-
-fn kernel_of(unpacked: &Path) -> Result<PathBuf> {
-    let release = kernel_release(unpacked)?;
-    Ok(unpacked.join("boot").join(format!("vmlinuz-{release}")))
-}
-
-fn kernel_release(unpacked: &Path) -> Result<String> {
-    let dir = unpacked.join("lib/modules");
-    let mut entries = fs::read_dir(&dir).map_err(Error::io(path_text(&dir)))?;
-    match entries.next() {
-        Some(Ok(entry)) => Ok(entry.file_name().to_string_lossy().into_owned()),
-        _ => Err(Error::Missing("the kernel's package has no modules".into())),
-    }
 }
 
 /// Writes the folder `root` as a compressed newc archive.

@@ -9,6 +9,29 @@ use std::process::Command;
 use crate::tools::{create, empty, path_text, run};
 use crate::{Error, Result};
 
+const META_PACKAGE: &str = "linux-image-cloud-amd64";
+const KERNEL: &str = "linux-image-";
+
+/// The release of the archive's newest cloud kernel, as `uname -r` says it.
+///
+/// # Errors
+/// When the archive has none.
+pub(crate) fn newest_kernel() -> Result<String> {
+    let found = dependencies(META_PACKAGE, &[KERNEL])?;
+    let first = found.first().and_then(|name| name.strip_prefix(KERNEL));
+    first
+        .map(str::to_string)
+        .ok_or_else(|| Error::Missing(format!("{META_PACKAGE} does not name a kernel")))
+}
+
+/// Unpacks the kernel `release` and its modules below `root`.
+///
+/// # Errors
+/// When its package cannot be had.
+pub(crate) fn unpack_kernel(release: &str, downloads: &Path, root: &Path) -> Result<()> {
+    unpack(&format!("{KERNEL}{release}"), downloads, root)
+}
+
 /// Packages that `package` depends on and whose names begin with one of `prefixes`.
 ///
 /// # Errors
