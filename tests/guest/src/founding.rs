@@ -5,6 +5,9 @@ use crate::driver::MODULE;
 use crate::vm::Vm;
 use crate::{Error, Result};
 
+/// Where the guest's kernel has our driver.
+pub const DRIVER: &str = "/sys/bus/virtio/drivers/vbr_founding";
+
 impl Vm {
     /// Where our driver's parameters are in the guest.
     fn parameter_file(name: &str) -> String {
@@ -28,6 +31,25 @@ impl Vm {
     pub fn set_driver_parameter(&mut self, name: &str, value: &str) -> Result<()> {
         let file = Vm::parameter_file(name);
         self.guest(|agent| agent.call(&format!("write {file} {value}")))
+            .map(drop)
+    }
+
+    /// Takes our driver from its device and returns the device's name in the guest.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn unbind_driver(&mut self) -> Result<String> {
+        let device = self.shell(&format!("cd {DRIVER}; echo virtio*"))?;
+        self.guest(|agent| agent.call(&format!("write {DRIVER}/unbind {device}")))?;
+        Ok(device)
+    }
+
+    /// Gives our driver the device of this name.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn bind_driver(&mut self, device: &str) -> Result<()> {
+        self.guest(|agent| agent.call(&format!("write {DRIVER}/bind {device}")))
             .map(drop)
     }
 

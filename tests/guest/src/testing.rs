@@ -181,6 +181,28 @@ impl Vm {
         self.guest(|agent| agent.stop_worker(worker))
     }
 
+    /// Starts a checking program that keeps every second 128 KiB of `mib` MiB: what is
+    /// free then, or in the balloon, is in pieces.
+    ///
+    /// # Errors
+    /// When the guest has not that much.
+    pub fn fill_with_holes(&mut self, mib: u64) -> Result<Worker> {
+        let worker = self.guest(|agent| agent.start_worker(mib, mib, true))?;
+        self.wait_filled(worker)?;
+        Ok(worker)
+    }
+
+    /// Lets the guest's kernel compact its memory; how many pages of the balloon it moved.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn compact(&mut self) -> Result<u64> {
+        let before = self.guest(|agent| agent.vmstat("balloon_migrate"))?;
+        self.guest(|agent| agent.call("write /proc/sys/vm/compact_memory 1"))?;
+        let after = self.guest(|agent| agent.vmstat("balloon_migrate"))?;
+        Ok(after - before)
+    }
+
     /// Waits for two more whole looks of the checking program at its memory.
     ///
     /// # Errors

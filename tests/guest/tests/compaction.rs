@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use guest::agent::Worker;
 use guest::config::{Backing, VmConfig};
 use guest::hugepages::HugePages;
 use guest::testing::{config, is_ours, skip, slot};
@@ -43,8 +42,8 @@ fn moved_pages(backing: Backing) -> Result<()> {
         backing,
         ..config("")?
     })?;
-    let checked = fill_with_holes(&mut vm, 120)?;
-    let ended = fill_with_holes(&mut vm, 240)?;
+    let checked = vm.fill_with_holes(120)?;
+    let ended = vm.fill_with_holes(240)?;
     // The balloon takes what is between the two programs' pieces of memory; the
     // end of one leaves free pieces all over, which compaction fills again.
     vm.balloon_to(285, SOON)?;
@@ -52,7 +51,7 @@ fn moved_pages(backing: Backing) -> Result<()> {
     let mut total = 0;
     for mib in [285, 330, 300] {
         vm.balloon_to(mib, SOON)?;
-        total += compact(&mut vm)?;
+        total += vm.compact()?;
         vm.assert_intact(checked)?;
     }
     println!("{backing:?}: {total} pages of the balloon moved");
@@ -66,19 +65,4 @@ fn moved_pages(backing: Backing) -> Result<()> {
     vm.balloon_to(512, SOON)?;
     vm.touch(300)?;
     vm.assert_intact(checked)
-}
-
-/// A program that has every second 128 KiB of `mib` MiB.
-fn fill_with_holes(vm: &mut Vm, mib: u64) -> Result<Worker> {
-    let worker = vm.guest(|agent| agent.start_worker(mib, mib, true))?;
-    vm.wait_filled(worker)?;
-    Ok(worker)
-}
-
-/// Lets the guest's kernel compact its memory; how many pages of the balloon moved.
-fn compact(vm: &mut Vm) -> Result<u64> {
-    let before = vm.guest(|agent| agent.vmstat("balloon_migrate"))?;
-    vm.guest(|agent| agent.call("write /proc/sys/vm/compact_memory 1"))?;
-    let after = vm.guest(|agent| agent.vmstat("balloon_migrate"))?;
-    Ok(after - before)
 }
