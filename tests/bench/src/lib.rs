@@ -7,10 +7,13 @@
 //! - [`raw`] is the limit: the system calls alone, made by [`sys`]
 //! - [`smaps`] says what is behind a guest's RAM
 //! - [`device`] measures what a page costs
+//! - [`latency`] measures how long the monitor waits for [`hostile`] input
 //! - [`figures`] holds what was measured, [`table`] prints it
 
 pub mod device;
 pub mod figures;
+pub mod hostile;
+pub mod latency;
 pub mod machine;
 pub mod pci;
 pub mod plan;

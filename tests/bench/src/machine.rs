@@ -72,7 +72,6 @@ pub struct Machine {
     /// Memory for requests.
     pub window: Window,
     queues: Vec<(Queue, u64)>,
-    ram_bytes: u64,
 }
 
 impl Machine {
@@ -101,17 +100,15 @@ impl Machine {
             let notify = pci.start_queue(&mut self.qtest, index, &queue.place)?;
             self.queues.push((queue, notify));
         }
-        pci.start(&mut self.qtest)
+        pci.start(&mut self.qtest)?;
+        // When a driver is ready QEMU looks at all queues once, without being notified. That is
+        // over before there is anything to find.
+        self.wait_idle()
     }
 
     /// The number of QEMU's process.
     pub fn pid(&self) -> u32 {
         self.child.id()
-    }
-
-    /// Size of the guest's RAM without the window.
-    pub fn ram_bytes(&self) -> u64 {
-        self.ram_bytes
     }
 
     /// Writes to every page of a piece of guest memory.
@@ -133,6 +130,19 @@ impl Machine {
     pub fn put(&mut self, queue: QueueName, requests: &[Vec<Buffer>]) -> Result<()> {
         let (queue, _) = &mut self.queues[queue as usize];
         queue.put(&self.window, requests)
+    }
+
+    /// The same with descriptors in tables of their own.
+    ///
+    /// # Errors
+    /// When they do not fit.
+    pub fn put_indirect(
+        &mut self,
+        queue: QueueName,
+        requests: &[(u64, Vec<Buffer>)],
+    ) -> Result<()> {
+        let (queue, _) = &mut self.queues[queue as usize];
+        queue.put_indirect(&self.window, requests)
     }
 
     /// Notifies the device and waits until all is answered; gives how long that took.
@@ -162,7 +172,7 @@ impl Machine {
     ///
     /// # Errors
     /// When that takes too long.
-    pub fn wait_answered(&mut self, queue: QueueName) -> Result<()> {
+    fn wait_answered(&mut self, queue: QueueName) -> Result<()> {
         let (queue, _) = &self.queues[queue as usize];
         let deadline = Instant::now() + WORK_LIMIT;
         while !queue.is_answered(&self.window)? {
@@ -181,14 +191,6 @@ impl Machine {
     /// When the window cannot be read.
     pub fn is_answered(&self, queue: QueueName) -> Result<bool> {
         self.queues[queue as usize].0.is_answered(&self.window)
-    }
-
-    /// The answer of QEMU to a notification of [`Machine::notify`].
-    ///
-    /// # Errors
-    /// When QEMU is gone.
-    pub fn end_notify(&mut self) -> Result<()> {
-        self.qtest.answer().map(drop)
     }
 
     /// Lets the machine's time go on until no timer is left, and waits until QEMU is idle.
@@ -305,7 +307,6 @@ fn launch(config: &Config, dir: &Path) -> Result<(Machine, Qmp)> {
         qtest,
         window: Window::new(file, WINDOW_BASE, config.window_mib * MIB),
         queues: Vec::new(),
-        ram_bytes: config.ram_mib * MIB,
     };
     Ok((machine, qmp))
 }

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use bench::figures::Samples;
-use bench::{device, table};
+use bench::{device, latency, table};
 use clap::{Parser, Subcommand};
 use guest::{Result, testing};
 
@@ -21,6 +21,8 @@ struct Cli {
 enum Door {
     /// What a page costs on the device's side, without a guest
     Device(device::Options),
+    /// How long QEMU's monitor waits while a guest does its worst
+    Latency(latency::Options),
 }
 
 fn main() -> Result<()> {
@@ -31,6 +33,12 @@ fn main() -> Result<()> {
             let outcome = device::run(&qemu, &options, &mut samples);
             // What was measured before a failure is worth a look.
             table::device(&samples);
+            outcome
+        }
+        Door::Latency(options) => {
+            let mut all = Vec::new();
+            let outcome = latency::run(&qemu, &options, &mut all);
+            latency::print(&all);
             outcome
         }
     }

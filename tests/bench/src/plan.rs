@@ -76,6 +76,8 @@ pub enum Device {
 /// Features that drivers here accept; virtio 1.3, 5.5.3 and 6.
 const MUST_TELL_HOST: u64 = 1 << 0;
 const REPORTING: u64 = 1 << 5;
+/// Requests may have more descriptors than their queue.
+const INDIRECT: u64 = 1 << 28;
 const VERSION_1: u64 = 1 << 32;
 const PAGE_RANGE: u64 = 1 << 60;
 const BALLOON_CHUNKS: u64 = 1 << 62;
@@ -116,6 +118,7 @@ impl Device {
     /// What the driver accepts.
     pub fn features(self) -> u64 {
         VERSION_1
+            | INDIRECT
             | match self {
                 Device::Stock | Device::OursNoMth => REPORTING,
                 Device::Ours => REPORTING | MUST_TELL_HOST,

@@ -10,6 +10,9 @@ use crate::pci::Place;
 
 const WRITABLE: u16 = 2;
 const NEXT: u16 = 1;
+const INDIRECT: u16 = 4;
+/// Bytes of a descriptor.
+const DESCRIPTOR: u32 = 16;
 
 /// A DIMM of the machine that is a file here: requests are written and answers are seen without
 /// a command to QEMU, so they cost the machine nothing.
@@ -112,21 +115,38 @@ impl Queue {
         if count > size.into() {
             return Err(Error::Missing("more buffers than descriptors".into()));
         }
-        let mut table = Vec::with_capacity(16 * count);
+        let mut table = Vec::with_capacity(DESCRIPTOR as usize * count);
         let mut next = 0u16;
         for request in requests {
             self.write_head(window, next)?;
-            for (left, buffer) in (0..request.len()).rev().zip(request) {
-                next += 1;
-                let more = if left > 0 { NEXT } else { 0 };
-                let flags = more | if buffer.writable { WRITABLE } else { 0 };
-                table.extend(buffer.address.to_le_bytes());
-                table.extend(buffer.len.to_le_bytes());
-                table.extend(flags.to_le_bytes());
-                table.extend(next.to_le_bytes());
-            }
+            chain(&mut table, &mut next, request);
         }
-        window.write(self.place.descriptors, &table)?;
+        self.show(window, &table)
+    }
+
+    /// Puts requests in whose descriptors are in tables of their own, each at the address given
+    /// with it. A table can be longer than the queue.
+    ///
+    /// # Errors
+    /// When there are more requests than descriptors.
+    pub fn put_indirect(&mut self, window: &Window, requests: &[(u64, Vec<Buffer>)]) -> Result<()> {
+        if requests.len() > self.place.size.into() {
+            return Err(Error::Missing("more requests than descriptors".into()));
+        }
+        let mut table = Vec::new();
+        for (head, (address, buffers)) in (0u16..).zip(requests) {
+            self.write_head(window, head)?;
+            let mut inner = Vec::new();
+            chain(&mut inner, &mut 0, buffers);
+            window.write(*address, &inner)?;
+            let len = DESCRIPTOR * buffers.len() as u32;
+            descriptor(&mut table, *address, len, INDIRECT, 0);
+        }
+        self.show(window, &table)
+    }
+
+    fn show(&self, window: &Window, table: &[u8]) -> Result<()> {
+        window.write(self.place.descriptors, table)?;
         window.write(self.place.available + 2, &self.put.to_le_bytes())
     }
 
@@ -143,4 +163,22 @@ impl Queue {
     pub fn is_answered(&self, window: &Window) -> Result<bool> {
         Ok(window.read_u16(self.place.used + 2)? == self.put)
     }
+}
+
+/// Adds the descriptors of one request; `next` is the number of the first, and of the one behind
+/// the last.
+fn chain(table: &mut Vec<u8>, next: &mut u16, request: &[Buffer]) {
+    for (left, buffer) in (0..request.len()).rev().zip(request) {
+        *next += 1;
+        let more = if left > 0 { NEXT } else { 0 };
+        let flags = more | if buffer.writable { WRITABLE } else { 0 };
+        descriptor(table, buffer.address, buffer.len, flags, *next);
+    }
+}
+
+fn descriptor(table: &mut Vec<u8>, address: u64, len: u32, flags: u16, next: u16) {
+    table.extend(address.to_le_bytes());
+    table.extend(len.to_le_bytes());
+    table.extend(flags.to_le_bytes());
+    table.extend(next.to_le_bytes());
 }

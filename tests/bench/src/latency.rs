@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! `bench latency`: how long QEMU's monitor waits while a guest does its worst.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use guest::qmp::Qmp;
+use guest::{Error, MIB, Result};
+use serde_json::json;
+
+use crate::hostile::{self, Hostile};
+use crate::machine::{Config, Machine};
+use crate::plan::{Backing, Device};
+
+/// What is measured.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// How often each input is given to each device; all answers count as one set
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub runs: u32,
+    /// For how long the monitor is asked, at most, in seconds
+    #[arg(long, value_name = "S", default_value_t = 4)]
+    pub seconds: u64,
+    /// Only these inputs
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub input: Vec<Hostile>,
+}
+
+/// RAM of the machine, all of it filled where the input is about memory.
+pub const RAM_MIB: u64 = 1024;
+/// An input begins after so many quiet answers.
+const BEFORE: usize = 50;
+
+/// The answers of the monitor while one input was worked on.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    /// What the guest did.
+    pub input: Hostile,
+    /// To which device.
+    pub device: &'static str,
+    /// How long each took, sorted.
+    pub ns: Vec<u64>,
+    /// Whether all of the input was done in the time.
+    pub ended: bool,
+}
+
+impl Answers {
+    /// The time within which `part` (from 0 to 1) of the answers came, in milliseconds.
+    pub fn percentile_ms(&self, part: f64) -> f64 {
+        let index = (part * self.ns.len() as f64).ceil() as usize;
+        let ns = self.ns.get(index.saturating_sub(1)).copied();
+        ns.unwrap_or(0) as f64 / 1e6
+    }
+}
+
+/// Gives each input to stock and to ours.
+///
+/// # Errors
+/// When QEMU or a device does not do what it should.
+pub fn run(qemu: &Path, options: &Options, all: &mut Vec<Answers>) -> Result<()> {
+    for input in Hostile::ALL {
+        if !options.input.is_empty() && !options.input.contains(&input) {
+            continue;
+        }
+        for device in input.devices() {
+            let mut answers = Answers {
+                input,
+                device: device.name(),
+                ns: Vec::new(),
+                ended: true,
+            };
+            for _ in 0..options.runs {
+                let (ns, ended) = one(qemu, options, input, *device)?;
+                answers.ns.extend(ns);
+                answers.ended &= ended;
+            }
+            answers.ns.sort_unstable();
+            println!("  {}", line(&answers));
+            all.push(answers);
+        }
+    }
+    Ok(())
+}
+
+/// One input to one machine, which is ended in the midst of it if it takes too long.
+fn one(qemu: &Path, options: &Options, input: Hostile, device: Device) -> Result<(Vec<u64>, bool)> {
+    let config = Config {
+        qemu: qemu.into(),
+        device,
+        backing: Backing::Small,
+        ram_mib: RAM_MIB,
+        window_mib: hostile::WINDOW_MIB,
+    };
+    let (mut machine, mut qmp) = Machine::start(&config)?;
+    if input.is_about_memory() {
+        machine.fill(MIB, (RAM_MIB - 1) * MIB)?;
+    }
+    let queue = hostile::put(&mut machine, input, device)?;
+    machine.wait_idle()?;
+    let (ready, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let begun = Instant::now();
+        let limit = Duration::from_secs(options.seconds);
+        let prober = scope.spawn(|| ask(&mut qmp, &ready, &stop));
+        while !ready.load(Ordering::Acquire) && begun.elapsed() < limit {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let begun = Instant::now();
+        let worked = (|| {
+            machine.notify(queue)?;
+            while begun.elapsed() < limit {
+                if input != Hostile::Nothing && machine.is_answered(queue)? {
+                    return Ok(true);
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(false)
+        })();
+        stop.store(true, Ordering::Release);
+        let asked = prober.join();
+        let ns = asked.map_err(|_| Error::Tool("the thread that asks has failed".into()))??;
+        let work: Result<bool> = worked;
+        // Those from before the notification are not about the input.
+        let during = ns.iter().filter(|(at, took)| *at + *took >= begun);
+        Ok((
+            during.map(|(_, took)| took.as_nanos() as u64).collect(),
+            work?,
+        ))
+    })
+}
+
+/// Asks again and again; gives when each question was sent and how long its answer took.
+fn ask(qmp: &mut Qmp, ready: &AtomicBool, stop: &AtomicBool) -> Result<Vec<(Instant, Duration)>> {
+    let mut all = Vec::new();
+    while !stop.load(Ordering::Acquire) {
+        let begun = Instant::now();
+        let answer = qmp.execute("query-status", json!({}));
+        all.push((begun, begun.elapsed()));
+        match answer {
+            // So long at least; whoever asks has given up.
+            Err(Error::Timeout { .. }) => break,
+            other => other?,
+        };
+        if all.len() == BEFORE {
+            ready.store(true, Ordering::Release);
+        }
+    }
+    Ok(all)
+}
+
+/// Prints all of `bench latency`.
+pub fn print(all: &[Answers]) {
+    println!("\nAnswer times of QEMU's monitor, ms, while the device works on what a guest does");
+    println!(
+        "{:<54}{:<8}{:>9}{:>9}{:>9}{:>10}{:>9}",
+        "", "", "p50", "p99", "p99.9", "max", "answers"
+    );
+    all.iter().for_each(|answers| println!("{}", line(answers)));
+}
+
+fn line(answers: &Answers) -> String {
+    let ms = |part| answers.percentile_ms(part);
+    format!(
+        "{:<54}{:<8}{:>9.3}{:>9.3}{:>9.3}{:>10.3}{:>9}{}",
+        answers.input.title(answers.device == Device::Stock.name()),
+        answers.device,
+        ms(0.5),
+        ms(0.99),
+        ms(0.999),
+        ms(1.0),
+        answers.ns.len(),
+        if answers.ended { "" } else { "  (stopped)" }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_answers() {
+        let mut answers = Answers {
+            input: Hostile::Nothing,
+            device: "ours",
+            ns: (1..=1000).map(|n| n * 1_000_000).collect(),
+            ended: true,
+        };
+        let parts = [0.5, 0.99, 0.999, 1.0].map(|part| answers.percentile_ms(part));
+        assert_eq!(parts, [500.0, 990.0, 999.0, 1000.0]);
+        answers.ns.clear();
+        assert_eq!(answers.percentile_ms(0.5), 0.0);
+    }
+}
