@@ -13,6 +13,7 @@ mod guest;
 mod moves;
 mod ram;
 mod rounds;
+mod seen;
 mod skips;
 mod world;
 
@@ -23,7 +24,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use virtio_balloon_rs::features::FreePageSource;
 
 use ram::{LOGS, Log, MIGRATED, PAGES, Ram};
-use world::{Broken, Checked, Seen, Step, World};
+use seen::Seen;
+use world::{Broken, Checked, Step, World};
 
 fn step() -> impl Strategy<Value = Step> {
     let guest = prop_oneof![
