@@ -29,6 +29,8 @@ pub(crate) enum Bench {
     Device(CostArgs),
     /// How long QEMU's monitor waits while a guest does its worst
     Latency(CostArgs),
+    /// A Linux guest gives half of its memory away, takes it back and uses it again
+    Guest(CostArgs),
     /// The bitmap of pages beside fixedbitset and roaring; takes two minutes
     Bitmap,
 }
@@ -93,6 +95,7 @@ pub(crate) fn run(paths: &Paths, bench: Bench) -> Result<()> {
         Bench::Protocols(args) => protocols(paths, args),
         Bench::Device(args) => costs::run(paths, "device", args),
         Bench::Latency(args) => costs::run(paths, "latency", args),
+        Bench::Guest(args) => costs::run(paths, "guest", args),
         Bench::Bitmap => bitmap(paths),
     }
 }

@@ -8,12 +8,14 @@
 //! - [`smaps`] says what is behind a guest's RAM
 //! - [`device`] measures what a page costs
 //! - [`latency`] measures how long the monitor waits for [`hostile`] input
+//! - [`linux`] measures a Linux guest's way into the balloon and back
 //! - [`figures`] holds what was measured, [`table`] prints it
 
 pub mod device;
 pub mod figures;
 pub mod hostile;
 pub mod latency;
+pub mod linux;
 pub mod machine;
 pub mod pci;
 pub mod plan;

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use bench::figures::Samples;
-use bench::{device, latency, table};
+use bench::{device, latency, linux, table};
 use clap::{Parser, Subcommand};
 use guest::{Result, testing};
 
@@ -23,6 +23,8 @@ enum Door {
     Device(device::Options),
     /// How long QEMU's monitor waits while a guest does its worst
     Latency(latency::Options),
+    /// A Linux guest: inflate to half, deflate, use the memory again
+    Guest(linux::Options),
 }
 
 fn main() -> Result<()> {
@@ -33,6 +35,12 @@ fn main() -> Result<()> {
             let outcome = device::run(&qemu, &options, &mut samples);
             // What was measured before a failure is worth a look.
             table::device(&samples);
+            outcome
+        }
+        Door::Guest(options) => {
+            let mut runs = Vec::new();
+            let outcome = linux::run(&options, &mut runs);
+            linux::print(&runs);
             outcome
         }
         Door::Latency(options) => {
