@@ -158,15 +158,10 @@ pub unsafe extern "C" fn vbr_request_give_up_answer(
     let hints = unsafe { hints.as_ref() };
     // SAFETY: NULL or a live device by contract.
     let device = unsafe { device.as_ref() };
-    let mut inner = VbrStatus::Ok;
-    let outer = with_device(device, |balloon, _| {
-        inner = with_hints(hints, |hints| {
-            balloon.give_up_answer(hints);
-            Ok(())
-        });
+    with_both(hints, device, |hints, balloon| {
+        balloon.give_up_answer(hints);
         Ok(())
-    });
-    if outer == VbrStatus::Ok { inner } else { outer }
+    })
 }
 
 /// The driver reset this queue: nothing is in flight or held there any more.
