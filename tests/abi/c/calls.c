@@ -60,11 +60,12 @@ static const struct {
     X(vbr_stats_get, (device, &out->stats))                                    \
     X(vbr_machine_reset, (device))                                             \
     X(vbr_request_buffer, (hints, device, HOST_REQUEST, 16, false, &out->flag)) \
-    X(vbr_request_answer, (hints, device, HOST_REQUEST, &in.answer))
+    X(vbr_request_answer, (hints, device, HOST_REQUEST, &in.answer))           \
+    X(vbr_request_give_up_answer, (hints, device))
 
 #define HOST_REQUEST VBR_FREE_PAGE_SOURCE_HOST_REQUEST
 
-/* Of nobody else's: what two calls need besides the device. */
+/* Of nobody else's: what some calls need besides the device. */
 static struct VbrHints *hints;
 
 #define CALL(name, arguments)                                                  \

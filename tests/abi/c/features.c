@@ -105,19 +105,24 @@ static void ranges_and_chunks_are_not_accepted_together(void)
     host_free(host);
 }
 
-static enum VbrFreePageSource source(struct host *host, uint64_t accepted)
+static enum VbrFreePageSource source_of(struct host *host, uint64_t accepted, bool legacy)
 {
     struct VbrHints *hints = NULL;
     struct VbrHintView view;
     bool changed = true;
 
     CHECK_OK(vbr_hints_new(&hints));
-    CHECK_OK(vbr_device_set_features(host->device, accepted, false));
+    CHECK_OK(vbr_device_set_features(host->device, accepted, legacy));
     CHECK_OK(vbr_hints_negotiated(hints, host->device, &changed));
     CHECK(!changed);
     CHECK_OK(vbr_hints_view(hints, &view));
     vbr_hints_free(hints);
     return view.source;
+}
+
+static enum VbrFreePageSource source(struct host *host, uint64_t accepted)
+{
+    return source_of(host, accepted, false);
 }
 
 /* Also which bits count at all: those that are offered, by the numbers that they are offered by. */
@@ -130,18 +135,41 @@ static void where_the_guest_is_asked(void)
     CHECK_EQ(source(host, FIRST | SECOND), VBR_FREE_PAGE_SOURCE_HOST_REQUEST);
     CHECK_EQ(source(host, SECOND), VBR_FREE_PAGE_SOURCE_MISC_QUEUE);
     CHECK_EQ(source(host, PAGE_RANGE), VBR_FREE_PAGE_SOURCE_NONE);
+    /* A legacy driver has no such bits, unless they are those of old. */
+    CHECK_EQ(source_of(host, FIRST, true), VBR_FREE_PAGE_SOURCE_NONE);
     host_free(host);
     host = offering(PRIVATE, today);
     CHECK_EQ(source(host, FIRST | SECOND), VBR_FREE_PAGE_SOURCE_NONE);
     host_free(host);
     host = offering(HISTORICAL, FIRST | STATS_VQ);
     CHECK_EQ(source(host, 1 << 4), VBR_FREE_PAGE_SOURCE_HOST_REQUEST);
+    CHECK_EQ(source_of(host, 1 << 4, true), VBR_FREE_PAGE_SOURCE_HOST_REQUEST);
     CHECK_EQ(source(host, 1 << 3), VBR_FREE_PAGE_SOURCE_NONE);
     CHECK_EQ(source(host, FIRST), VBR_FREE_PAGE_SOURCE_NONE);
     host_free(host);
     host = offering(HISTORICAL, SECOND | STATS_VQ);
     CHECK_EQ(source(host, 1 << 4), VBR_FREE_PAGE_SOURCE_MISC_QUEUE);
     host_free(host);
+}
+
+/* The same bit means one thing here and another there: the stream says which. */
+static void streams_say_what_is_spoken(void)
+{
+    struct host *from = offering(HISTORICAL, FIRST | STATS_VQ);
+    struct host *ranges = offering(HISTORICAL, FIRST | STATS_VQ);
+    struct host *chunks = offering(HISTORICAL, SECOND | STATS_VQ);
+    struct VbrState state;
+
+    CHECK_OK(vbr_device_set_features(from->device, 3 << 3, false));
+    CHECK_OK(vbr_device_set_features(ranges->device, 3 << 3, false));
+    CHECK_OK(vbr_device_set_features(chunks->device, 3 << 3, false));
+    CHECK_OK(vbr_state_save(from->device, 0, &state));
+    CHECK_EQ(state.founding, FIRST);
+    CHECK_OK(vbr_state_load(ranges->device, &state, NULL, RAM));
+    CHECK_STATUS(vbr_state_load(chunks->device, &state, NULL, RAM), VBR_STATUS_STATE_FOUNDING);
+    host_free(from);
+    host_free(ranges);
+    host_free(chunks);
 }
 
 static enum VbrAdviceInForce in_force(const struct host *host)
@@ -236,6 +264,7 @@ void theme_features(void)
     offered_bits();
     ranges_and_chunks_are_not_accepted_together();
     where_the_guest_is_asked();
+    streams_say_what_is_spoken();
     reports_are_given_back_as_advised();
     without_the_advice_nothing_is_freed_late();
     frees_that_fail();

@@ -37,6 +37,7 @@ IS(VBR_STATUS_STATE_PAGES_LIMIT, 12);
 IS(VBR_STATUS_STATE_HINTS, 13);
 IS(VBR_STATUS_FOUNDING_AND_TODAY, 14);
 IS(VBR_STATUS_FOUNDING_GENERATIONS, 15);
+IS(VBR_STATUS_STATE_FOUNDING, 16);
 IS(VBR_QUEUE_KIND_HOST_REQUEST, 5);
 IS(VBR_QUEUE_KIND_MISC, 6);
 IS(VBR_NUMBERING_HISTORICAL, 1);
@@ -159,7 +160,8 @@ AT(VbrHintView, state, 4);
 AT(VbrHintView, shown_id, 8);
 AT(VbrHintView, wanted, 16);
 AT(VbrHintView, epoch, 24);
-AT(VbrHintView, has_pending, 32);
+AT(VbrHintView, can_ask, 32);
+AT(VbrHintView, has_pending, 33);
 AT(VbrHintView, window_ms, 36);
 AT(VbrHintView, counters, 40);
 
@@ -191,7 +193,7 @@ AT(VbrSkipCounters, refused_unprotected_bytes, 5 * 8);
 
 static void texts_differ_and_have_no_end_mark(void)
 {
-    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_FOUNDING_GENERATIONS; status++) {
+    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_STATE_FOUNDING; status++) {
         const char *text = vbr_status_str((enum VbrStatus)status);
         CHECK(text != NULL);
         size_t length = strlen(text);

@@ -133,6 +133,8 @@ struct arguments {
     X(buffer_hold, vbr_request_buffer(a->hints, a->device, REQUEST, 16, false, NULL)) \
     X(buffer_hold_short, vbr_request_buffer(a->hints, a->device, REQUEST, 1, false, NULL)) \
     X(lost_hints, vbr_request_lost(NULL, REQUEST))                             \
+    X(give_up_hints, vbr_request_give_up_answer(NULL, a->device))              \
+    X(give_up_device, vbr_request_give_up_answer(a->hints, NULL))              \
     X(queue_reset_hints, vbr_request_queue_reset(NULL, REQUEST))               \
     X(take_hints, vbr_request_take(NULL, REQUEST, a->image, &a->size))         \
     X(take_out, vbr_request_take(a->hints, REQUEST, NULL, &a->size))           \

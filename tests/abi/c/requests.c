@@ -166,8 +166,10 @@ static void a_request_and_its_answer(enum VbrFreePageSource source)
         CHECK_EQ(look(&a).state, VBR_HINT_STATE_STOP);
         CHECK(!buffer(&a, size - 1, false));
         CHECK_EQ(host_counters(a.host).ignored_request_buffers, 1);
+        CHECK(!look(&a).can_ask);
         CHECK(!open_round(&a));
         CHECK(buffer(&a, size, false));
+        CHECK(look(&a).can_ask);
         CHECK(!buffer(&a, size, true));
         CHECK_EQ(host_counters(a.host).ignored_request_buffers, 2);
         CHECK_EQ(take(&a, 0), 0);
@@ -291,6 +293,7 @@ static void one_request_at_a_time(enum VbrFreePageSource source)
     CHECK(open_round(&a));
     CHECK(take(&a, FIRST) > 0);
     CHECK(buffer(&a, 16, false));
+    CHECK(!look(&a).can_ask);
     CHECK(!open_round(&a));
     CHECK_EQ(take(&a, 0), 0);
     answer(&a, FIRST, false, 4 * MIB, PAGE);
@@ -311,7 +314,7 @@ static void one_request_at_a_time(enum VbrFreePageSource source)
 /* A message that ends in the middle, because its queue or the device was reset or gave it back. */
 static void broken_off(enum VbrFreePageSource source)
 {
-    for (int how = 0; how < 3; how++) {
+    for (int how = 0; how < 4; how++) {
         struct asked a = start(source);
         bool changed;
 
@@ -332,6 +335,11 @@ static void broken_off(enum VbrFreePageSource source)
                                             false, true };
             CHECK_OK(vbr_request_answer(a.hints, a.host->device, source, &rest));
             negotiate(&a);
+        } else if (how == 3) {
+            /* It does not come again, and was the last of its answer. */
+            CHECK_OK(vbr_request_give_up_answer(a.hints, a.host->device));
+            CHECK_EQ(look(&a).state, VBR_HINT_STATE_STOP);
+            CHECK_OK(vbr_request_give_up_answer(a.hints, a.host->device));
         }
         CHECK_EQ(look(&a).counters.hinted_bytes, 0);
         if (how == 2) {
@@ -347,6 +355,26 @@ static void broken_off(enum VbrFreePageSource source)
         CHECK_EQ(host_counters(a.host).malformed_messages, 0);
         end(&a);
     }
+}
+
+/* A message that is given up and was not the last of its answer does not end it. */
+static void more_is_to_come(enum VbrFreePageSource source)
+{
+    struct asked a = start(source);
+
+    CHECK(buffer(&a, 16, false));
+    CHECK(open_round(&a));
+    CHECK(take(&a, FIRST) > 0);
+    const struct message message = naming(&a, FIRST, false, 4 * MIB, PAGE);
+    part(&a, message.bytes, message.len - 5, message.len, true, false);
+    CHECK_OK(vbr_request_give_up_answer(a.hints, a.host->device));
+    CHECK_EQ(look(&a).state, VBR_HINT_STATE_STARTED);
+    CHECK(buffer(&a, 16, false));
+    CHECK(!look(&a).can_ask);
+    answer(&a, FIRST, true, 8 * MIB, PAGE);
+    CHECK_EQ(look(&a).counters.hinted_bytes, PAGE);
+    CHECK(look(&a).can_ask);
+    end(&a);
 }
 
 static void in_flight_while_it_migrates(enum VbrFreePageSource source)
@@ -430,6 +458,7 @@ void theme_requests(void)
         a_request_and_its_answer(sources[i]);
         one_request_at_a_time(sources[i]);
         broken_off(sources[i]);
+        more_is_to_come(sources[i]);
         in_flight_while_it_migrates(sources[i]);
     }
     across_sections();
