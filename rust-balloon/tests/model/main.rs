@@ -8,6 +8,7 @@
 mod edges;
 mod expect;
 mod loaded;
+mod messages;
 mod mock;
 mod world;
 

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Inflate and deflate requests in every format, beside a device that gets the same pages as PFNs.
+//!
+//! What a message names is told by a parser of its own, which knows nothing of parts: a page of what
+//! stands before the first place that makes no sense counts, and no other.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use virtio_balloon_rs::counters::Counters;
+use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd, RequestPart};
+use virtio_balloon_rs::features::{Features, QueueKind};
+use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::memory::BlockRange;
+use virtio_balloon_rs::page::PAGE_SIZE;
+use virtio_balloon_rs::pageset::MAX_BYTES;
+use virtio_balloon_rs::state::SavedPages;
+use virtio_balloon_rs::wire::ByteOrder;
+
+use crate::mock::{END, HUGE, LONG, MAPS, MockHost, RAM, SMALL, memory_map, sections};
+
+/// How requests are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Pfns,
+    Ranges,
+    Chunks,
+}
+
+const MESSAGES: [Format; 2] = [Format::Ranges, Format::Chunks];
+
+/// Pages that follow each other: the first, and how many.
+type Run = (u64, u64);
+
+/// What a request came to: what the host was asked for in each slice.
+type Slices = Vec<(Vec<BlockRange>, Vec<BlockRange>)>;
+
+struct Device {
+    balloon: Balloon,
+    format: Format,
+}
+
+impl Device {
+    fn new(format: Format, told: bool, map: usize) -> Device {
+        let mut balloon = Balloon::new(Options::default());
+        balloon.set_memory(memory_map(map));
+        let mut features = match format {
+            Format::Pfns => Features::empty(),
+            Format::Ranges => Features::PAGE_RANGE,
+            Format::Chunks => Features::BALLOON_CHUNKS,
+        };
+        features.set(Features::MUST_TELL_HOST, told);
+        balloon.set_features(features, false);
+        Device { balloon, format }
+    }
+
+    /// A request in parts that end at `cuts`, worked off as a batch of its own.
+    fn request(&mut self, queue: QueueKind, payload: &[u8], cuts: &[Index]) -> Slices {
+        let unit = if self.format == Format::Pfns { 4 } else { 1 };
+        let units = payload.len() / unit;
+        let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(units + 1) * unit).collect();
+        ends.push(payload.len());
+        ends.sort_unstable();
+        let mut at = 0;
+        for (number, &end) in ends.iter().enumerate() {
+            let is_last = number + 1 == ends.len();
+            let part = RequestPart {
+                payload: &payload[at..end],
+                total: payload.len() as u64,
+                order: ByteOrder::Little,
+                end: is_last.then_some(RequestEnd {
+                    descriptors: 1,
+                    wrong_way: 0,
+                }),
+            };
+            assert!(part.payload.len() <= self.balloon.batch_room(queue));
+            assert_eq!(self.balloon.batch_add(queue, part), Ok(()));
+            at = end;
+        }
+        self.run()
+    }
+
+    fn run(&mut self) -> Slices {
+        let mut slices = Vec::new();
+        loop {
+            let mut host = MockHost::default();
+            let progress = self.balloon.batch_run(&mut host, Inhibit::No);
+            slices.push((host.discards, host.populates));
+            if progress == Progress::Done {
+                return slices;
+            }
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        self.balloon.counters(RAM)
+    }
+
+    /// The set of pages in the balloon, as it is saved.
+    fn set(&self) -> Vec<u8> {
+        let mut coded = vec![0; MAX_BYTES];
+        let written = SavedPages::write(&self.balloon, &mut coded);
+        coded.truncate(written.bytes);
+        coded
+    }
+}
+
+/// A request that names `runs`. Each is in the long form where `long` says so, or where it must be.
+fn encode(format: Format, runs: &[Run], long: bool) -> Vec<u8> {
+    let mut entries = Vec::new();
+    for &(first, count) in runs {
+        let words = match format {
+            Format::Pfns => {
+                let pfns = (first..first + count).map(|page| page as u32);
+                entries.extend(pfns.flat_map(u32::to_le_bytes));
+                continue;
+            }
+            Format::Ranges if count < 4096 && !long => vec![first << 12 | count],
+            Format::Ranges => vec![first << 12, count],
+            Format::Chunks => vec![first << 12, count << 12],
+        };
+        entries.extend(words.into_iter().flat_map(u64::to_le_bytes));
+    }
+    let mut message = match format {
+        Format::Pfns => vec![],
+        Format::Ranges => [&[9; 4][..], &(entries.len() as u32).to_le_bytes()].concat(),
+        Format::Chunks => (runs.len() as u32).to_le_bytes().to_vec(),
+    };
+    message.extend(entries);
+    message
+}
+
+/// The runs of RAM.
+fn ram(map: usize) -> Vec<Run> {
+    let mut all: Vec<Run> = sections(map)
+        .iter()
+        .map(|section| (section.gpa.start().0 / PAGE_SIZE, section.gpa.pages()))
+        .collect();
+    all.sort_unstable();
+    all.dedup_by(|next, last| {
+        let touches = last.0 + last.1 == next.0;
+        last.1 += if touches { next.1 } else { 0 };
+        touches
+    });
+    all
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+/// What of a message counts, and how many bytes do not.
+fn parse(format: Format, message: &[u8], ram: &[Run]) -> (Vec<Run>, usize) {
+    let is_ram = |first: u64, count: u64| {
+        let inside = |&(start, pages): &Run| {
+            first >= start && u128::from(first - start) + u128::from(count) <= u128::from(pages)
+        };
+        count > 0 && ram.iter().any(inside)
+    };
+    let all = (vec![], message.len());
+    let head = if format == Format::Ranges { 8 } else { 4 };
+    if message.len() < head {
+        return all;
+    }
+    let entries = &message[head..];
+    let said = number(&message[head - 4..head]);
+    let fits = match format {
+        Format::Ranges => said == entries.len() as u64 && said % 8 == 0,
+        _ => said <= 4096 && said * 16 == entries.len() as u64,
+    };
+    if !fits {
+        return all;
+    }
+    let (mut runs, mut at) = (Vec::new(), 0);
+    while at < entries.len() {
+        let first = number(&entries[at..at + 8]);
+        let second = entries.get(at + 8..at + 16).map(number);
+        let (len, run) = match (format, first % 4096, second) {
+            (Format::Ranges, 0, second) => (16, second.map(|count| (first >> 12, count))),
+            (Format::Ranges, count, _) => (8, Some((first >> 12, count))),
+            (_, 0, Some(size)) if size % 4096 == 0 => (16, Some((first >> 12, size >> 12))),
+            _ => (16, None),
+        };
+        let Some(run) = run.filter(|&(first, count)| is_ram(first, count)) else {
+            break;
+        };
+        runs.push(run);
+        at += len;
+    }
+    (runs, entries.len() - at)
+}
+
+/// The same pages, each once, in PFNs.
+fn as_pfns(runs: &[Run]) -> Vec<u8> {
+    let pages: BTreeSet<u64> = runs
+        .iter()
+        .flat_map(|&(first, count)| first..first + count)
+        .collect();
+    let single: Vec<Run> = pages.into_iter().map(|page| (page, 1)).collect();
+    encode(Format::Pfns, &single, false)
+}
+
+/// Whole pages of each kind of block and parts of them.
+fn run() -> impl Strategy<Value = Run> {
+    prop_oneof![
+        3 => (SMALL..64, 1..20u64),
+        2 => (94..160u64, 1..40u64),
+        3 => (HUGE..HUGE + 2048, 1..600u64),
+        4 => (0..4u64, 1..4u64).prop_map(|(at, count)| (HUGE + at * 512, count * 512)),
+        2 => (LONG..END, 1..5000u64),
+        1 => Just((LONG, 8192)),
+    ]
+}
+
+fn inside(run: &Run, ram: &[Run]) -> Option<Run> {
+    let &(start, pages) = ram
+        .iter()
+        .find(|&&(start, pages)| run.0 >= start && run.0 < start + pages)?;
+    Some((run.0, run.1.min(start + pages - run.0)))
+}
+
+fn queue() -> impl Strategy<Value = QueueKind> {
+    prop_oneof![3 => Just(QueueKind::Inflate), 2 => Just(QueueKind::Deflate)]
+}
+
+fn cuts() -> impl Strategy<Value = Vec<Index>> {
+    prop::collection::vec(any::<Index>(), 0..6)
+}
+
+/// Entries of which some make no sense.
+fn words() -> impl Strategy<Value = Vec<u64>> {
+    let good = run().prop_map(|(first, count)| vec![first << 12 | count % 4096]);
+    let long = run().prop_map(|(first, count)| vec![first << 12, count]);
+    let chunk = run().prop_map(|(first, count)| vec![first << 12, count << 12]);
+    let reserved =
+        (run(), 1..4096u64).prop_map(|((first, count), low)| vec![first << 12 | low, count << 12]);
+    let nowhere = (END - 2..END + 4, 1..4u64).prop_map(|(first, count)| vec![first << 12 | count]);
+    let any = prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), Just(u64::MAX << 12)];
+    let entry = prop_oneof![
+        8 => good,
+        8 => long,
+        8 => chunk,
+        1 => reserved,
+        1 => nowhere,
+        1 => any.prop_map(|word| vec![word]),
+    ];
+    prop::collection::vec(entry, 0..12).prop_map(|entries| entries.concat())
+}
+
+/// A message of which the header mostly fits, and which may be cut or go on.
+fn message(format: Format) -> impl Strategy<Value = Vec<u8>> {
+    let wrong = prop_oneof![12 => Just(0), 1 => -20..20i64, 1 => any::<i64>()];
+    let length = prop_oneof![12 => Just(0), 1 => -20..20isize];
+    (words(), wrong, length).prop_map(move |(mut words, wrong, length)| {
+        if format == Format::Chunks && words.len() % 2 == 1 {
+            words.pop();
+        }
+        let (head, right) = match format {
+            Format::Chunks => (0, words.len() as i64 / 2),
+            _ => (4, words.len() as i64 * 8),
+        };
+        let mut message = vec![7; head];
+        message.extend((right.wrapping_add(wrong) as u32).to_le_bytes());
+        message.extend(words.into_iter().flat_map(u64::to_le_bytes));
+        let len = message.len().saturating_add_signed(length);
+        message.resize(len, 0);
+        message
+    })
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+/// The counters without those that only messages have.
+fn without_messages(counters: Counters) -> Counters {
+    Counters {
+        malformed_messages: 0,
+        ignored_message_bytes: 0,
+        ..counters
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// The same pages in any format, cut in any parts, are the same work in the same slices.
+    #[test]
+    fn formats_are_ways_to_say_the_same(
+        told in any::<bool>(),
+        map in 0..MAPS,
+        requests in prop::collection::vec(
+            (queue(), prop::collection::vec(run(), 0..6), any::<bool>(), cuts()), 1..6
+        ),
+    ) {
+        let ram = ram(map);
+        let mut pfns = Device::new(Format::Pfns, told, map);
+        let mut devices = MESSAGES.map(|format| Device::new(format, told, map));
+        for (queue, runs, long, cuts) in requests {
+            let mut room = 32768;
+            let runs: Vec<Run> = runs
+                .iter()
+                .filter_map(|run| inside(run, &ram))
+                .take_while(|&(_, count)| {
+                    room -= count as i64;
+                    room >= 0
+                })
+                .collect();
+            let wanted = pfns.request(queue, &encode(Format::Pfns, &runs, false), &cuts);
+            for device in &mut devices {
+                let payload = encode(device.format, &runs, long);
+                let done = device.request(queue, &payload, &cuts);
+                prop_assert_eq!(&done, &wanted, "{:?}", device.format);
+                prop_assert_eq!(device.counters(), pfns.counters(), "{:?}", device.format);
+                prop_assert!(device.set() == pfns.set(), "{:?}", device.format);
+            }
+        }
+    }
+
+    /// Whatever a message holds, only what stands before its first bad place counts, and how much does
+    /// not is counted.
+    #[test]
+    fn what_is_behind_a_bad_place_does_not_count(
+        told in any::<bool>(),
+        map in 0..MAPS,
+        requests in prop::collection::vec(
+            (queue(), message(Format::Ranges), message(Format::Chunks), cuts()), 1..8
+        ),
+    ) {
+        let ram = ram(map);
+        for format in MESSAGES {
+            let mut device = Device::new(format, told, map);
+            let mut pfns = Device::new(Format::Pfns, told, map);
+            let (mut malformed, mut left_out) = (0, 0);
+            for (queue, ranges, chunks, cuts) in &requests {
+                let message = if format == Format::Ranges { ranges } else { chunks };
+                let (runs, bytes) = parse(format, message, &ram);
+                // A message may have nothing at all, and that is wrong too.
+                malformed += u64::from(bytes > 0 || message.is_empty());
+                left_out += bytes as u64;
+                let wanted = pfns.request(*queue, &as_pfns(&runs), &[]);
+                let done = device.request(*queue, message, cuts);
+                prop_assert_eq!(&done, &wanted, "{:?}: {:x?}", format, message);
+                let counters = device.counters();
+                prop_assert_eq!(counters.malformed_messages, malformed);
+                prop_assert_eq!(counters.ignored_message_bytes, left_out);
+                prop_assert_eq!(without_messages(counters), pfns.counters());
+                prop_assert!(device.set() == pfns.set());
+            }
+        }
+    }
+}
+
+/// A message of any length is read to its end, a batch at a time, and nothing of it is lost.
+#[test]
+fn a_message_goes_on_in_the_next_batch() {
+    for told in [false, true] {
+        let mut device = Device::new(Format::Ranges, told, 0);
+        // Every second page, so that none are merged; then again, for more than a batch.
+        let pages = (0..4096u64).map(|page| (LONG + 2 * page, 1));
+        let runs: Vec<Run> = pages.cycle().take(40_000).collect();
+        let message = encode(Format::Ranges, &runs, false);
+        let (mut at, mut batches) = (0, 0);
+        let mut discarded = BTreeSet::new();
+        while at < message.len() {
+            let room = device.balloon.batch_room(QueueKind::Inflate);
+            let end = (at + 4096.min(room)).min(message.len());
+            let is_last = end == message.len();
+            let part = RequestPart {
+                payload: &message[at..end],
+                total: message.len() as u64,
+                order: ByteOrder::Little,
+                end: is_last.then_some(RequestEnd::default()),
+            };
+            assert_eq!(device.balloon.batch_add(QueueKind::Inflate, part), Ok(()));
+            at = end;
+            if is_last || device.balloon.batch_room(QueueKind::Inflate) == 0 {
+                for (discards, _) in device.run() {
+                    discarded.extend(discards.iter().map(|range| range.offset));
+                }
+                batches += 1;
+            }
+        }
+        assert_eq!(batches, 3);
+        assert_eq!(discarded.len(), 4096);
+        assert_eq!(device.counters().malformed_messages, 0);
+        assert_eq!(device.counters().requests, 1);
+    }
+}
