@@ -16,6 +16,9 @@ use crate::{Error, Result};
 
 const TITLE_WIDTH: usize = 34;
 const WIDTH: usize = 22;
+/// What inflating cost in 2016, as the authors of the page ranges measured it.
+const SERIES_SINGLE_MS: f64 = 4126.0;
+const SERIES_RANGES_MS: f64 = 590.0;
 
 const TIME: Figure<Run> = figure("inflate_ms", "inflate: time, ms", 0, |r| {
     Some(ms(r.inflate.time))
@@ -131,6 +134,11 @@ pub fn print(options: &Options, runs: &[Run]) {
         table(options, runs, *pages);
         compared(options, runs, *pages);
     }
+    println!(
+        "\nThe series that ranges come from quotes {SERIES_SINGLE_MS} ms by single pages and \
+         {SERIES_RANGES_MS} ms by ranges, {:.2} times, for 7 of 8 GiB under KVM.",
+        SERIES_SINGLE_MS / SERIES_RANGES_MS
+    );
 }
 
 fn spread(runs: &[Run], pages: Pages, variant: &str, figure: &Figure<Run>) -> Option<Spread> {
