@@ -11,6 +11,8 @@
 //! - A callback that calls back into its device gets `BUSY`. So does a second thread.
 
 pub mod batch;
+#[cfg(test)]
+mod broken;
 pub mod config;
 pub mod device;
 pub mod features;

@@ -68,7 +68,7 @@ pub struct VbrRamOps {
 /// What a migration leaves out. Made by `vbr_ram_new`, ended by `vbr_ram_free`.
 pub struct VbrRam {
     ops: VbrRamOps,
-    skips: Guarded<Skips>,
+    pub(super) skips: Guarded<Skips>,
     /// What was left out when postcopy began. Pages are sent by two threads then, one of them without
     /// the bitmap lock.
     left_out: RwLock<Vec<(BlockId, PageBitmap)>>,

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What a panic in the hints, or in the account of what a migration leaves out, costs: that, and no more.
+
+use super::guard::{Guarded, VbrDevice};
+use super::hints::*;
+use super::host_ops::VbrHostOps;
+use super::ram::*;
+use super::requests::*;
+use super::status::VbrStatus;
+use crate::device::Options;
+use crate::features::{Features, FreePageSource};
+use crate::migration::arming::Arm;
+use crate::migration::skips::{DirtyChange, SkipCounters};
+use crate::queue::hint::{HintRecord, HintState, Hints};
+use std::ptr::{null_mut, without_provenance_mut};
+
+const SOURCE: FreePageSource = FreePageSource::HostRequest;
+/// What outputs hold before a call, and after one that fails.
+const CHANGE: DirtyChange = DirtyChange { cleared: 5, set: 6 };
+
+/// Calls with pointers that are valid or NULL, all of which answer `$expected`.
+macro_rules! all {
+    ($expected:ident: $($call:expr,)*) => {
+        $(
+            // SAFETY: all pointers are NULL, or to locals and live handles of the right kind.
+            assert_eq!(unsafe { $call }, VbrStatus::$expected, "{}", stringify!($call));
+        )*
+    };
+}
+
+fn hints() -> VbrHints {
+    let mut hints = Hints::default();
+    hints.set_source(SOURCE);
+    VbrHints {
+        inner: Guarded::new(hints),
+    }
+}
+
+fn device() -> VbrDevice {
+    let ops = VbrHostOps {
+        opaque: null_mut(),
+        discard: None,
+        free: None,
+        populate: None,
+    };
+    let options = Options {
+        features: Features::all(),
+        ..Options::default()
+    };
+    let device = VbrDevice::new(options, ops);
+    let source = Features::HOST_REQUEST.bits();
+    all!(Ok: super::features::vbr_device_set_features(at(&device), source, false),);
+    device
+}
+
+/// Where C has it.
+fn at<T>(handle: &T) -> *mut T {
+    (&raw const *handle).cast_mut()
+}
+
+/// An account of a host that migrates nothing.
+fn ram() -> *mut VbrRam {
+    let ops = VbrRamOps {
+        opaque: null_mut(),
+        view: None,
+        find: None,
+        arm: None,
+    };
+    let mut ram = null_mut();
+    all!(Ok: vbr_ram_new(&ops, 12, &mut ram),);
+    ram
+}
+
+/// A request in flight, after which the hints panic.
+fn broken_hints() -> VbrHints {
+    let hints = hints();
+    let status = hints.inner.enter(|hints| {
+        hints.receive_buffer(SOURCE);
+        hints.after_sync(true);
+        let wanted = hints.wanted();
+        while !hints.request(wanted) {
+            hints.queue_empty();
+        }
+        hints.take_request(SOURCE).expect("a request");
+        panic!("a panic was asked for")
+    });
+    assert_eq!(status, VbrStatus::Broken);
+    hints
+}
+
+#[test]
+fn broken_hints_answer_nothing_but_a_reset() {
+    let (hints, device, ram) = (broken_hints(), device(), ram());
+    let (mut flag, mut wait, mut len) = (true, 77u64, 77usize);
+    let (mut change, mut bytes) = (CHANGE, [7u8; VBR_REQUEST_MAX_BYTES]);
+    let mut record = HintRecord::default();
+    let mut view = std::mem::MaybeUninit::<VbrHintView>::uninit();
+    let answer = VbrAnswer {
+        payload: bytes.as_ptr(),
+        len: 8,
+        total: 8,
+        first: true,
+        last: true,
+    };
+    let h = at(&hints);
+    all! {
+        Broken:
+        vbr_hints_view(h, view.as_mut_ptr()),
+        vbr_hints_set_window(h, 5),
+        vbr_hints_event(h, VbrHintEvent::BeforeSync, &mut flag),
+        vbr_hints_event(h, VbrHintEvent::AfterSync, &mut flag),
+        vbr_hints_event(h, VbrHintEvent::AfterSyncStopped, &mut flag),
+        vbr_hints_event(h, VbrHintEvent::Finished, &mut flag),
+        vbr_hints_event(h, VbrHintEvent::QueueEmpty, &mut flag),
+        vbr_hints_request(h, 1, &mut flag),
+        vbr_hints_receive_id(h, bytes.as_ptr(), 4, false, &mut flag),
+        vbr_hints_receive(h, bytes.as_ptr().cast(), 4096),
+        vbr_hints_hold(h, 1, 2, 3, &mut wait),
+        vbr_hints_save(h, &mut record),
+        vbr_hints_load(h, &record),
+        vbr_hints_negotiated(h, at(&device), &mut flag),
+        vbr_request_buffer(h, at(&device), SOURCE, 16, false, &mut flag),
+        vbr_request_buffer(h, at(&device), SOURCE, 1, false, &mut flag),
+        vbr_request_lost(h, SOURCE),
+        vbr_request_queue_reset(h, SOURCE),
+        vbr_request_take(h, SOURCE, bytes.as_mut_ptr(), &mut len),
+        vbr_request_answer(h, at(&device), SOURCE, &answer),
+        vbr_request_give_up_answer(h, at(&device)),
+        vbr_ram_leave_out_hinted(ram, h, &mut change, &mut flag),
+    }
+    assert!(flag);
+    assert_eq!((wait, len, bytes), (77, 77, [7; 16]));
+    assert_eq!((change, record), (CHANGE, HintRecord::default()));
+    // The device and the account are as good as before.
+    let mut skips = SkipCounters::default();
+    all! {
+        Ok:
+        vbr_ram_begin(ram),
+        vbr_ram_counters(ram, &mut skips),
+        super::features::vbr_device_features(at(&device), &mut wait),
+    }
+    // SAFETY: from vbr_ram_new, and not used any more.
+    unsafe { vbr_ram_free(ram) };
+}
+
+/// They keep no more than what a driver may still remember, and what was counted.
+#[test]
+fn a_reset_makes_hints_anew() {
+    let hints = broken_hints();
+    let (h, mut flag) = (at(&hints), true);
+    all!(Ok: vbr_hints_event(h, VbrHintEvent::Reset, &mut flag),);
+    assert!(!flag, "the guest sees the same command");
+    let mended = hints.inner.enter(|hints| {
+        assert_eq!(hints.state(), HintState::Off);
+        assert_eq!(hints.source(), FreePageSource::None);
+        assert_eq!(hints.counters().rounds, 1);
+        hints.set_source(SOURCE);
+        hints.receive_buffer(SOURCE);
+        assert!(hints.can_ask(), "the next driver owes nothing");
+        hints.after_sync(true);
+        let wanted = hints.wanted();
+        while !hints.request(wanted) {
+            hints.queue_empty();
+        }
+        let id = hints.take_request(SOURCE).expect("a request");
+        assert_eq!(id, 0x8000_0002, "an id is not used again");
+        Ok(())
+    });
+    assert_eq!(mended, VbrStatus::Ok);
+}
+
+/// Whoever has it makes a new one: it is not known any more what was left out.
+#[test]
+fn a_broken_account_answers_nothing() {
+    let (ram, hints, device) = (ram(), hints(), device());
+    // SAFETY: from vbr_ram_new and not freed.
+    let skips = unsafe { &(*ram).skips };
+    assert_eq!(
+        skips.enter(|_| panic!("a panic was asked for")),
+        VbrStatus::Broken
+    );
+    let block = without_provenance_mut(8);
+    let (mut change, mut flag, mut counters) = (CHANGE, true, SkipCounters::default());
+    counters.hint_left_out_bytes = 9;
+    all! {
+        Broken:
+        vbr_ram_begin(ram),
+        vbr_ram_synced(ram, block, &mut change),
+        vbr_ram_leave_out_ballooned(ram, at(&device), &mut change),
+        vbr_ram_leave_out_ballooned(ram, null_mut(), &mut change),
+        vbr_ram_arm(ram, block, Arm::All, &mut flag),
+        vbr_ram_trust(ram, 0),
+        vbr_ram_leave_out_hinted(ram, at(&hints), &mut change, &mut flag),
+        vbr_ram_postcopy(ram, block, &mut change),
+        vbr_ram_counters(ram, &mut counters),
+    }
+    assert_eq!(
+        (change, flag, counters.hint_left_out_bytes),
+        (CHANGE, true, 9)
+    );
+    // SAFETY: as above.
+    assert!(!unsafe { vbr_ram_is_left_out(ram, block, 0) });
+    // Hints that could not be taken are there for the next one, and the device is of use.
+    let mut features = 0;
+    all! {
+        Ok:
+        super::features::vbr_device_features(at(&device), &mut features),
+        vbr_hints_set_window(at(&hints), 5),
+    }
+    // SAFETY: from vbr_ram_new, and not used any more.
+    unsafe { vbr_ram_free(ram) };
+}
