@@ -114,6 +114,20 @@ fn late_steps() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
+/// A device that seldom looks at its queue, so that what is in it is old.
+fn slow_steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0..PAGES).prop_map(Step::WriteHeld),
+        4 => (0..PAGES, 1..6usize).prop_map(|(page, count)| Step::Free(page, count)),
+        6 => Just(Step::Notice),
+        8 => (0..MIGRATED, 1..4usize).prop_map(|(page, count)| Step::Post(page, count)),
+        12 => (1..8usize).prop_map(Step::Migrate),
+        3 => Just(Step::SyncEarly),
+        1 => Just(Step::Pop(99)),
+    ];
+    prop::collection::vec(step, 20..150)
+}
+
 /// Runs the same random cases each time; stops at the first that finds something.
 fn explore(
     steps: impl Strategy<Value = Vec<Step>>,
@@ -142,6 +156,16 @@ proptest! {
                 if let Err(wrong) = run(log, sliced, Broken::No, &steps) {
                     return Err(TestCaseError::fail(format!("{log:?}, {sliced}: {wrong}")));
                 }
+            }
+        }
+    }
+
+    /// The same where much is left in the queue when a round is over.
+    #[test]
+    fn what_is_left_in_the_queue_does_not_count(steps in slow_steps()) {
+        for log in LOGS {
+            if let Err(wrong) = run(log, false, Broken::No, &steps) {
+                return Err(TestCaseError::fail(format!("{log:?}: {wrong}")));
             }
         }
     }
@@ -190,6 +214,9 @@ fn is_found(broken: Broken, log: Log) {
         Broken::TrustLateArming => explore(late_steps(), CASES, |steps| {
             run(log, false, broken, steps).map(drop)
         }),
+        Broken::AskBeforeEmpty => explore(slow_steps(), CASES, |steps| {
+            run(log, false, broken, steps).map(drop)
+        }),
         _ => explore(steps(), CASES, |steps| {
             run(log, false, broken, steps).map(drop)
         }),
@@ -223,6 +250,13 @@ fn applying_hints_behind_a_synchronization_loses_writes() {
 #[test]
 fn trusting_a_chunk_that_was_armed_behind_the_hint_loses_writes() {
     is_found(Broken::TrustLateArming, Log::KvmManual);
+}
+
+/// A Linux driver's ids that are still in the queue become the new one.
+#[test]
+fn asking_before_the_queue_was_seen_empty_loses_writes() {
+    LOGS.into_iter()
+        .for_each(|log| is_found(Broken::AskBeforeEmpty, log));
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(crate) enum Broken {
     ForgetDeflated,
     /// The guest is asked again before its answer came to an end.
     SecondRequest,
+    /// It is asked although there may be something of the last round in its queue.
+    AskBeforeEmpty,
 }
 
 /// What one of the threads does next.
@@ -415,7 +417,10 @@ impl World {
                 return;
             }
             // The device is made to look at its queue.
-            self.pop(usize::MAX);
+            match self.broken {
+                Broken::AskBeforeEmpty => self.hints.queue_empty(),
+                _ => self.pop(usize::MAX),
+            }
         }
         self.refused = true;
     }
