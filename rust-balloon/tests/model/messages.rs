@@ -169,7 +169,7 @@ fn parse(format: Format, message: &[u8], ram: &[Run]) -> (Vec<Run>, usize) {
     let entries = &message[head..];
     let said = number(&message[head - 4..head]);
     let fits = match format {
-        Format::Ranges => said == entries.len() as u64 && said % 8 == 0,
+        Format::Ranges => said == entries.len() as u64 && said.is_multiple_of(8),
         _ => said <= 4096 && said * 16 == entries.len() as u64,
     };
     if !fits {
@@ -213,6 +213,7 @@ fn run() -> impl Strategy<Value = Run> {
         4 => (0..4u64, 1..4u64).prop_map(|(at, count)| (HUGE + at * 512, count * 512)),
         2 => (LONG..END, 1..5000u64),
         1 => Just((LONG, 8192)),
+        1 => (4094..4098u64).prop_map(|count| (LONG, count)),
     ]
 }
 
@@ -233,11 +234,12 @@ fn cuts() -> impl Strategy<Value = Vec<Index>> {
 
 /// Entries of which some make no sense.
 fn words() -> impl Strategy<Value = Vec<u64>> {
-    let good = run().prop_map(|(first, count)| vec![first << 12 | count % 4096]);
+    let good = run().prop_map(|(first, count)| vec![(first << 12) | (count % 4096)]);
     let long = run().prop_map(|(first, count)| vec![first << 12, count]);
     let chunk = run().prop_map(|(first, count)| vec![first << 12, count << 12]);
     let reserved =
         (run(), 1..4096u64).prop_map(|((first, count), low)| vec![first << 12 | low, count << 12]);
+    let empty = run().prop_map(|(first, _)| vec![first << 12, 0]);
     let nowhere = (END - 2..END + 4, 1..4u64).prop_map(|(first, count)| vec![first << 12 | count]);
     let any = prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), Just(u64::MAX << 12)];
     let entry = prop_oneof![
@@ -245,6 +247,7 @@ fn words() -> impl Strategy<Value = Vec<u64>> {
         8 => long,
         8 => chunk,
         1 => reserved,
+        1 => empty,
         1 => nowhere,
         1 => any.prop_map(|word| vec![word]),
     ];
@@ -254,8 +257,9 @@ fn words() -> impl Strategy<Value = Vec<u64>> {
 /// A message of which the header mostly fits, and which may be cut or go on.
 fn message(format: Format) -> impl Strategy<Value = Vec<u8>> {
     let wrong = prop_oneof![12 => Just(0), 1 => -20..20i64, 1 => any::<i64>()];
-    let length = prop_oneof![12 => Just(0), 1 => -20..20isize];
-    (words(), wrong, length).prop_map(move |(mut words, wrong, length)| {
+    let length = prop_oneof![12 => Just(0), 2 => -20..20isize];
+    let follows = any::<bool>();
+    (words(), wrong, length, follows).prop_map(move |(mut words, wrong, length, follows)| {
         if format == Format::Chunks && words.len() % 2 == 1 {
             words.pop();
         }
@@ -268,6 +272,9 @@ fn message(format: Format) -> impl Strategy<Value = Vec<u8>> {
         message.extend(words.into_iter().flat_map(u64::to_le_bytes));
         let len = message.len().saturating_add_signed(length);
         message.resize(len, 0);
+        if format == Format::Ranges && length != 0 && follows && len >= 8 {
+            message[4..8].copy_from_slice(&(len as u32 - 8).to_le_bytes());
+        }
         message
     })
 }
