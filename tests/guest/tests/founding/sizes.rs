@@ -43,11 +43,11 @@ fn there_and_back(test: &str, protocol: Protocol) -> Result<()> {
     vm.wait_filled(kept)?;
     let full = vm.resident_mib()?;
     assert!(full > 400, "{full} MiB resident after the guest used them");
-    for mib in [400, 200, 250, 150] {
+    for mib in [400, 220, 260, 190] {
         vm.balloon_to(mib, SOON)?;
         assert_balloon(&mut vm, mib)?;
     }
-    vm.wait_resident(150 + SLACK_MIB, SOON)?;
+    vm.wait_resident(190 + SLACK_MIB, SOON)?;
     vm.assert_intact(kept)?;
     vm.balloon_to(GUEST_MIB, SOON)?;
     assert_balloon(&mut vm, GUEST_MIB)?;
