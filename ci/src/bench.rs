@@ -18,6 +18,22 @@ use crate::test::rust;
 /// How the line before the tables of the bitmap's benchmark begins.
 const BITMAP_TABLES: &str = "Measured on ";
 
+/// One benchmark, or what the device costs in all respects.
+#[derive(Args)]
+pub(crate) struct Benches {
+    #[command(subcommand)]
+    one: Option<Bench>,
+    /// How often each thing is measured
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    runs: u32,
+    /// Hold the ratios against tests/bench/floors.json
+    #[arg(long)]
+    check: bool,
+    /// QEMU series [default: the newest that can be had]
+    #[arg(long)]
+    series: Option<String>,
+}
+
 /// The benchmarks.
 #[derive(Subcommand)]
 pub(crate) enum Bench {
@@ -89,7 +105,11 @@ pub(crate) struct ProtocolsArgs {
 ///
 /// # Errors
 /// When a step of the set-up or the benchmark itself fails.
-pub(crate) fn run(paths: &Paths, bench: Bench) -> Result<()> {
+pub(crate) fn run(paths: &Paths, benches: Benches) -> Result<()> {
+    let Some(bench) = benches.one else {
+        let args = CostArgs::all(paths, benches.series, benches.runs, benches.check);
+        return costs::run(paths, "all", args);
+    };
     match bench {
         Bench::Migration(args) => migration(paths, args),
         Bench::Protocols(args) => protocols(paths, args),

@@ -23,6 +23,20 @@ pub(crate) struct CostArgs {
     options: Vec<OsString>,
 }
 
+impl CostArgs {
+    /// Everything, with the figures and the page of plots in target/bench.
+    pub(crate) fn all(paths: &Paths, series: Option<String>, runs: u32, check: bool) -> CostArgs {
+        let file = |name: &str| paths.target().join("bench").join(name).into_os_string();
+        let mut options: Vec<OsString> = vec!["--runs".into(), runs.to_string().into()];
+        options.extend(["--json".into(), file("results.json")]);
+        options.extend(["--html".into(), file("report.html")]);
+        if check {
+            options.push("--check".into());
+        }
+        CostArgs { series, options }
+    }
+}
+
 /// Builds QEMU and runs the benchmark called `name`.
 ///
 /// # Errors

@@ -54,8 +54,8 @@ enum Door {
     /// Show a Linux guest giving memory back to the host
     Demo(DemoArgs),
     /// Measure what things cost, QEMU's own balloon beside ours
-    #[command(subcommand)]
-    Bench(bench::Bench),
+    #[command(args_conflicts_with_subcommands = true)]
+    Bench(bench::Benches),
     /// Run all tests; the last line is `N passed, N failed`
     Test(TestArgs),
     /// Run only our device tests in QEMU's test library

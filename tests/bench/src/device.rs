@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! `bench device`: what a page costs on the device's side, without a guest.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use clap::Args;
 use guest::hugepages::HugePages;
@@ -18,10 +18,10 @@ use crate::smaps::Ram;
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// How often each case is measured with each device
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = RUNS)]
     pub runs: u32,
     /// Memory that is given away, in MiB; a kick is of 128 MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    #[arg(long, value_name = "MIB", default_value_t = REGION_MIB)]
     pub region: u64,
     /// Only these kinds of memory
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
@@ -35,6 +35,23 @@ pub struct Options {
     /// Only these operations; a deflate is measured behind its inflate
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub operation: Vec<Operation>,
+}
+
+const RUNS: u32 = 3;
+const REGION_MIB: u64 = 512;
+
+impl Default for Options {
+    /// All of it.
+    fn default() -> Options {
+        Options {
+            runs: RUNS,
+            region: REGION_MIB,
+            backing: Vec::new(),
+            pattern: Vec::new(),
+            device: Vec::new(),
+            operation: Vec::new(),
+        }
+    }
 }
 
 /// What is done before the measurement uses these pages, at this address.
@@ -61,7 +78,7 @@ fn wanted<T: PartialEq>(list: &[T], item: &T) -> bool {
 ///
 /// # Errors
 /// When QEMU or a device does not do what it should.
-pub fn run(qemu: &PathBuf, options: &Options, samples: &mut Samples) -> Result<()> {
+pub fn run(qemu: &Path, options: &Options, samples: &mut Samples) -> Result<()> {
     for backing in Backing::ALL {
         if !wanted(&options.backing, &backing) {
             continue;
@@ -94,7 +111,7 @@ fn ram_mib(options: &Options) -> u64 {
 
 /// Each device once.
 fn one(
-    qemu: &PathBuf,
+    qemu: &Path,
     options: &Options,
     backing: Backing,
     pattern: Pattern,
@@ -135,7 +152,7 @@ fn one(
                 continue;
             }
             let config = Config {
-                qemu: qemu.clone(),
+                qemu: qemu.into(),
                 device,
                 backing,
                 ram_mib: ram_mib(options),

@@ -205,7 +205,7 @@ fn write_pfns(machine: &Machine, area: u64, input: Hostile, mib: u64) -> Result<
             // Every second one, so that they do not merge.
             Hostile::BadPfns => 0x8000_0000 | (2 * n as u32),
             Hostile::Pfns | Hostile::Chain => (FIRST_PFN + n % count) as u32,
-            _ => (FIRST_PFN + random.next() % count) as u32,
+            _ => (FIRST_PFN + random.number() % count) as u32,
         };
         let bytes: Vec<u8> = numbers.map(pfn).flat_map(u32::to_le_bytes).collect();
         machine.window.write(area + piece * MIB, &bytes)?;

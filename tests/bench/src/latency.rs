@@ -19,14 +19,28 @@ use crate::plan::{Backing, Device};
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// How often each input is given to each device; all answers count as one set
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = RUNS)]
     pub runs: u32,
     /// For how long the monitor is asked, at most, in seconds
-    #[arg(long, value_name = "S", default_value_t = 4)]
+    #[arg(long, value_name = "S", default_value_t = SECONDS)]
     pub seconds: u64,
     /// Only these inputs
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub input: Vec<Hostile>,
+}
+
+const RUNS: u32 = 3;
+const SECONDS: u64 = 4;
+
+impl Default for Options {
+    /// All of it.
+    fn default() -> Options {
+        Options {
+            runs: RUNS,
+            seconds: SECONDS,
+            input: Vec::new(),
+        }
+    }
 }
 
 /// RAM of the machine, all of it filled where the input is about memory.

@@ -9,19 +9,25 @@
 //! - [`device`] measures what a page costs
 //! - [`latency`] measures how long the monitor waits for [`hostile`] input
 //! - [`linux`] measures a Linux guest's way into the balloon and back
-//! - [`figures`] holds what was measured, [`table`] prints it
+//! - [`figures`] holds what was measured, [`results`] all of it with the [`host`]
+//! - [`table`] prints it, [`report`] makes a page of it with [`plot`], [`floors`] says what fell
 
 pub mod device;
 pub mod figures;
+pub mod floors;
+pub mod host;
 pub mod hostile;
 pub mod latency;
 pub mod linux;
 pub mod machine;
 pub mod pci;
 pub mod plan;
+pub mod plot;
 pub mod qtest;
 pub mod raw;
+pub mod report;
 pub mod request;
+pub mod results;
 pub mod ring;
 pub mod smaps;
 pub mod sys;

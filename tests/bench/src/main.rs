@@ -4,9 +4,13 @@
 
 #![forbid(unsafe_code)]
 
-use bench::figures::Samples;
-use bench::{device, latency, linux, table};
-use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use bench::host::Host;
+use bench::results::Results;
+use bench::{device, floors, latency, linux};
+use clap::{Args, Parser, Subcommand};
 use guest::{Result, testing};
 
 /// Measures what the balloon costs.
@@ -15,10 +19,31 @@ use guest::{Result, testing};
 struct Cli {
     #[command(subcommand)]
     command: Door,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args)]
+struct Output {
+    /// Write every single figure to this file
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write tables and plots to this file
+    #[arg(long, global = true, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Hold the ratios against tests/bench/floors.json
+    #[arg(long, global = true)]
+    check: bool,
 }
 
 #[derive(Subcommand)]
 enum Door {
+    /// All that follow
+    All {
+        /// How often each thing is measured
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        runs: u32,
+    },
     /// What a page costs on the device's side, without a guest
     Device(device::Options),
     /// How long QEMU's monitor waits while a guest does its worst
@@ -27,27 +52,44 @@ enum Door {
     Guest(linux::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
     let qemu = testing::qemu()?;
-    match Cli::parse().command {
-        Door::Device(options) => {
-            let mut samples = Samples::default();
-            let outcome = device::run(&qemu, &options, &mut samples);
-            // What was measured before a failure is worth a look.
-            table::device(&samples);
-            outcome
+    let mut results = Results::new(Host::here(&qemu)?);
+    let outcome = measure(&qemu, cli.command, &mut results);
+    // What was measured before a failure is worth a look.
+    results.print();
+    if let Some(path) = &cli.output.json {
+        results.write_json(path)?;
+    }
+    if let Some(path) = &cli.output.html {
+        results.write_html(path)?;
+        println!("\nTables and plots are in {}", path.display());
+    }
+    outcome?;
+    if cli.output.check && !floors::print(&floors::check(floors::FLOORS, &results)?) {
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(qemu: &Path, door: Door, results: &mut Results) -> Result<()> {
+    match door {
+        Door::All { runs } => {
+            let device = device::Options {
+                runs,
+                ..device::Options::default()
+            };
+            device::run(qemu, &device, &mut results.device)?;
+            let latency = latency::Options {
+                runs,
+                ..latency::Options::default()
+            };
+            latency::run(qemu, &latency, &mut results.latency)?;
+            linux::run(&linux::Options { runs }, &mut results.guest)
         }
-        Door::Guest(options) => {
-            let mut runs = Vec::new();
-            let outcome = linux::run(&options, &mut runs);
-            linux::print(&runs);
-            outcome
-        }
-        Door::Latency(options) => {
-            let mut all = Vec::new();
-            let outcome = latency::run(&qemu, &options, &mut all);
-            latency::print(&all);
-            outcome
-        }
+        Door::Device(options) => device::run(qemu, &options, &mut results.device),
+        Door::Latency(options) => latency::run(qemu, &options, &mut results.latency),
+        Door::Guest(options) => linux::run(&options, &mut results.guest),
     }
 }

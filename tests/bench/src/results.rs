@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! All that one run measured.
+
+use std::path::Path;
+
+use guest::{Error, Result};
+use serde_json::{Map, Value, json};
+
+use crate::figures::{Sample, Samples};
+use crate::host::Host;
+use crate::latency::{self, Answers};
+use crate::linux::{self, FIGURES, Run};
+use crate::{report, table};
+
+/// What one run measured; what it did not is empty.
+#[derive(Debug)]
+pub struct Results {
+    /// Where.
+    pub host: Host,
+    /// Of `bench device`.
+    pub device: Samples,
+    /// Of `bench latency`.
+    pub latency: Vec<Answers>,
+    /// Of `bench guest`.
+    pub guest: Vec<Run>,
+}
+
+impl Results {
+    /// Nothing yet.
+    pub fn new(host: Host) -> Results {
+        Results {
+            host,
+            device: Samples::default(),
+            latency: Vec::new(),
+            guest: Vec::new(),
+        }
+    }
+
+    /// Prints the tables.
+    pub fn print(&self) {
+        println!();
+        self.host.lines().iter().for_each(|line| println!("{line}"));
+        if !self.device.0.is_empty() {
+            table::device(&self.device);
+        }
+        if !self.latency.is_empty() {
+            latency::print(&self.latency);
+        }
+        if !self.guest.is_empty() {
+            linux::print(&self.guest);
+        }
+    }
+
+    /// Writes every single figure.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_json(&self, path: &Path) -> Result<()> {
+        let device: Vec<Value> = self.device.0.iter().map(of_sample).collect();
+        let latency: Vec<Value> = self.latency.iter().map(of_answers).collect();
+        let guest: Vec<Value> = self.guest.iter().map(of_run).collect();
+        let all = json!({
+            "host": self.host.json(),
+            "device": device,
+            "latency": latency,
+            "guest": guest,
+        });
+        write(path, &format!("{all:#}\n"))
+    }
+
+    /// Writes tables and plots as a page that needs nothing else.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_html(&self, path: &Path) -> Result<()> {
+        write(path, &report::page(self)?)
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(Error::io(dir.display().to_string()))?;
+    }
+    std::fs::write(path, text).map_err(Error::io(path.display().to_string()))
+}
+
+fn of_sample(sample: &Sample) -> Value {
+    json!({
+        "backing": sample.case.backing.name(),
+        "operation": sample.case.operation.name(),
+        "pattern": sample.case.pattern.name(),
+        "device": sample.device,
+        "round": sample.round,
+        "cpu_ns_per_page": sample.cpu_ns,
+        "wall_ns_per_page": sample.wall_ns,
+        "freed": sample.freed,
+        "huge_before": sample.huge,
+    })
+}
+
+fn of_answers(answers: &Answers) -> Value {
+    json!({
+        "input": answers.input.name(),
+        "device": answers.device,
+        "answers": answers.ns.len(),
+        "ended": answers.ended,
+        "p50_ms": answers.percentile_ms(0.5),
+        "p99_ms": answers.percentile_ms(0.99),
+        "p99_9_ms": answers.percentile_ms(0.999),
+        "max_ms": answers.percentile_ms(1.0),
+    })
+}
+
+fn of_run(run: &Run) -> Value {
+    let named = FIGURES.iter().zip(run.values);
+    let mut map: Map<String, Value> = named
+        .map(|((key, _), value)| ((*key).into(), json!(value)))
+        .collect();
+    map.insert("device".into(), json!(run.device));
+    Value::Object(map)
+}
