@@ -60,6 +60,11 @@ enum Door {
     Test(TestArgs),
     /// Run only our device tests in QEMU's test library
     Qtest(QemuArgs),
+    /// Run only the tests with Linux guests, or some of them
+    Guest {
+        /// Only those whose names contain this, such as founding or moved::
+        filter: Option<String>,
+    },
     /// Look after the patch series in qemu-patches
     #[command(subcommand)]
     Patches(Patches),
@@ -163,6 +168,9 @@ fn enter(door: Door) -> Result<bool> {
             return test::run(&paths, &test::Options { quick, all, series });
         }
         Door::Qtest(args) => return test::device_tests(&paths, &args.wanted()),
+        Door::Guest { filter } => {
+            return test::guest_tests(&paths, &qemu::Wanted::default(), filter.as_deref());
+        }
         Door::Patches(Patches::Check { series, build }) => check_patches(&paths, series, build)?,
         Door::Patches(Patches::Refresh { series }) => refresh_patches(&paths, series)?,
         Door::Header => header::write(&paths)?,

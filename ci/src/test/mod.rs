@@ -55,6 +55,18 @@ pub(crate) fn device_tests(paths: &Paths, wanted: &Wanted) -> Result<bool> {
     Ok(Run { start, tally }.account())
 }
 
+/// Builds QEMU as wanted and runs the tests with Linux guests whose names contain `filter`; gives whether
+/// none failed.
+///
+/// # Errors
+/// When it does not build, or no test ran.
+pub(crate) fn guest_tests(paths: &Paths, wanted: &Wanted, filter: Option<&str>) -> Result<bool> {
+    let start = Instant::now();
+    let build = qemu::build(paths, wanted)?;
+    let tally = guests::test(paths, &build, filter)?;
+    Ok(Run { start, tally }.account())
+}
+
 fn quick(paths: &Paths, run: &mut Run) {
     run.section("Rust is formatted", || rust::format(paths));
     run.section("clippy has nothing to say", || rust::clippy(paths));
@@ -103,7 +115,7 @@ fn with_qemu(paths: &Paths, options: &Options, run: &mut Run) {
     run.section("QEMU's device tests: its own", || {
         qtest::qemus(paths, &wanted)
     });
-    run.section("Linux guests", || guests::test(paths, &build));
+    run.section("Linux guests", || guests::test(paths, &build, None));
     if options.all {
         variants::all(paths, &build, run);
     }
