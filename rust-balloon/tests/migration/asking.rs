@@ -81,6 +81,29 @@ fn late_steps() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
+/// A driver that takes long to answer, and offers its buffer early.
+fn slow_steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (0..PAGES).prop_map(Step::WriteHeld),
+        4 => (0..PAGES, 1..6usize).prop_map(|(page, count)| Step::Free(page, count)),
+        6 => Just(Step::Notice),
+        10 => (0..MIGRATED, 1..4usize).prop_map(|(page, count)| Step::Post(page, count)),
+        5 => Just(Step::Submit),
+        1 => Just(Step::PostStop),
+        6 => Just(Step::OfferBuffer),
+        10 => Just(Step::Pop(99)),
+        14 => (1..8usize).prop_map(Step::Migrate),
+        5 => Just(Step::SyncEarly),
+        1 => Just(Step::GiveBack),
+        1 => Just(Step::Move),
+    ];
+    prop::collection::vec(step, 20..150).prop_map(|steps| {
+        let mut all = vec![Step::Free(0, PAGES), Step::Pop(9)];
+        all.extend(steps);
+        all
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None, ..ProptestConfig::default()
@@ -94,6 +117,18 @@ proptest! {
                 if let Err(wrong) = run_over(source, log, sliced, Broken::No, &steps) {
                     let found = format!("{source:?}, {log:?}, {sliced}: {wrong}");
                     return Err(TestCaseError::fail(found));
+                }
+            }
+        }
+    }
+
+    /// What belongs to one request is never taken for the next one's, here or where the machine moves.
+    #[test]
+    fn an_answer_that_takes_long_does_not_count_for_the_next(steps in slow_steps()) {
+        for source in SOURCES {
+            for log in LOGS {
+                if let Err(wrong) = run_over(source, log, false, Broken::No, &steps) {
+                    return Err(TestCaseError::fail(format!("{source:?}, {log:?}: {wrong}")));
                 }
             }
         }
