@@ -246,8 +246,10 @@ static void given_up_in_the_middle(void)
         } else if (how == 2) {
             CHECK_OK(vbr_device_reset(host->device, &changed));
         }
-        if (how >= 2) {
+        if (how == 3) {
             CHECK_OK(vbr_batch_cancel(host->device));
+        }
+        if (how >= 2) {
             CHECK_OK(vbr_device_set_features(host->device, MUST_TELL_HOST | PAGE_RANGE, false));
         }
         add(host, INFLATE, &message, 4096);

@@ -231,6 +231,14 @@ static void other_ids(void)
     CHECK_EQ(look(&a).state, VBR_HINT_STATE_REQUESTED);
     CHECK_EQ(look(&a).counters.ignored_ids, 2);
     CHECK(!look(&a).has_pending);
+    /* Nor in the middle of an answer that does count. */
+    answer(&a, FIRST, false, 4 * MIB, PAGE);
+    answer(&a, FIRST - 1, true, 5 * MIB, PAGE);
+    CHECK_EQ(look(&a).state, VBR_HINT_STATE_STARTED);
+    CHECK_EQ(look(&a).counters.hinted_bytes, PAGE);
+    answer(&a, FIRST, true, 6 * MIB, PAGE);
+    CHECK_EQ(look(&a).counters.hinted_bytes, 2 * PAGE);
+    CHECK_EQ(look(&a).counters.ignored_ids, 3);
     end(&a);
 }
 
