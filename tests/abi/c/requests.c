@@ -343,6 +343,7 @@ static void broken_off(enum VbrFreePageSource source)
                                             false, true };
             CHECK_OK(vbr_request_answer(a.hints, a.host->device, source, &rest));
             negotiate(&a);
+            CHECK_EQ(look(&a).counters.late_bytes, 0);
         } else if (how == 3) {
             /* It does not come again, and was the last of its answer. */
             CHECK_OK(vbr_request_give_up_answer(a.hints, a.host->device));
