@@ -14,6 +14,7 @@ use kvm::migration::{Migration, hint};
 use kvm::program::Program;
 use kvm::testing::Case;
 use kvm::{MIB, cases};
+use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::queue::hint::Hints;
 use virtio_balloon_rs::wire::ByteOrder;
 
@@ -198,7 +199,7 @@ fn stale(case: Case, order: Order) -> Option<usize> {
         let mut migration = Migration::new(machine, CHUNK_SHIFT);
         migration.log_on()?;
         let mut hints = Hints::default();
-        hints.set_negotiated(true);
+        hints.set_source(FreePageSource::FreePageHint);
         let mut world = World {
             order,
             cpu,
