@@ -221,3 +221,31 @@ void vbr_assert_kept(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte)
     g_assert_cmpuint(vbr_resident(d, addr, pages), ==, pages);
     vbr_assert_filled(d, addr, pages, byte);
 }
+
+static bool is_qemu_10_0(QTestState *qts)
+{
+    QDict *version = qtest_qmp_assert_success_ref(
+        qts, "{'execute': 'query-version'}");
+    QDict *qemu = qdict_get_qdict(version, "qemu");
+    bool is = qdict_get_int(qemu, "major") == 10 &&
+              qdict_get_int(qemu, "minor") == 0;
+
+    qobject_unref(version);
+    return is;
+}
+
+/*
+ * virtio-mmio tells the largest size of all queues, or that there is none. The
+ * later stable releases of QEMU 10.0 give every queue of any device that size.
+ */
+void vbr_assert_queue_size(VbrDev *d, uint16_t index, uint16_t size)
+{
+    uint16_t seen;
+
+    d->vdev->bus->queue_select(d->vdev, index);
+    seen = d->vdev->bus->get_queue_size(d->vdev);
+    if (size && (!d->pci || (seen != size && is_qemu_10_0(d->qts)))) {
+        size = 1024;
+    }
+    g_assert_cmpuint(seen, ==, size);
+}

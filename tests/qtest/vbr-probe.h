@@ -28,6 +28,9 @@ void vbr_set_balloon(QTestState *qts, uint64_t size);
 /* The error text of a command that has to fail. */
 char *vbr_qmp_error(QDict *rsp);
 
+/* How many descriptors a driver sees that a queue has; 0 for no such queue. */
+void vbr_assert_queue_size(VbrDev *d, uint16_t index, uint16_t size);
+
 /* Did the device give up: virtio_error() was called on it? */
 bool vbr_is_broken(VbrDev *d);
 

@@ -89,12 +89,6 @@ static void test_refused(void)
     vbr_vm_free(vm);
 }
 
-static void check_queue(VbrDev *d, uint16_t index, uint16_t size)
-{
-    d->vdev->bus->queue_select(d->vdev, index);
-    g_assert_cmpuint(d->vdev->bus->get_queue_size(d->vdev), ==, size);
-}
-
 /* What a driver finds: @own features, and queues of these sizes. */
 static void check_found(const char *props, uint64_t own,
                         const uint16_t *sizes)
@@ -105,12 +99,12 @@ static void check_found(const char *props, uint64_t own,
     g_test_message("%s", props);
     g_assert_cmphex(qvirtio_get_features(vm->d.vdev) & OWN_FEATURES, ==, own);
     for (i = 0; i < 3; i++) {
-        check_queue(&vm->d, i, 128);
+        vbr_assert_queue_size(&vm->d, i, 128);
     }
     for (; *sizes; i++) {
-        check_queue(&vm->d, i, *sizes++);
+        vbr_assert_queue_size(&vm->d, i, *sizes++);
     }
-    check_queue(&vm->d, i, 0);
+    vbr_assert_queue_size(&vm->d, i, 0);
     vbr_vm_free(vm);
 }
 
