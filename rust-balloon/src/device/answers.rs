@@ -46,6 +46,13 @@ impl Balloon {
             FreePageSource::MiscQueue => Format::MiscChunks,
             FreePageSource::None | FreePageSource::FreePageHint => return,
         };
+        if source != hints.source() {
+            // Nobody asks over that queue. Its message must not get between the parts of another one.
+            if part.first {
+                hints.begin_answer(source, None);
+            }
+            return;
+        }
         if part.first {
             self.answer = Some(Answer {
                 reader: Reader::new(format, part.total),
@@ -125,5 +132,42 @@ fn hint(memory: &MemoryMap, hints: &mut Hints, range: GpaRange) {
             }
         };
         rest = GpaRange::new(part.end(), range.end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Options;
+
+    /// Half a message, and between its halves all of one that nobody asked for on the other queue.
+    #[test]
+    fn a_message_of_the_other_queue_does_not_come_between() {
+        let source = FreePageSource::HostRequest;
+        let mut balloon = Balloon::new(Options::default());
+        let mut hints = Hints::default();
+        hints.set_source(source);
+        hints.receive_buffer(source);
+        hints.after_sync(true);
+        let wanted = hints.wanted();
+        while !hints.request(wanted) {
+            hints.queue_empty();
+        }
+        let id = hints.take_request(source).unwrap() as u16;
+        let [low, high] = id.to_le_bytes();
+        let done = [0, 1, low, high, 0, 0, 0, 0];
+        let part = |payload, total, first, last| AnswerPart {
+            payload,
+            total,
+            first,
+            last,
+        };
+        balloon.receive_answer(&mut hints, source, part(&done[..4], 8, true, false));
+        let other = part(&[0, 0, 1, 0, 0, 0, 0, 0], 8, true, true);
+        balloon.receive_answer(&mut hints, FreePageSource::MiscQueue, other);
+        balloon.receive_answer(&mut hints, source, part(&done[4..], 8, false, true));
+        assert_eq!(hints.counters().ignored_ids, 1);
+        hints.receive_buffer(source);
+        assert!(hints.can_ask(), "the answer came to its end");
     }
 }

@@ -50,6 +50,14 @@ impl<'a> VbrHost<'a> {
     }
 }
 
+/// What a callback came to that returns 0 or a negative errno.
+fn result(error: c_int) -> Result<(), HostError> {
+    match error {
+        0 => Ok(()),
+        error => Err(HostError(error.saturating_neg())),
+    }
+}
+
 impl Host for VbrHost<'_> {
     fn discard(&mut self, range: BlockRange) -> Result<(), HostError> {
         let Some(discard) = self.ops.discard else {
@@ -58,10 +66,7 @@ impl Host for VbrHost<'_> {
         let block = range.block.0 as *mut c_void;
         // SAFETY: vbr_device_new's contract: the callback takes any block that the caller put into
         // the map of memory.
-        match unsafe { discard(self.ops.opaque, block, range.offset, range.bytes) } {
-            0 => Ok(()),
-            error => Err(HostError(error.saturating_neg())),
-        }
+        result(unsafe { discard(self.ops.opaque, block, range.offset, range.bytes) })
     }
 
     fn free(&mut self, range: BlockRange) -> Result<(), HostError> {
@@ -70,10 +75,7 @@ impl Host for VbrHost<'_> {
         };
         let block = range.block.0 as *mut c_void;
         // SAFETY: as for discard.
-        match unsafe { free(self.ops.opaque, block, range.offset, range.bytes) } {
-            0 => Ok(()),
-            error => Err(HostError(error.saturating_neg())),
-        }
+        result(unsafe { free(self.ops.opaque, block, range.offset, range.bytes) })
     }
 
     fn populate(&mut self, range: BlockRange) {
