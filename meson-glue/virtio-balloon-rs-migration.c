@@ -354,6 +354,9 @@ static int vbr_precopy_notify(NotifierWithReturn *notifier, void *data,
     bool running = s && VIRTIO_DEVICE(s)->vm_running;
     VbrHintEvent event;
 
+    if (s && precopy->reason == PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC) {
+        vbr_hold_flush(s);
+    }
     vbr_migration_lock();
     switch (precopy->reason) {
     case PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC:

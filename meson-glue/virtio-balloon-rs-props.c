@@ -42,6 +42,8 @@ typedef struct CounterProperty {
 
 static const CounterProperty counters[] = {
     COUNTER("ballooned-bytes", ballooned_bytes, "bytes in the balloon now"),
+    COUNTER("held-bytes", held_bytes,
+            "bytes of these that wait to be given back with their neighbours"),
     COUNTER("inflated-bytes", inflated_bytes,
             "bytes that the guest put into the balloon"),
     COUNTER("deflated-bytes", deflated_bytes,
@@ -93,6 +95,9 @@ static void get_counter(Object *obj, Visitor *v, const char *name,
     VbrCounters values = {};
     uint64_t value;
 
+    if (s->device && property->offset != offsetof(VbrCounters, held_bytes)) {
+        vbr_hold_flush(s);
+    }
     if (s->device &&
         vbr_device_counters(s->device, vbr_ram_size(),
                             &values) != VBR_STATUS_OK) {

@@ -17,6 +17,12 @@
 #include "virtio-balloon-rs.h"
 #include "trace.h"
 
+/*
+ * The library's slices are cut by an estimate that is high where huge pages are
+ * given back: a turn of the main loop is good for more than one then.
+ */
+#define TURN_NS (500 * SCALE_US)
+
 /* Bytes of payload handed to the library at a time; a multiple of a PFN's. */
 #define PAYLOAD_CHUNK 4096
 
@@ -329,11 +335,15 @@ static void vbr_queues_turn(void *opaque)
     VirtIOBalloonRs *s = opaque;
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
     VbrInhibit inhibit = vbr_inhibit();
+    int64_t began = get_clock();
     bool done, answered;
     VirtQueue *vq;
 
     if (!vdev->vm_running) {
         return;
+    }
+    if (vbr_hold_turn(s, inhibit)) {
+        qemu_bh_schedule(s->bh);
     }
     if (!s->working && !next_batch(s)) {
         discard_loaded(s, inhibit);
@@ -346,11 +356,16 @@ static void vbr_queues_turn(void *opaque)
         vbr_failed(s, vbr_batch_abandon(s->device));
         return;
     }
-    if (vbr_failed(s, vbr_batch_run(s->device, inhibit, &done))) {
-        return;
-    }
+    do {
+        if (vbr_failed(s, vbr_batch_run(s->device, inhibit, &done))) {
+            return;
+        }
+    } while (!done && get_clock() - began < TURN_NS);
     trace_virtio_balloon_rs_slice(s->batch_queue, vbr_inhibit_str(inhibit),
                                   done);
+    if (done) {
+        vbr_hold_watch(s);
+    }
     vq = batch_vq(s);
     answered = done && complete_batch(s);
     if (!done || s->partial || s->kicked || s->loaded_left) {

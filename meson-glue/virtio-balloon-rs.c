@@ -11,6 +11,7 @@
 #include "qemu/error-report.h"
 #include "qemu/log.h"
 #include "qemu/module.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-machine.h"
 #include "hw/boards.h"
@@ -162,6 +163,7 @@ static void handle_status(VirtIOBalloonRs *s, uint8_t status)
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
 
     if (!vdev->vm_running) {
+        vbr_hold_flush(s);
         vbr_queues_give_back(s);
         vbr_requests_give_back(s);
     } else if (virtio_device_started(vdev, status)) {
@@ -239,6 +241,8 @@ static void balloon_target(void *opaque, ram_addr_t target)
 
 static void balloon_status(void *opaque, BalloonInfo *info)
 {
+    /* Who asks now compares the answer with what the host has free. */
+    vbr_hold_flush(opaque);
     info->actual = guest_bytes(opaque);
 }
 
@@ -260,6 +264,7 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
         .features = s->host_features,
         .numbering = s->numbering,
         .reporting_advice = s->reporting_advice,
+        .hold_bytes = s->hold_ms ? s->hold_bytes : 0,
         .qemu_4_0_config_size = s->qemu_4_0_config_size,
     };
     size_t config_size;
@@ -294,6 +299,7 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
 
     virtio_init(vdev, VIRTIO_ID_BALLOON, config_size);
     vbr_queues_init(s, &options);
+    vbr_hold_init(s);
     vbr_hints_init(s);
     vbr_requests_init(s);
     vbr_stats_init(s);
@@ -318,6 +324,7 @@ static void vbr_device_unrealize(DeviceState *dev)
     vbr_stats_cleanup(s);
     vbr_memory_cleanup(s);
     vbr_requests_cleanup(s);
+    vbr_hold_cleanup(s);
     vbr_queues_cleanup(s);
     vbr_hints_cleanup(s);
     vbr_pages_forget(s);
@@ -360,6 +367,10 @@ static const Property vbr_properties[] = {
     DEFINE_PROP_BIT64("balloon-chunks", VirtIOBalloonRs, host_features, 62,
                       false),
     DEFINE_PROP_BIT64("misc-queue", VirtIOBalloonRs, host_features, 63, false),
+    /* How long inflated memory waits for its neighbours, and how much of it. */
+    DEFINE_PROP_UINT32("inflate-hold-ms", VirtIOBalloonRs, hold_ms, 20),
+    DEFINE_PROP_SIZE("inflate-hold-bytes", VirtIOBalloonRs, hold_bytes,
+                     8 * MiB),
     /* The configuration space was larger in QEMU 4.0 than before and since. */
     DEFINE_PROP_BOOL("qemu-4-0-config-size", VirtIOBalloonRs,
                      qemu_4_0_config_size, false),

@@ -60,6 +60,8 @@ struct VirtIOBalloonRs {
     uint64_t host_features;
     VbrNumbering numbering;
     VbrAdvice reporting_advice;
+    uint32_t hold_ms;
+    uint64_t hold_bytes;
     bool qemu_4_0_config_size;
     /* Accepted as QEMU's C device does; nothing here needs a thread. */
     IOThread *iothread;
@@ -89,6 +91,13 @@ struct VirtIOBalloonRs {
     bool working;
     /* A migration brought pages in the balloon that are to be discarded. */
     bool loaded_left;
+
+    /* Ends the wait of inflated memory for its neighbours. */
+    QEMUTimer *hold_timer;
+    bool flush_due;
+    /* How long programs of the host waited for memory, when last asked. */
+    int pressure_fd;
+    uint64_t stalled_us;
 
     VirtQueueElement *stats_elem;
     QEMUTimer *stats_timer;
@@ -144,6 +153,13 @@ void vbr_queues_give_back(VirtIOBalloonRs *s);
 void vbr_queues_drop(VirtIOBalloonRs *s);
 /* A driver resets one queue. */
 void vbr_queues_reset(VirtIOBalloonRs *s, VirtQueue *vq);
+
+/* virtio-balloon-rs-hold.c */
+void vbr_hold_init(VirtIOBalloonRs *s);
+void vbr_hold_cleanup(VirtIOBalloonRs *s);
+void vbr_hold_watch(VirtIOBalloonRs *s);
+bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit);
+void vbr_hold_flush(VirtIOBalloonRs *s);
 
 /* virtio-balloon-rs-hints.c */
 void vbr_hints_init(VirtIOBalloonRs *s);

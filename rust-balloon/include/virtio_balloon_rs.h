@@ -416,6 +416,11 @@ typedef struct VbrOptions {
    */
   enum VbrAdvice reporting_advice;
   /**
+   * How many bytes of inflated memory may wait for their neighbours before they are given back; 0 for
+   * none. The caller sees to it that none waits for long: `vbr_held_flush`.
+   */
+  uint64_t hold_bytes;
+  /**
    * Whether the configuration space has the size that QEMU 4.0 gave it.
    */
   bool qemu_4_0_config_size;
@@ -493,6 +498,10 @@ typedef struct VbrCounters {
    * else what the guest says, at most the size of its memory.
    */
   uint64_t ballooned_bytes;
+  /**
+   * Of these, bytes that wait to be given back together with their neighbours.
+   */
+  uint64_t held_bytes;
   /**
    * Bytes of guest RAM that the guest put into the balloon; a page counts once a batch.
    */
@@ -1002,6 +1011,27 @@ enum VbrStatus vbr_batch_cancel(struct VbrDevice *device);
  * `device` is NULL or a live device.
  */
 enum VbrStatus vbr_batch_abandon(struct VbrDevice *device);
+
+/**
+ * How many inflated bytes wait for their neighbours.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `bytes` NULL or writable.
+ */
+enum VbrStatus vbr_held_bytes(const struct VbrDevice *device, uint64_t *bytes);
+
+/**
+ * Gives back, for one slice, what waits for its neighbours; `done` gets false when there is more to do. May
+ * be called at any time, also between the slices of a batch.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `done` NULL or writable.
+ */
+enum VbrStatus vbr_held_flush(struct VbrDevice *device,
+                              enum VbrInhibit inhibit,
+                              bool *done);
 
 /**
  * Size of the device's configuration space in bytes.

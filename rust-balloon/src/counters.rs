@@ -8,6 +8,8 @@ pub struct Counters {
     /// Bytes in the balloon now: by the set of pages where the guest negotiated MUST_TELL_HOST,
     /// else what the guest says, at most the size of its memory.
     pub ballooned_bytes: u64,
+    /// Of these, bytes that wait to be given back together with their neighbours.
+    pub held_bytes: u64,
     /// Bytes of guest RAM that the guest put into the balloon; a page counts once a batch.
     pub inflated_bytes: u64,
     /// Bytes of guest RAM that the guest took out of the balloon; a page counts once a batch.

@@ -17,8 +17,9 @@ use crate::memory::{BlockRange, MemoryMap, Piece};
 use crate::message::{Malformed, Reader};
 use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
+use crate::queue::held::Held;
 use crate::queue::stats::Stats;
-use crate::queue::{Advice, Refusals, Work, deflate, inflate, loaded, report};
+use crate::queue::{Advice, Refusals, Work, deflate, held, inflate, loaded, report};
 use crate::wire::ByteOrder;
 use answers::Answer;
 
@@ -31,6 +32,9 @@ pub struct Options {
     pub numbering: Numbering,
     /// How reported memory is given back, where it can be so.
     pub reporting_advice: Advice,
+    /// How many bytes of inflated memory may wait for their neighbours before they are given back; 0 for
+    /// none.
+    pub hold_bytes: u64,
     /// Whether the configuration space has the size that QEMU 4.0 gave it.
     pub qemu_4_0_config_size: bool,
 }
@@ -83,6 +87,8 @@ pub struct Balloon {
     balloon_complete: bool,
     /// The page to go on with in giving back what a migration brought of `balloon`.
     loaded: Option<u64>,
+    /// Pages of `balloon` that are given back later.
+    held: Held,
     batch: Batch,
     /// The inflate or deflate message whose rest is still to come.
     message: Option<Reader>,
@@ -107,6 +113,7 @@ impl Balloon {
             balloon: PageBitmap::new(PAGE_LIMIT),
             balloon_complete: true,
             loaded: None,
+            held: Held::new(options.hold_bytes),
             batch: Batch::default(),
             message: None,
             answer: None,
@@ -151,6 +158,7 @@ impl Balloon {
         }
         if !features.contains(Features::MUST_TELL_HOST) {
             self.balloon.clear_all();
+            self.held.cancel_all();
             self.balloon_complete = self.config.actual == 0;
         }
         self.negotiated = features;
@@ -170,6 +178,7 @@ impl Balloon {
         self.message = None;
         self.answer = None;
         self.balloon.clear_all();
+        self.held.cancel_all();
         self.balloon_complete = true;
         self.loaded = None;
         self.negotiated = Features::empty();
@@ -195,10 +204,11 @@ impl Balloon {
     /// never in the balloon. Reports that are not worked off are dropped for the same reason: they
     /// were looked up in the old map.
     pub fn set_memory(&mut self, memory: MemoryMap) {
-        let balloon = &mut self.balloon;
+        let (balloon, held) = (&mut self.balloon, &mut self.held);
         self.memory.for_each_lost(&memory, |range| {
             let (first, end) = range.page_indices();
             balloon.clear(first..end);
+            held.cancel(range);
         });
         let changed = self.memory.sections() != memory.sections();
         if changed && self.batch.queue() == Some(QueueKind::Reporting) {
@@ -257,6 +267,8 @@ impl Balloon {
             pages: PageBitmap::new(PAGE_LIMIT),
             complete: config.actual == 0,
         });
+        // Those that the source held are in the set, and all of that is given back here.
+        self.held.cancel_all();
         self.balloon = ballooned.pages;
         self.balloon_complete = ballooned.complete;
         self.loaded = Some(0);
@@ -305,6 +317,10 @@ impl Balloon {
             let done = take(&mut work, range);
             batch.advance(done);
         }
+        let is_full = work.held.as_ref().is_some_and(|held| held.is_full());
+        if is_full && !held::flush(&mut work) {
+            return Progress::More;
+        }
         work.counters.batches += 1;
         batch.clear();
         Progress::Done
@@ -322,6 +338,21 @@ impl Balloon {
         self.loaded.map_or(Progress::Done, |_| Progress::More)
     }
 
+    /// Gives back to the host, for one slice, the pages that wait for their neighbours.
+    pub fn flush_held(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
+        let (mut work, _) = self.slice(host, inhibit);
+        if held::flush(&mut work) {
+            Progress::Done
+        } else {
+            Progress::More
+        }
+    }
+
+    /// How many bytes wait for their neighbours.
+    pub fn held_bytes(&self) -> u64 {
+        self.held.bytes()
+    }
+
     /// What handlers need for a slice, and the batch.
     fn slice<'a>(
         &'a mut self,
@@ -332,6 +363,7 @@ impl Balloon {
         let work = Work {
             memory: &self.memory,
             balloon: told.then_some(&mut self.balloon),
+            held: (told && self.held.is_on()).then_some(&mut self.held),
             inhibit,
             poison_val: self.config.poison_val,
             advice: self.options.reporting_advice,
@@ -361,6 +393,7 @@ impl Balloon {
     /// whole of it is forgotten.
     pub fn batch_abandon(&mut self) {
         self.balloon.clear_all();
+        self.held.cancel_all();
         self.balloon_complete = false;
         self.batch.clear();
         self.message = None;
@@ -402,6 +435,7 @@ impl Balloon {
         };
         Counters {
             ballooned_bytes,
+            held_bytes: self.held.bytes(),
             ..self.counters
         }
     }

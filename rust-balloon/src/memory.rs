@@ -112,26 +112,32 @@ impl Section {
 
     /// The whole backing pages inside of `range`, or `None` when it holds none.
     pub fn shrink_to_pages(&self, range: GpaRange) -> Option<GpaRange> {
+        self.shrink_to(range, self.page_size)
+    }
+
+    /// The whole stretches of `size` bytes of the block inside of `range`, or `None` when it holds none.
+    pub fn shrink_to(&self, range: GpaRange, size: u64) -> Option<GpaRange> {
         let start = self
             .offset_of(range.start())
-            .checked_next_multiple_of(self.page_size)?;
+            .checked_next_multiple_of(size)?;
         let end = self.offset_of(range.end());
-        GpaRange::new(
-            self.gpa_at(start)?,
-            self.gpa_at(end - end % self.page_size)?,
-        )
+        GpaRange::new(self.gpa_at(start)?, self.gpa_at(end - end % size)?)
     }
 
     /// The whole backing pages that `range` touches, without those that the section holds only in
     /// part; `None` when there are none.
     pub fn grow_to_pages(&self, range: GpaRange) -> Option<GpaRange> {
+        self.grow_to(range, self.page_size)
+    }
+
+    /// The whole stretches of `size` bytes of the block that `range` touches, without those that the section
+    /// holds only in part; `None` when there are none.
+    pub fn grow_to(&self, range: GpaRange, size: u64) -> Option<GpaRange> {
         let start = self.offset_of(range.start());
-        let end = self
-            .offset_of(range.end())
-            .checked_next_multiple_of(self.page_size)?;
-        let start = self.offset.max(start - start % self.page_size);
+        let end = self.offset_of(range.end()).checked_next_multiple_of(size)?;
+        let start = self.offset.max(start - start % size);
         let end = end.min(self.offset_of(self.gpa.end()));
-        self.shrink_to_pages(GpaRange::new(self.gpa_at(start)?, self.gpa_at(end)?)?)
+        self.shrink_to(GpaRange::new(self.gpa_at(start)?, self.gpa_at(end)?)?, size)
     }
 
     /// The start of `range`, cut so that it holds at most about `bytes` and ends between two

@@ -200,3 +200,43 @@ pub unsafe extern "C" fn vbr_batch_abandon(device: *mut VbrDevice) -> VbrStatus 
         Ok(())
     })
 }
+
+/// How many inflated bytes wait for their neighbours.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `bytes` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_held_bytes(device: *const VbrDevice, bytes: *mut u64) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let bytes = unsafe { output(bytes) };
+    with_device(device, |balloon, _| {
+        bytes?.write(balloon.held_bytes());
+        Ok(())
+    })
+}
+
+/// Gives back, for one slice, what waits for its neighbours; `done` gets false when there is more to do. May
+/// be called at any time, also between the slices of a batch.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `done` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_held_flush(
+    device: *mut VbrDevice,
+    inhibit: Inhibit,
+    done: *mut bool,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let done = unsafe { output(done) };
+    with_device(device, |balloon, host| {
+        let done = done?;
+        done.write(balloon.flush_held(host, inhibit) == Progress::Done);
+        Ok(())
+    })
+}

@@ -28,6 +28,9 @@ pub struct VbrOptions {
     pub numbering: Numbering,
     /// How reported memory is given back, where it can be so.
     pub reporting_advice: Advice,
+    /// How many bytes of inflated memory may wait for their neighbours before they are given back; 0 for
+    /// none. The caller sees to it that none waits for long: `vbr_held_flush`.
+    pub hold_bytes: u64,
     /// Whether the configuration space has the size that QEMU 4.0 gave it.
     pub qemu_4_0_config_size: bool,
 }
@@ -38,6 +41,7 @@ impl From<VbrOptions> for Options {
             features: Features::from_bits_truncate(options.features),
             numbering: options.numbering,
             reporting_advice: options.reporting_advice,
+            hold_bytes: options.hold_bytes,
             qemu_4_0_config_size: options.qemu_4_0_config_size,
         }
     }

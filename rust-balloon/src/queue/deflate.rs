@@ -32,5 +32,8 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
         let (first, end) = part.page_indices();
         balloon.clear(first..end);
     }
+    if let Some(held) = &mut work.held {
+        held.cancel(part);
+    }
     part.end()
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The inflate queue: the guest gives pages away.
 
-use super::Work;
+use super::{Work, held};
 use crate::memory::{Piece, Section};
 use crate::page::{Gpa, GpaRange, PAGE_SIZE};
 
@@ -22,7 +22,9 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
                 balloon.add(first..end);
                 ballooned = true;
             }
-            if section.page_size == PAGE_SIZE {
+            if section.page_size == PAGE_SIZE && ballooned && work.held.is_some() {
+                held::inflate(work, &section, part);
+            } else if section.page_size == PAGE_SIZE {
                 // The device may modify a page from seeing it in a request until the request is
                 // acknowledged (virtio 1.3, 5.5.6.2), and this batch is not acknowledged yet.
                 work.discard(&section, part);

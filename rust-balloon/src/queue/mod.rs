@@ -3,6 +3,7 @@
 //! came; the device calls them until the batch is done or the slice is over.
 
 pub mod deflate;
+pub mod held;
 pub mod hint;
 pub mod inflate;
 pub mod loaded;
@@ -84,6 +85,8 @@ pub struct Work<'a> {
     pub memory: &'a MemoryMap,
     /// The pages in the balloon, where MUST_TELL_HOST was negotiated.
     pub balloon: Option<&'a mut PageBitmap>,
+    /// Pages in the balloon that are given back later, where some are.
+    pub held: Option<&'a mut held::Held>,
     /// Whether discards are allowed.
     pub inhibit: Inhibit,
     /// The value that the guest expects in its free pages.

@@ -7,6 +7,7 @@
 
 mod edges;
 mod expect;
+mod held;
 mod loaded;
 mod messages;
 mod mock;

@@ -1,0 +1,101 @@
+/*
+ * virtio-balloon-rs: inflated memory that waits for its neighbours
+ *
+ * The library holds the ragged ends of requests back, so that whole huge pages
+ * are discarded; here is when it has to stop waiting.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "virtio-balloon-rs.h"
+#include "trace.h"
+
+/* The kernel's account of the time that programs waited for memory. */
+#define MEMORY_PRESSURE "/proc/pressure/memory"
+
+/* Whether anybody on the host had to wait for memory since this was asked. */
+static bool memory_is_short(VirtIOBalloonRs *s)
+{
+    char text[128] = "";
+    uint64_t stalled = 0;
+    bool more;
+
+    if (s->pressure_fd < 0 ||
+        pread(s->pressure_fd, text, sizeof(text) - 1, 0) <= 0 ||
+        sscanf(text, "some avg10=%*f avg60=%*f avg300=%*f total=%" SCNu64,
+               &stalled) != 1) {
+        return false;
+    }
+    more = stalled != s->stalled_us;
+    s->stalled_us = stalled;
+    return more;
+}
+
+/* Behind each batch: sees to it that nothing is held for long. */
+void vbr_hold_watch(VirtIOBalloonRs *s)
+{
+    uint64_t bytes = 0;
+
+    if (timer_pending(s->hold_timer) ||
+        vbr_held_bytes(s->device, &bytes) != VBR_STATUS_OK || !bytes) {
+        return;
+    }
+    timer_mod(s->hold_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                             (memory_is_short(s) ? 0 : s->hold_ms));
+}
+
+/* Gives back what is held for a slice; says whether there is more. */
+bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
+{
+    bool done = true;
+
+    if (s->flush_due &&
+        !vbr_failed(s, vbr_held_flush(s->device, inhibit, &done))) {
+        s->flush_due = !done;
+    }
+    return !done;
+}
+
+/*
+ * Gives all back that is held, at once: there is never more of it than takes a
+ * few milliseconds.
+ */
+void vbr_hold_flush(VirtIOBalloonRs *s)
+{
+    VbrInhibit inhibit = vbr_inhibit();
+    bool done = false;
+
+    while (!done && vbr_held_flush(s->device, inhibit,
+                                   &done) == VBR_STATUS_OK) {
+        continue;
+    }
+    s->flush_due = false;
+    timer_del(s->hold_timer);
+}
+
+static void deadline(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    s->flush_due = true;
+    qemu_bh_schedule(s->bh);
+}
+
+void vbr_hold_init(VirtIOBalloonRs *s)
+{
+    s->pressure_fd = qemu_open_old(MEMORY_PRESSURE, O_RDONLY);
+    memory_is_short(s);
+    /* The host waits for its memory in its own time. */
+    s->hold_timer = timer_new_ms(QEMU_CLOCK_REALTIME, deadline, s);
+}
+
+void vbr_hold_cleanup(VirtIOBalloonRs *s)
+{
+    timer_free(s->hold_timer);
+    s->hold_timer = NULL;
+    if (s->pressure_fd >= 0) {
+        qemu_close(s->pressure_fd);
+    }
+}

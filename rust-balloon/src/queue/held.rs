@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Pages in the balloon that are given back later, together with their neighbours.
+//!
+//! A Linux guest inflates 1 MiB at a time. To discard half of a huge page splits it, at forty times the cost
+//! for each page. So the ragged ends of a request wait a little for the pages beside them.
+//!
+//! No page that the guest uses is ever discarded:
+//!
+//! - Pages are held only with MUST_TELL_HOST, and only while they are in the set of pages in the balloon.
+//!   The device may modify such a page until it has seen and acknowledged the deflate of it (virtio 1.3,
+//!   5.5.6.2).
+//! - Whatever takes a page out of that set takes it out of this one in the same breath, and before the guest
+//!   hears of it: a deflate, a reset, a batch that is given up, new features, other memory behind the address.
+//! - A huge page is discarded as a whole only if all of its pages are in the set of pages in the balloon.
+
+use super::{HUGE_PAGE_SIZE, Work};
+use crate::bitmap::PageBitmap;
+use crate::memory::{Piece, Section};
+use crate::page::{GpaRange, PAGE_SIZE};
+use crate::pageset::PAGE_LIMIT;
+
+/// The pages, and how many they may be.
+pub struct Held {
+    pages: PageBitmap,
+    most: u64,
+    /// More were held than there may be: all are to go.
+    overflowed: bool,
+}
+
+impl Held {
+    /// None, and never more than `bytes` of them; 0 to hold none at all.
+    pub fn new(bytes: u64) -> Held {
+        Held {
+            pages: PageBitmap::new(PAGE_LIMIT),
+            most: bytes / PAGE_SIZE,
+            overflowed: false,
+        }
+    }
+
+    /// Whether pages are to be held at all.
+    pub fn is_on(&self) -> bool {
+        self.most > 0
+    }
+
+    /// How many bytes are held.
+    pub fn bytes(&self) -> u64 {
+        self.pages.count() * PAGE_SIZE
+    }
+
+    /// Whether all are to go before more come.
+    pub fn is_full(&self) -> bool {
+        self.overflowed
+    }
+
+    /// Takes the pages of `range` out: they left the balloon.
+    pub fn cancel(&mut self, range: GpaRange) {
+        let (first, end) = range.page_indices();
+        self.pages.clear(first..end);
+    }
+
+    /// Takes all pages out.
+    pub fn cancel_all(&mut self) {
+        self.pages.clear_all();
+        self.overflowed = false;
+    }
+
+    fn add(&mut self, range: GpaRange) {
+        let (first, end) = range.page_indices();
+        self.pages.add(first..end);
+        self.overflowed |= self.pages.count() > self.most;
+    }
+}
+
+/// Discards of `part`, whose pages are in the balloon, all that makes whole huge pages, and holds the rest.
+pub fn inflate(work: &mut Work<'_>, section: &Section, part: GpaRange) {
+    let inner = section.shrink_to(part, HUGE_PAGE_SIZE);
+    let ends = match inner {
+        Some(inner) => [
+            GpaRange::new(part.start(), inner.start()),
+            GpaRange::new(inner.end(), part.end()),
+        ],
+        None => {
+            // It lies in one huge page, or in two of which it fills none.
+            let head = section.take_front(part, 0, HUGE_PAGE_SIZE);
+            [Some(head), GpaRange::new(head.end(), part.end())]
+        }
+    };
+    let [head, tail] = ends.map(|end| end.and_then(|end| complete_or_hold(work, section, end)));
+    let mut whole: Option<GpaRange> = None;
+    for range in [head, inner, tail].into_iter().flatten() {
+        if whole.as_mut().is_some_and(|last| last.try_merge(range)) {
+            continue;
+        }
+        if let Some(last) = whole.replace(range) {
+            work.discard(section, last);
+        }
+    }
+    if let Some(last) = whole {
+        work.discard(section, last);
+    }
+}
+
+/// The range to discard now because of `end`, a part of one huge page: the whole of that if all of it is in
+/// the balloon, or `end` itself if the section does not have the whole of it. Else `end` is held.
+fn complete_or_hold(work: &mut Work<'_>, section: &Section, end: GpaRange) -> Option<GpaRange> {
+    let held = work.held.as_mut()?;
+    let Some(huge) = section.grow_to(end, HUGE_PAGE_SIZE) else {
+        return Some(end);
+    };
+    let (first, past) = huge.page_indices();
+    let balloon = work.balloon.as_ref()?;
+    if balloon.contains_all(first..past) {
+        held.cancel(huge);
+        return Some(huge);
+    }
+    held.add(end);
+    None
+}
+
+/// Gives pages that are held back to the host, for the rest of the slice; says whether none is left.
+pub fn flush(work: &mut Work<'_>) -> bool {
+    loop {
+        let Some(held) = &mut work.held else {
+            return true;
+        };
+        let Some(range) = held.pages.next_run(0).and_then(GpaRange::of_page_indices) else {
+            held.overflowed = false;
+            return true;
+        };
+        if !work.budget.is_left() {
+            return false;
+        }
+        work.budget.spend_step();
+        let part = match work.memory.front(range) {
+            Piece::NotRam(part) => part,
+            Piece::Ram(part, section) => {
+                let part = work.take_front(&section, part);
+                work.discard(&section, part);
+                part
+            }
+        };
+        if let Some(held) = &mut work.held {
+            held.cancel(part);
+        }
+    }
+}

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Pages that wait for their neighbours: never the guest's, never for ever, and whole in the end.
+
+use std::ops::Range;
+
+use proptest::prelude::*;
+use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd};
+use virtio_balloon_rs::features::{Features, QueueKind};
+use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::memory::{MemoryMap, Section};
+use virtio_balloon_rs::page::PAGE_SIZE;
+use virtio_balloon_rs::pageset::MAX_BYTES;
+use virtio_balloon_rs::state::{SavedPages, State};
+use virtio_balloon_rs::wire::ByteOrder;
+
+use crate::mock::{MockHost, part, section};
+
+/// 4 KiB pages of a huge page.
+const HUGE: u64 = 512;
+/// Pages of the guest. Huge pages of the first block begin where the guest's do, those of the second
+/// do not.
+const PAGES: u64 = 8 * HUGE;
+const SECOND: u64 = 5 * HUGE;
+const HOLD_BYTES: u64 = 2 * HUGE * PAGE_SIZE;
+
+fn sections() -> Vec<Section> {
+    vec![
+        section(1, 0, SECOND, 0, PAGE_SIZE),
+        section(2, SECOND, PAGES - SECOND, 100, PAGE_SIZE),
+    ]
+}
+
+fn device(hold_bytes: u64) -> Balloon {
+    let mut balloon = Balloon::new(Options {
+        hold_bytes,
+        ..Options::default()
+    });
+    balloon.set_memory(MemoryMap::new(sections()).unwrap());
+    balloon.set_features(Features::MUST_TELL_HOST, false);
+    balloon
+}
+
+/// The guest page behind a page of a block.
+fn guest_page(block: usize, page: u64) -> u64 {
+    match block {
+        1 => page,
+        _ => SECOND + page - 100,
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Inflate(Vec<Range<u64>>),
+    Deflate(Vec<Range<u64>>),
+    /// So many slices; what the guest may do in between comes as other steps.
+    Flush(u32),
+    /// A request of which so many slices are done before its queue is reset.
+    GiveUp(QueueKind, Range<u64>, u32),
+    Reset,
+    Migrate,
+    /// Other memory behind the pages of the second block, and back.
+    Replug,
+    Write(Range<u64>),
+}
+
+/// Who may do what with a page, and whether the host has memory for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Page {
+    is_given: bool,
+    /// The device must have given its memory back when nothing waits any more.
+    is_owed: bool,
+    is_resident: bool,
+}
+
+struct World {
+    balloon: Balloon,
+    pages: Vec<Page>,
+}
+
+impl World {
+    fn new() -> World {
+        let page = Page {
+            is_given: false,
+            is_owed: false,
+            is_resident: true,
+        };
+        World {
+            balloon: device(HOLD_BYTES),
+            pages: vec![page; PAGES as usize],
+        }
+    }
+
+    fn of(&mut self, ranges: &[Range<u64>], mut change: impl FnMut(&mut Page)) {
+        for page in ranges.iter().cloned().flatten() {
+            change(&mut self.pages[page as usize]);
+        }
+    }
+
+    /// What the host was asked for may only be what the guest gave away.
+    fn discarded(&mut self, host: &mut MockHost) {
+        for range in std::mem::take(&mut host.discards) {
+            let first = range.offset / PAGE_SIZE;
+            for page in first..first + range.bytes / PAGE_SIZE {
+                let number = guest_page(range.block.0, page);
+                let page = &mut self.pages[number as usize];
+                assert!(page.is_given, "page {number:#x} is the guest's");
+                page.is_resident = false;
+            }
+        }
+    }
+
+    /// One batch, at most `slices` of it; says whether that was all.
+    fn request(&mut self, queue: QueueKind, ranges: &[Range<u64>], slices: u32) -> bool {
+        let pfns = ranges.iter().cloned().flatten();
+        let payload: Vec<u8> = pfns.flat_map(|pfn| (pfn as u32).to_le_bytes()).collect();
+        let end = Some(RequestEnd {
+            descriptors: 1,
+            wrong_way: 0,
+        });
+        let added = self
+            .balloon
+            .batch_add(queue, part(&payload, ByteOrder::Little, end));
+        assert_eq!(added, Ok(()));
+        let mut host = MockHost::default();
+        for _ in 0..slices {
+            let progress = self.balloon.batch_run(&mut host, Inhibit::No);
+            self.discarded(&mut host);
+            if progress == Progress::Done {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn flush(&mut self, slices: u32) {
+        let mut host = MockHost::default();
+        for _ in 0..slices {
+            let progress = self.balloon.flush_held(&mut host, Inhibit::No);
+            self.discarded(&mut host);
+            if progress == Progress::Done {
+                assert_eq!(self.balloon.held_bytes(), 0);
+                let kept = |page: &Page| page.is_owed && page.is_resident;
+                assert_eq!(self.pages.iter().position(kept), None, "kept for ever");
+                return;
+            }
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Inflate(ranges) => {
+                self.of(&ranges, |page| page.is_given = true);
+                assert!(self.request(QueueKind::Inflate, &ranges, u32::MAX));
+                self.of(&ranges, |page| page.is_owed = true);
+                assert!(self.balloon.held_bytes() <= HOLD_BYTES);
+            }
+            Step::Deflate(ranges) => {
+                assert!(self.request(QueueKind::Deflate, &ranges, u32::MAX));
+                self.of(&ranges, |page| {
+                    (page.is_given, page.is_owed) = (false, false)
+                });
+            }
+            Step::Flush(slices) => self.flush(slices),
+            Step::GiveUp(queue, range, slices) => {
+                let ranges = [range];
+                let before = self.pages.clone();
+                if queue == QueueKind::Inflate {
+                    self.of(&ranges, |page| page.is_given = true);
+                }
+                self.request(queue, &ranges, slices);
+                self.balloon.batch_abandon();
+                // An inflate that was not acknowledged gave nothing away; of a deflate the guest has
+                // the pages back.
+                let is_deflate = queue == QueueKind::Deflate;
+                for page in ranges[0].clone() {
+                    let before = before[page as usize].is_given;
+                    self.pages[page as usize].is_given = before && !is_deflate;
+                }
+                self.of(&[0..PAGES], |page| page.is_owed = false);
+            }
+            Step::Reset => {
+                self.balloon.reset();
+                self.balloon.set_features(Features::MUST_TELL_HOST, false);
+                self.of(&[0..PAGES], |page| {
+                    (page.is_given, page.is_owed) = (false, false)
+                });
+            }
+            Step::Migrate => self.migrate(),
+            Step::Replug => {
+                let other = vec![sections()[0], section(9, SECOND, 64, 0, PAGE_SIZE)];
+                self.balloon.set_memory(MemoryMap::new(other).unwrap());
+                self.balloon.set_memory(MemoryMap::new(sections()).unwrap());
+                self.of(&[SECOND..PAGES], |page| {
+                    (page.is_given, page.is_owed) = (false, false)
+                });
+            }
+            Step::Write(range) => {
+                self.of(&[range], |page| page.is_resident |= !page.is_given);
+            }
+        }
+    }
+
+    /// The destination has memory for all pages, as if all had been sent.
+    fn migrate(&mut self) {
+        let mut coded = vec![0; MAX_BYTES];
+        let written = SavedPages::write(&self.balloon, &mut coded);
+        let pages = SavedPages {
+            coded: &coded[..written.bytes],
+            complete: written.complete,
+        };
+        let mut to = device(HOLD_BYTES);
+        State::save(&self.balloon, 0)
+            .load(&mut to, Some(pages), PAGES * PAGE_SIZE)
+            .unwrap();
+        self.balloon = to;
+        self.of(&[0..PAGES], |page| page.is_resident = true);
+        let mut host = MockHost::default();
+        while self.balloon.discard_loaded(&mut host, Inhibit::No) == Progress::More {}
+        self.discarded(&mut host);
+    }
+}
+
+fn range() -> impl Strategy<Value = Range<u64>> {
+    let any = (0..PAGES, 1..700u64).prop_map(|(at, count)| at..(at + count).min(PAGES));
+    let half = (0..2 * PAGES / HUGE).prop_map(|at| at * HUGE / 2..(at + 1) * HUGE / 2);
+    let few = (0..PAGES - 4, 1..4u64).prop_map(|(at, count)| at..at + count);
+    prop_oneof![any, half, few]
+}
+
+fn ranges() -> impl Strategy<Value = Vec<Range<u64>>> {
+    prop::collection::vec(range(), 1..4)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let queue = prop_oneof![Just(QueueKind::Inflate), Just(QueueKind::Deflate)];
+    prop_oneof![
+        8 => ranges().prop_map(Step::Inflate),
+        6 => ranges().prop_map(Step::Deflate),
+        4 => (1..4u32).prop_map(Step::Flush),
+        2 => Just(Step::Flush(u32::MAX)),
+        1 => (queue, range(), 0..3u32).prop_map(|(queue, range, n)| Step::GiveUp(queue, range, n)),
+        1 => Just(Step::Reset),
+        1 => Just(Step::Migrate),
+        1 => Just(Step::Replug),
+        4 => range().prop_map(Step::Write),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_held_is_never_the_guests(steps in prop::collection::vec(step(), 1..40)) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        world.flush(u32::MAX);
+    }
+}
+
+/// What was discarded, in calls, when these requests came one after the other.
+fn discards(hold_bytes: u64, requests: &[Range<u64>]) -> (Vec<Range<u64>>, Balloon) {
+    let mut world = World::new();
+    world.balloon = device(hold_bytes);
+    let mut host = MockHost::default();
+    for request in requests {
+        let payload: Vec<u8> = request
+            .clone()
+            .flat_map(|pfn| (pfn as u32).to_le_bytes())
+            .collect();
+        let end = Some(RequestEnd::default());
+        let added = world
+            .balloon
+            .batch_add(QueueKind::Inflate, part(&payload, ByteOrder::Little, end));
+        assert_eq!(added, Ok(()));
+        while world.balloon.batch_run(&mut host, Inhibit::No) == Progress::More {}
+    }
+    let pages = host.discards.iter().map(|range| {
+        let first = guest_page(range.block.0, range.offset / PAGE_SIZE);
+        first..first + range.bytes / PAGE_SIZE
+    });
+    (pages.collect(), world.balloon)
+}
+
+#[test]
+fn two_halves_make_a_whole() {
+    let halves = [0..256, 256..512];
+    assert_eq!(discards(HOLD_BYTES, &halves).0, [0..512]);
+    let downward = [256..512, 0..256];
+    assert_eq!(discards(HOLD_BYTES, &downward).0, [0..512]);
+    assert_eq!(
+        discards(0, &halves).0,
+        halves,
+        "none are held unless asked for"
+    );
+}
+
+#[test]
+fn a_page_of_the_guests_keeps_a_huge_page_whole() {
+    for missing in [0, 1, 255, 510, 511] {
+        let (calls, balloon) = discards(HOLD_BYTES, &[0..missing, missing + 1..512]);
+        assert_eq!(calls, [], "without page {missing}");
+        assert_eq!(balloon.held_bytes(), 511 * PAGE_SIZE);
+    }
+}
+
+#[test]
+fn ends_join_the_middle() {
+    let requests = [300..512, 512 + 1024..512 + 1100, 512..512 + 1024, 0..300];
+    let (calls, balloon) = discards(HOLD_BYTES, &requests);
+    assert_eq!(calls, [512..512 + 1024, 0..512]);
+    assert_eq!(balloon.held_bytes(), 76 * PAGE_SIZE);
+}
+
+#[test]
+fn huge_pages_are_those_of_the_block() {
+    // The second block's pages begin 100 pages into a huge page, which the guest cannot fill.
+    let edge = SECOND..SECOND + 412;
+    assert_eq!(discards(HOLD_BYTES, &[edge.clone()]).0, [edge.clone()]);
+    let next = edge.end..edge.end + 512;
+    let halves = [next.start..next.start + 200, next.start + 200..next.end];
+    assert_eq!(discards(HOLD_BYTES, &halves).0, [next]);
+}
+
+#[test]
+fn no_more_is_held_than_there_may_be() {
+    // One page of each second.
+    let odd: Vec<_> = (0..1280).map(|i| 2 * i..2 * i + 1).collect();
+    let (calls, balloon) = discards(HOLD_BYTES, &odd);
+    assert_eq!(calls.len(), HOLD_BYTES as usize / PAGE_SIZE as usize + 1);
+    assert_eq!(
+        balloon.held_bytes(),
+        (1280 - calls.len() as u64) * PAGE_SIZE
+    );
+}
