@@ -64,7 +64,9 @@ impl Budget {
     /// Accounts for one call on `bytes` of backing pages of `page_size`.
     pub fn spend_call(&mut self, bytes: u64, page_size: u64) {
         self.spend(
-            Budget::CALL_NS.saturating_add((bytes / page_size).saturating_mul(Budget::PAGE_NS)),
+            Budget::CALL_NS.saturating_add(
+                (bytes >> page_size.trailing_zeros()).saturating_mul(Budget::PAGE_NS),
+            ),
         );
     }
 

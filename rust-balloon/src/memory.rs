@@ -115,13 +115,11 @@ impl Section {
         self.shrink_to(range, self.page_size)
     }
 
-    /// The whole stretches of `size` bytes of the block inside of `range`, or `None` when it holds none.
+    /// The whole stretches of `size` bytes, a power of two, of the block inside of `range`, or `None` when it holds none.
     pub fn shrink_to(&self, range: GpaRange, size: u64) -> Option<GpaRange> {
-        let start = self
-            .offset_of(range.start())
-            .checked_next_multiple_of(size)?;
-        let end = self.offset_of(range.end());
-        GpaRange::new(self.gpa_at(start)?, self.gpa_at(end - end % size)?)
+        let start = self.offset_of(range.start()).checked_add(size - 1)? & !(size - 1);
+        let end = self.offset_of(range.end()) & !(size - 1);
+        GpaRange::new(self.gpa_at(start)?, self.gpa_at(end)?)
     }
 
     /// The whole backing pages that `range` touches, without those that the section holds only in
@@ -134,23 +132,22 @@ impl Section {
     /// holds only in part; `None` when there are none.
     pub fn grow_to(&self, range: GpaRange, size: u64) -> Option<GpaRange> {
         let start = self.offset_of(range.start());
-        let end = self.offset_of(range.end()).checked_next_multiple_of(size)?;
-        let start = self.offset.max(start - start % size);
+        let end = self.offset_of(range.end()).checked_add(size - 1)? & !(size - 1);
+        let start = self.offset.max(start & !(size - 1));
         let end = end.min(self.offset_of(self.gpa.end()));
         self.shrink_to(GpaRange::new(self.gpa_at(start)?, self.gpa_at(end)?)?, size)
     }
 
     /// The start of `range`, cut so that it holds at most about `bytes` and ends between two
-    /// stretches of `align` bytes of the block; at least one such stretch is taken.
+    /// stretches of `align` bytes of the block, a power of two; at least one such stretch is taken.
     pub fn take_front(&self, range: GpaRange, bytes: u64, align: u64) -> GpaRange {
         let start = self.offset_of(range.start());
         let wanted = start.saturating_add(bytes);
-        let mut end = wanted - wanted % align;
+        let mut end = wanted & !(align - 1);
         if end <= start {
             end = start
-                .saturating_add(1)
-                .checked_next_multiple_of(align)
-                .unwrap_or(u64::MAX);
+                .checked_add(align)
+                .map_or(u64::MAX, |past| past & !(align - 1));
         }
         let end = self
             .gpa_at(end)

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The addresses of a batch, made into sorted disjoint ranges.
 
-use crate::page::GpaRange;
+use crate::bitmap::PageBitmap;
+use crate::page::{GpaRange, PAGE_SIZE};
+
+/// From how many ranges on, and up to how many pages from the first to the last, a bitmap puts them in
+/// order sooner than a sort: it takes 4 KiB for 128 MiB, all of which is looked at.
+const MIN_FOR_BITMAP: usize = 512;
+const MAX_PAGES_FOR_BITMAP: u64 = 1 << 20;
 
 /// Gathers ranges in any order, overlapping or twice, and gives them back sorted and merged.
 ///
@@ -29,9 +35,42 @@ impl Runs {
     pub fn merge(&mut self) {
         let sorted = self.ranges.is_sorted_by_key(|range| range.start());
         if !sorted {
-            self.ranges.sort_unstable_by_key(|range| range.start());
+            match self.pages_for_bitmap() {
+                Some(pages) => return self.gather(pages),
+                None => self.ranges.sort_unstable_by_key(|range| range.start()),
+            }
         }
         self.ranges.dedup_by(|next, kept| kept.try_merge(*next));
+    }
+
+    /// The pages from the first to the last, if a bitmap of them is the way to go. Only whole pages fit
+    /// into one.
+    fn pages_for_bitmap(&self) -> Option<std::ops::Range<u64>> {
+        if self.ranges.len() < MIN_FOR_BITMAP {
+            return None;
+        }
+        let (mut first, mut last, mut bits) = (u64::MAX, 0, 0);
+        for range in &self.ranges {
+            first = first.min(range.start().0);
+            last = last.max(range.end().0);
+            bits |= range.start().0 | range.end().0;
+        }
+        let pages = first / PAGE_SIZE..last / PAGE_SIZE;
+        let fits =
+            bits.is_multiple_of(PAGE_SIZE) && pages.end - pages.start <= MAX_PAGES_FOR_BITMAP;
+        fits.then_some(pages)
+    }
+
+    fn gather(&mut self, pages: std::ops::Range<u64>) {
+        let mut bitmap = PageBitmap::new(pages.end - pages.start);
+        for range in self.ranges.drain(..) {
+            let (first, end) = range.page_indices();
+            bitmap.add(first - pages.start..end - pages.start);
+        }
+        let runs = bitmap.runs();
+        let ranges = runs.map(|run| pages.start + run.start..pages.start + run.end);
+        self.ranges
+            .extend(ranges.filter_map(GpaRange::of_page_indices));
     }
 
     /// The ranges, in the order that [`Runs::merge`] left them in.
@@ -106,6 +145,30 @@ mod tests {
                 runs.as_slice().iter().flat_map(|r| r.start().0..r.end().0).collect();
             prop_assert_eq!(bytes, model.into_iter().collect::<Vec<_>>());
             prop_assert!(runs.as_slice().windows(2).all(|pair| pair[0].end() < pair[1].start()));
+        }
+    }
+
+    /// As many as make it worth a bitmap, and a few that overlap.
+    #[test]
+    fn many_in_any_order_are_the_same_by_bitmap_and_by_sort() {
+        let many = MIN_FOR_BITMAP as u64 * 2;
+        for stride in [3, 7 * MAX_PAGES_FOR_BITMAP / many] {
+            let pages = (0..many).map(|i| 5 + i * 389 % many * stride);
+            let mut runs = Runs::default();
+            for page in pages.clone() {
+                runs.push(GpaRange::of_page_indices(page..page + 1 + page % 5).unwrap());
+            }
+            assert_eq!(runs.pages_for_bitmap().is_some(), stride == 3);
+            runs.merge();
+            let merged: Vec<u64> = runs
+                .as_slice()
+                .iter()
+                .flat_map(|run| run.page_indices().0..run.page_indices().1)
+                .collect();
+            let model: BTreeSet<u64> = pages.flat_map(|page| page..page + 1 + page % 5).collect();
+            assert_eq!(merged, model.into_iter().collect::<Vec<_>>());
+            let apart = |pair: &[GpaRange]| pair[0].end() < pair[1].start();
+            assert!(runs.as_slice().windows(2).all(apart));
         }
     }
 
