@@ -22,6 +22,8 @@
  */
 #define BYTES_AT_A_TIME (256 * KiB)
 #define DESCRIPTORS_AT_A_TIME 1024
+/* Where RAM lies in many pieces, a range takes longer. */
+#define TURN_NS (500 * SCALE_US)
 /* Bytes of a message handed to the library at a time. */
 #define PART 4096
 
@@ -107,14 +109,17 @@ static bool receive_buffer(Queue *q, VirtQueueElement *elem)
     return true;
 }
 
-/* Reads on in the message, at most @left bytes; returns how many it read. */
-static size_t read_message(Queue *q, size_t left)
+/*
+ * Reads on in the message, at most @left bytes and until @end; returns how many
+ * it read.
+ */
+static size_t read_message(Queue *q, size_t left, int64_t end)
 {
     VirtQueueElement *elem = q->state->message;
     size_t total = iov_size(elem->out_sg, elem->out_num), read = 0;
     bool last = false;
 
-    while (!last && read < left) {
+    do {
         uint8_t payload[PART];
         VbrAnswer part = {
             .payload = payload,
@@ -133,7 +138,7 @@ static size_t read_message(Queue *q, size_t left)
                                     &part);
         vbr_migration_unlock();
         last |= vbr_failed(q->s, status);
-    }
+    } while (!last && read < left && get_clock() < end);
     if (last) {
         q->state->message = NULL;
         push(q, elem, 0);
@@ -147,16 +152,17 @@ static size_t read_message(Queue *q, size_t left)
 static bool turn(Queue *q)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(q->s);
+    int64_t end = get_clock() + TURN_NS;
     unsigned int descriptors = 0;
     bool used = send_request(q), empty = false;
     size_t bytes = 0;
 
     while (!vdev->broken && !empty && bytes < BYTES_AT_A_TIME &&
-           descriptors < DESCRIPTORS_AT_A_TIME) {
+           descriptors < DESCRIPTORS_AT_A_TIME && get_clock() < end) {
         VirtQueueElement *elem;
 
         if (q->state->message) {
-            bytes += read_message(q, BYTES_AT_A_TIME - bytes);
+            bytes += read_message(q, BYTES_AT_A_TIME - bytes, end);
             used |= !q->state->message;
             continue;
         }
