@@ -7,8 +7,7 @@ use std::hint::black_box;
 use virtio_balloon_rs::batch::{Batch, MAX_PFNS};
 use virtio_balloon_rs::features::QueueKind;
 use virtio_balloon_rs::message::{Format, Item, Reader};
-use virtio_balloon_rs::page::{GpaRange, Pfn};
-use virtio_balloon_rs::wire::{ByteOrder, pfns};
+use virtio_balloon_rs::wire::{ByteOrder, pfn_blocks, pfns};
 
 /// Words of a message.
 const WORDS: usize = 4096;
@@ -50,9 +49,9 @@ fn batches(criterion: &mut Criterion) {
                 batch.clear();
                 let opened = batch.open(QueueKind::Inflate);
                 opened.expect("an empty batch opens");
-                for pfn in pfns(black_box(&payload), ByteOrder::Little) {
-                    batch.push_page(GpaRange::page(Pfn(pfn)));
-                }
+                pfn_blocks(black_box(&payload), ByteOrder::Little, |first, count| {
+                    batch.push_pages(first, count);
+                });
                 batch.begin()
             });
         });

@@ -133,11 +133,14 @@ impl Batch {
         Ok(())
     }
 
-    /// Adds the page of one PFN. The caller keeps to [`Batch::room`].
+    /// Adds the pages of `count` PFNs from `first` on. The caller keeps to [`Batch::room`].
     #[inline]
-    pub fn push_page(&mut self, page: GpaRange) {
-        self.pfns += 1;
-        self.runs.push(page);
+    pub fn push_pages(&mut self, first: u32, count: u32) {
+        let first = u64::from(first);
+        self.pfns += count as usize;
+        if let Some(pages) = GpaRange::of_page_indices(first..first + u64::from(count)) {
+            self.runs.push(pages);
+        }
     }
 
     /// Adds a range that an entry of a message named; see [`Batch::spend`].
@@ -226,7 +229,7 @@ mod tests {
         let room = |batch: &Batch| batch.room(QueueKind::Inflate, false);
         batch.open(QueueKind::Inflate).unwrap();
         assert_eq!(room(&batch), MAX_PFNS * PFN_BYTES);
-        batch.push_page(GpaRange::page(Pfn(1)));
+        batch.push_pages(1, 1);
         assert_eq!(room(&batch), (MAX_PFNS - 1) * PFN_BYTES);
         assert_eq!(batch.room(QueueKind::Deflate, false), 0);
         assert_eq!(batch.open(QueueKind::Deflate), Err(Error::BatchInWork));
@@ -247,7 +250,7 @@ mod tests {
         let mut batch = Batch::default();
         batch.open(QueueKind::Inflate).unwrap();
         for pfn in [9, 2, 1, 3] {
-            batch.push_page(GpaRange::page(Pfn(pfn)));
+            batch.push_pages(pfn, 1);
         }
         assert_eq!(batch.begin(), 2);
         assert_eq!(batch.next().unwrap().page_indices(), (1, 4));

@@ -55,15 +55,6 @@ impl GpaRange {
         GpaRange::new(start, start.checked_add(len)?)
     }
 
-    /// The one page of a PFN.
-    pub fn page(pfn: Pfn) -> GpaRange {
-        let start = pfn.gpa();
-        GpaRange {
-            start,
-            end: Gpa(start.0 + PAGE_SIZE),
-        }
-    }
-
     /// The first address.
     pub fn start(self) -> Gpa {
         self.start
@@ -122,9 +113,7 @@ mod tests {
 
     #[test]
     fn the_last_pfn_does_not_wrap() {
-        let page = GpaRange::page(Pfn(u32::MAX));
-        assert_eq!(page.start(), Gpa(0xfff_ffff_f000));
-        assert_eq!(page.bytes(), PAGE_SIZE);
+        assert_eq!(Pfn(u32::MAX).gpa(), Gpa(0xfff_ffff_f000));
     }
 
     #[test]

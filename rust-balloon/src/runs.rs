@@ -91,10 +91,14 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
+    fn page(pfn: u32) -> GpaRange {
+        GpaRange::with_len(Pfn(pfn).gpa(), PAGE_SIZE).unwrap()
+    }
+
     fn merged(pfns: impl IntoIterator<Item = u32>) -> Vec<(u64, u64)> {
         let mut runs = Runs::default();
         for pfn in pfns {
-            runs.push(GpaRange::page(Pfn(pfn)));
+            runs.push(page(pfn));
         }
         runs.merge();
         runs.as_slice()
@@ -175,7 +179,7 @@ mod tests {
     #[test]
     fn the_highest_page_is_kept() {
         let mut runs = Runs::default();
-        runs.push(GpaRange::page(Pfn(u32::MAX)));
+        runs.push(page(u32::MAX));
         runs.merge();
         assert_eq!(runs.as_slice()[0].bytes(), PAGE_SIZE);
     }

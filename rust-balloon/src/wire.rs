@@ -33,6 +33,36 @@ pub fn pfns(payload: &[u8], order: ByteOrder) -> impl Iterator<Item = u32> {
     })
 }
 
+/// How many PFNs are compared at once: a few of the processor's vectors.
+const PFN_BLOCK: usize = 32;
+
+/// The same, given to `each` as the lowest PFN of some neighbours and how many they are. Drivers list
+/// neighbours one after the other, upward or downward, so most come in blocks; not every neighbour is found.
+#[inline]
+pub fn pfn_blocks(payload: &[u8], order: ByteOrder, mut each: impl FnMut(u32, u32)) {
+    let (blocks, rest) = payload.as_chunks::<{ PFN_BLOCK * PFN_BYTES }>();
+    for block in blocks {
+        let mut listed = [0; PFN_BLOCK];
+        listed
+            .iter_mut()
+            .zip(pfns(block, order))
+            .for_each(|(to, pfn)| *to = pfn);
+        let (first, last) = (listed[0], listed[PFN_BLOCK - 1]);
+        // Every lane is looked at, so that it takes no branch for each.
+        let lanes = || (0..).zip(listed);
+        let up = lanes().fold(true, |all, (n, pfn)| all & (pfn == first.wrapping_add(n)));
+        let down = lanes().fold(true, |all, (n, pfn)| all & (pfn == first.wrapping_sub(n)));
+        if up && first < last {
+            each(first, PFN_BLOCK as u32);
+        } else if down && last < first {
+            each(last, PFN_BLOCK as u32);
+        } else {
+            listed.iter().for_each(|&pfn| each(pfn, 1));
+        }
+    }
+    pfns(rest, order).for_each(|pfn| each(pfn, 1));
+}
+
 /// Number of statistics (virtio 1.3, 5.5.6.4).
 pub const STATS: usize = 16;
 
@@ -121,6 +151,34 @@ mod tests {
             [0x4523_0100, u32::MAX]
         );
         assert_eq!(pfns(&[], ByteOrder::Little).count(), 0);
+    }
+
+    /// Upward, downward, past both ends of what a PFN can be, and in no order.
+    #[test]
+    fn blocks_hold_the_pfns_that_are_listed() {
+        let count = 3 * PFN_BLOCK as u32 + 5;
+        let lists: [Vec<u32>; 6] = [
+            (7..7 + count).collect(),
+            (7..7 + count).rev().collect(),
+            (0..count).map(|n| u32::MAX.wrapping_add(n)).collect(),
+            (0..count).map(|n| 5u32.wrapping_sub(n)).collect(),
+            (0..count).map(|n| n * 29 % count).collect(),
+            vec![9; count as usize],
+        ];
+        for list in lists {
+            let bytes: Vec<u8> = list.iter().flat_map(|pfn| pfn.to_le_bytes()).collect();
+            let swapped: Vec<u8> = list.iter().flat_map(|pfn| pfn.to_be_bytes()).collect();
+            for (bytes, order) in [(bytes, ByteOrder::Little), (swapped, ByteOrder::Big)] {
+                let mut found = Vec::new();
+                pfn_blocks(&bytes, order, |first, count| {
+                    found.extend((0..count).map(|n| u64::from(first) + u64::from(n)));
+                });
+                found.sort_unstable();
+                let mut listed: Vec<u64> = list.iter().map(|&pfn| pfn.into()).collect();
+                listed.sort_unstable();
+                assert_eq!(found, listed);
+            }
+        }
     }
 
     #[test]

@@ -7,8 +7,7 @@ use crate::error::Error;
 use crate::features::{Features, QueueKind};
 use crate::memory::HostRange;
 use crate::message::{Format, Item, LeftOut, Malformed, Reader};
-use crate::page::{GpaRange, Pfn};
-use crate::wire::{ByteOrder, PFN_BYTES, pfns};
+use crate::wire::{ByteOrder, PFN_BYTES, pfn_blocks};
 
 /// A part of a request of the inflate or deflate queue.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,9 +82,9 @@ impl Balloon {
     }
 
     fn add_pfns(&mut self, part: &RequestPart<'_>) {
-        for pfn in pfns(part.payload, part.order) {
-            self.batch.push_page(GpaRange::page(Pfn(pfn)));
-        }
+        pfn_blocks(part.payload, part.order, |first, count| {
+            self.batch.push_pages(first, count);
+        });
         self.counters.ignored_trailing_bytes += (part.payload.len() % PFN_BYTES) as u64;
     }
 
