@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include "qemu/madvise.h"
 #include "exec/cpu-common.h"
 #include "system/system.h"
@@ -36,6 +37,22 @@ static bool is_ordinary_ram(const MemoryRegionSection *section)
            !memory_region_is_nonvolatile(mr);
 }
 
+static void open_pidfd(VirtIOBalloonRs *s)
+{
+    s->pidfd = -1;
+#ifdef __NR_pidfd_open
+    s->pidfd = syscall(__NR_pidfd_open, getpid(), 0);
+#endif
+}
+
+static void close_pidfd(VirtIOBalloonRs *s)
+{
+    if (s->pidfd >= 0) {
+        close(s->pidfd);
+        s->pidfd = -1;
+    }
+}
+
 static void vbr_memory_begin(MemoryListener *listener)
 {
     VirtIOBalloonRs *s = container_of(listener, VirtIOBalloonRs, listener);
@@ -54,8 +71,8 @@ static void vbr_memory_add(MemoryListener *listener,
     }
 }
 
-/* What was locked into memory cannot be freed lazily. */
-static bool can_be_lazy(RAMBlock *block)
+/* And not locked into memory, which the kernel then does not give back. */
+static bool is_private_anonymous(RAMBlock *block)
 {
     return qemu_ram_get_fd(block) < 0 && !qemu_ram_is_shared(block) &&
            qemu_ram_pagesize(block) == qemu_real_host_page_size() &&
@@ -79,7 +96,7 @@ static VbrSection to_vbr_section(const MemoryRegionSection *section)
         /* Huge pages are never read ahead; anonymous memory has no file. */
         .populate = qemu_ram_get_fd(block) >= 0 &&
                     page_size == qemu_real_host_page_size(),
-        .lazy = can_be_lazy(block),
+        .lazy = is_private_anonymous(block),
     };
 }
 
@@ -122,6 +139,7 @@ static void vbr_memory_commit(MemoryListener *listener)
 
 void vbr_memory_init(VirtIOBalloonRs *s)
 {
+    open_pidfd(s);
     s->sections = g_array_new(false, false, sizeof(MemoryRegionSection));
     s->next_sections = g_array_new(false, false, sizeof(MemoryRegionSection));
     s->listener = (MemoryListener) {
@@ -137,45 +155,119 @@ void vbr_memory_init(VirtIOBalloonRs *s)
 void vbr_memory_cleanup(VirtIOBalloonRs *s)
 {
     memory_listener_unregister(&s->listener);
+    close_pidfd(s);
     unref_sections(s->sections);
     unref_sections(s->next_sections);
     g_array_free(s->sections, true);
     g_array_free(s->next_sections, true);
 }
 
-static int vbr_host_discard(void *opaque, void *block, uint64_t offset,
-                            uint64_t bytes)
+/*
+ * Gives @advice on all spans in one call; returns how many of them it was given
+ * on. Linux allows it from 6.13 on for what is asked here, so what is left is
+ * for the caller.
+ */
+static size_t advise_at_once(VirtIOBalloonRs *s, RAMBlock *rb,
+                             const VbrBlockSpan *spans, size_t count,
+                             int advice)
 {
-    RAMBlock *rb = block;
-    int ret = ram_block_discard_range(rb, offset, bytes);
+    size_t done = 0;
+#ifdef __NR_process_madvise
+    struct iovec iov[VBR_MAX_SPANS];
+    ssize_t bytes;
 
-    trace_virtio_balloon_rs_discard(rb->idstr, offset, bytes, ret);
-    return ret;
+    if (s->pidfd < 0 || count < 2) {
+        return 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        iov[i].iov_base = rb->host + spans[i].offset;
+        iov[i].iov_len = spans[i].bytes;
+    }
+    bytes = syscall(__NR_process_madvise, s->pidfd, iov, count, advice, 0);
+    if (bytes < 0) {
+        if (errno == EINVAL || errno == EPERM || errno == ENOSYS) {
+            /* An older kernel, or a filter of system calls: no more of it. */
+            close_pidfd(s);
+        }
+        return 0;
+    }
+    while (done < count && bytes >= spans[done].bytes) {
+        bytes -= spans[done++].bytes;
+    }
+    trace_virtio_balloon_rs_advise(rb->idstr, advice, count, done);
+#endif
+    return done;
 }
 
-static int vbr_host_free(void *opaque, void *block, uint64_t offset,
-                         uint64_t bytes)
+static int vbr_host_discard(void *opaque, void *block,
+                            const VbrBlockSpan *spans, size_t count,
+                            size_t *done)
 {
+    VirtIOBalloonRs *s = opaque;
     RAMBlock *rb = block;
-    void *host = (uint8_t *)qemu_ram_get_host_addr(rb) + offset;
-    int ret = madvise(host, bytes, MADV_FREE) ? -errno : 0;
 
-    trace_virtio_balloon_rs_free(rb->idstr, offset, bytes, ret);
-    return ret;
+    /* Only where this is all that ram_block_discard_range() would do. */
+    if (is_private_anonymous(rb)) {
+        *done = advise_at_once(s, rb, spans, count, MADV_DONTNEED);
+    }
+    for (; *done < count; ++*done) {
+        const VbrBlockSpan *span = &spans[*done];
+        int ret = ram_block_discard_range(rb, span->offset, span->bytes);
+
+        trace_virtio_balloon_rs_discard(rb->idstr, span->offset, span->bytes,
+                                        ret);
+        if (ret) {
+            return ret;
+        }
+    }
+    return 0;
 }
 
-static void vbr_host_populate(void *opaque, void *block, uint64_t offset,
-                              uint64_t bytes)
+static int vbr_host_free(void *opaque, void *block,
+                         const VbrBlockSpan *spans, size_t count,
+                         size_t *done)
 {
+    VirtIOBalloonRs *s = opaque;
     RAMBlock *rb = block;
-    int ret = qemu_madvise((uint8_t *)qemu_ram_get_host_addr(rb) + offset,
-                           bytes, QEMU_MADV_WILLNEED);
 
-    trace_virtio_balloon_rs_populate(rb->idstr, offset, bytes, ret);
+    *done = advise_at_once(s, rb, spans, count, MADV_FREE);
+    for (; *done < count; ++*done) {
+        const VbrBlockSpan *span = &spans[*done];
+        int ret = madvise(rb->host + span->offset, span->bytes, MADV_FREE);
+
+        ret = ret ? -errno : 0;
+        trace_virtio_balloon_rs_free(rb->idstr, span->offset, span->bytes,
+                                     ret);
+        if (ret) {
+            return ret;
+        }
+    }
+    return 0;
 }
 
-const VbrHostOps vbr_host_ops = {
-    .discard = vbr_host_discard,
-    .free = vbr_host_free,
-    .populate = vbr_host_populate,
-};
+static void vbr_host_populate(void *opaque, void *block,
+                              const VbrBlockSpan *spans, size_t count)
+{
+    VirtIOBalloonRs *s = opaque;
+    RAMBlock *rb = block;
+    size_t done = advise_at_once(s, rb, spans, count, MADV_WILLNEED);
+
+    for (; done < count; done++) {
+        const VbrBlockSpan *span = &spans[done];
+        int ret = qemu_madvise(rb->host + span->offset, span->bytes,
+                               QEMU_MADV_WILLNEED);
+
+        trace_virtio_balloon_rs_populate(rb->idstr, span->offset, span->bytes,
+                                         ret);
+    }
+}
+
+VbrHostOps vbr_host_ops(VirtIOBalloonRs *s)
+{
+    return (VbrHostOps) {
+        .opaque = s,
+        .discard = vbr_host_discard,
+        .free = vbr_host_free,
+        .populate = vbr_host_populate,
+    };
+}

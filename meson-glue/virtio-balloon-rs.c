@@ -267,6 +267,7 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
         .hold_bytes = s->hold_ms ? s->hold_bytes : 0,
         .qemu_4_0_config_size = s->qemu_4_0_config_size,
     };
+    const VbrHostOps ops = vbr_host_ops(s);
     size_t config_size;
     VbrStatus status;
 
@@ -280,7 +281,7 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
         return;
     }
 #endif
-    status = vbr_device_new(&options, &vbr_host_ops, &s->device);
+    status = vbr_device_new(&options, &ops, &s->device);
     if (status == VBR_STATUS_OK) {
         status = vbr_config_size(s->device, &config_size);
     }

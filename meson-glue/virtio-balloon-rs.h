@@ -75,6 +75,8 @@ struct VirtIOBalloonRs {
     MemoryListener listener;
     GArray *sections;
     GArray *next_sections;
+    /* This process, for advice on many places at once; -1 where that fails. */
+    int pidfd;
 
     /* Runs the slices of a batch that are left after the first. */
     QEMUBH *bh;
@@ -134,7 +136,8 @@ bool vbr_accepted(VirtIOBalloonRs *s, unsigned int bit);
 uint64_t vbr_ram_size(void);
 
 /* virtio-balloon-rs-memory.c */
-extern const VbrHostOps vbr_host_ops;
+/* What the library may ask of QEMU. */
+VbrHostOps vbr_host_ops(VirtIOBalloonRs *s);
 void vbr_memory_init(VirtIOBalloonRs *s);
 void vbr_memory_cleanup(VirtIOBalloonRs *s);
 /* Tells the library where guest RAM is. */

@@ -17,12 +17,17 @@
 /**
  * The version of this interface: it changes with every incompatible change of the header.
  */
-#define VBR_ABI_VERSION 3
+#define VBR_ABI_VERSION 4
 
 /**
  * The most queues that a device can have.
  */
 #define VBR_MAX_QUEUES 7
+
+/**
+ * The most spans that a callback is given at a time.
+ */
+#define VBR_MAX_SPANS 512
 
 /**
  * The size of the longest request in bytes.
@@ -427,8 +432,32 @@ typedef struct VbrOptions {
 } VbrOptions;
 
 /**
- * What the library may ask of the host. All are called only from inside `vbr_batch_run` and
- * `vbr_loaded_discard`, and must not call back into the device.
+ * Where something lies in a RAM block.
+ */
+typedef struct VbrBlockSpan {
+  /**
+   * Where it starts, in bytes from the start of the block.
+   */
+  uint64_t offset;
+  /**
+   * Its length in bytes.
+   */
+  uint64_t bytes;
+} VbrBlockSpan;
+
+/**
+ * Does something to `count` spans of `block`, in their order up to the first that cannot be done, and sets
+ * `done` to how many were. Returns 0, or the negative errno of the one that was not.
+ */
+typedef int (*VbrSpansCallback)(void *opaque,
+                                void *block,
+                                const struct VbrBlockSpan *spans,
+                                size_t count,
+                                size_t *done);
+
+/**
+ * What the library may ask of the host. All are called only from inside `vbr_batch_run`,
+ * `vbr_held_flush` and `vbr_loaded_discard`, and must not call back into the device.
  */
 typedef struct VbrHostOps {
   /**
@@ -436,19 +465,22 @@ typedef struct VbrHostOps {
    */
   void *opaque;
   /**
-   * Gives `bytes` bytes from `offset` of `block` back to the host. Offset and length are multiples
-   * of the block's page size. Returns 0 or a negative errno.
+   * Gives spans of `block` back to the host. Their offsets and lengths are multiples of the block's page
+   * size.
    */
-  int (*discard)(void *opaque, void *block, uint64_t offset, uint64_t bytes);
+  VbrSpansCallback discard;
   /**
    * Lets the host take these bytes when it needs memory; called only for `lazy` sections, else as
    * `discard`.
    */
-  int (*free)(void *opaque, void *block, uint64_t offset, uint64_t bytes);
+  VbrSpansCallback free;
   /**
-   * Says that the guest will soon use `bytes` bytes from `offset` of `block`; multiples of 4096.
+   * Says that the guest will soon use spans of `block`; multiples of 4096.
    */
-  void (*populate)(void *opaque, void *block, uint64_t offset, uint64_t bytes);
+  void (*populate)(void *opaque,
+                   void *block,
+                   const struct VbrBlockSpan *spans,
+                   size_t count);
 } VbrHostOps;
 
 /**
@@ -523,7 +555,7 @@ typedef struct VbrCounters {
    */
   uint64_t ranges;
   /**
-   * Discard calls made, those that failed included.
+   * Ranges that the host was asked to give back, those that it refused included.
    */
   uint64_t discards;
   /**

@@ -20,7 +20,7 @@ pub struct Counters {
     pub discarded_bytes: u64,
     /// Ranges that were left after merging.
     pub ranges: u64,
-    /// Discard calls made, those that failed included.
+    /// Ranges that the host was asked to give back, those that it refused included.
     pub discards: u64,
     /// Batches finished.
     pub batches: u64,

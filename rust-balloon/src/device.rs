@@ -19,7 +19,7 @@ use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::held::Held;
 use crate::queue::stats::Stats;
-use crate::queue::{Advice, Refusals, Work, deflate, held, inflate, loaded, report};
+use crate::queue::{Advice, Asked, Refusals, Work, deflate, held, inflate, loaded, report};
 use crate::wire::ByteOrder;
 use answers::Answer;
 
@@ -98,6 +98,8 @@ pub struct Balloon {
     counters: Counters,
     malformed: Option<Malformed>,
     refusals: Refusals,
+    /// Empty between slices.
+    asked: Asked,
     inject_panic: bool,
 }
 
@@ -121,6 +123,7 @@ impl Balloon {
             counters: Counters::default(),
             malformed: None,
             refusals: Refusals::default(),
+            asked: Asked::default(),
             inject_panic: false,
         }
     }
@@ -309,21 +312,22 @@ impl Balloon {
                 return Progress::Done;
             }
         };
-        let (mut work, batch) = self.slice(host, inhibit);
-        while let Some(range) = batch.next() {
-            if !work.budget.is_left() {
+        self.slice(host, inhibit, |work, batch| {
+            while let Some(range) = batch.next() {
+                if !work.budget.is_left() {
+                    return Progress::More;
+                }
+                let done = take(work, range);
+                batch.advance(done);
+            }
+            let is_full = work.held.as_ref().is_some_and(|held| held.is_full());
+            if is_full && !held::flush(work) {
                 return Progress::More;
             }
-            let done = take(&mut work, range);
-            batch.advance(done);
-        }
-        let is_full = work.held.as_ref().is_some_and(|held| held.is_full());
-        if is_full && !held::flush(&mut work) {
-            return Progress::More;
-        }
-        work.counters.batches += 1;
-        batch.clear();
-        Progress::Done
+            work.counters.batches += 1;
+            batch.clear();
+            Progress::Done
+        })
     }
 
     /// Gives back to the host, for one slice, what a migration brought of pages in the balloon.
@@ -333,15 +337,13 @@ impl Balloon {
         let Some(from) = self.loaded.filter(|_| inhibit == Inhibit::No) else {
             return Progress::Done;
         };
-        let (mut work, _) = self.slice(host, inhibit);
-        self.loaded = loaded::slice(&mut work, from);
+        self.loaded = self.slice(host, inhibit, |work, _| loaded::slice(work, from));
         self.loaded.map_or(Progress::Done, |_| Progress::More)
     }
 
     /// Gives back to the host, for one slice, the pages that wait for their neighbours.
     pub fn flush_held(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
-        let (mut work, _) = self.slice(host, inhibit);
-        if held::flush(&mut work) {
+        if self.slice(host, inhibit, |work, _| held::flush(work)) {
             Progress::Done
         } else {
             Progress::More
@@ -353,14 +355,16 @@ impl Balloon {
         self.held.bytes()
     }
 
-    /// What handlers need for a slice, and the batch.
-    fn slice<'a>(
-        &'a mut self,
-        host: &'a mut dyn Host,
+    /// Does a slice of work: calls `handle` with what handlers need and the batch, and then has the host do
+    /// what it was asked for.
+    fn slice<R>(
+        &mut self,
+        host: &mut dyn Host,
         inhibit: Inhibit,
-    ) -> (Work<'a>, &'a mut Batch) {
+        handle: impl FnOnce(&mut Work<'_>, &mut Batch) -> R,
+    ) -> R {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
-        let work = Work {
+        let mut work = Work {
             memory: &self.memory,
             balloon: told.then_some(&mut self.balloon),
             held: (told && self.held.is_on()).then_some(&mut self.held),
@@ -368,11 +372,14 @@ impl Balloon {
             poison_val: self.config.poison_val,
             advice: self.options.reporting_advice,
             host,
+            asked: &mut self.asked,
             refusals: &mut self.refusals,
             counters: &mut self.counters,
             budget: Budget::slice(),
         };
-        (work, &mut self.batch)
+        let result = handle(&mut work, &mut self.batch);
+        work.carry_out();
+        result
     }
 
     /// Forgets the batch; its requests go back to their queue and come again.

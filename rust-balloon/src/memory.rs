@@ -49,6 +49,16 @@ pub enum Piece {
     Ram(GpaRange, Section),
 }
 
+/// Where something lies in a RAM block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct BlockSpan {
+    /// Where it starts, in bytes from the start of the block.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
 /// A range of bytes inside one RAM block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockRange {
@@ -105,6 +115,14 @@ impl Section {
     pub fn block_range(&self, range: GpaRange) -> BlockRange {
         BlockRange {
             block: self.block,
+            offset: self.offset_of(range.start()),
+            bytes: range.bytes(),
+        }
+    }
+
+    /// The same, for those who know the block.
+    pub fn block_span(&self, range: GpaRange) -> BlockSpan {
+        BlockSpan {
             offset: self.offset_of(range.start()),
             bytes: range.bytes(),
         }

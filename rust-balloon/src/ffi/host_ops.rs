@@ -2,40 +2,47 @@
 //! The host's memory operations as C functions.
 
 use crate::error::HostError;
-use crate::host::Host;
-use crate::memory::BlockRange;
+use crate::host::{Host, MAX_SPANS, Refused};
+use crate::memory::{BlockId, BlockSpan};
 use std::ffi::{c_int, c_void};
 
-/// What the library may ask of the host. All are called only from inside `vbr_batch_run` and
-/// `vbr_loaded_discard`, and must not call back into the device.
+/// The most spans that a callback is given at a time.
+pub const VBR_MAX_SPANS: usize = 512;
+const _: () = assert!(VBR_MAX_SPANS == MAX_SPANS);
+
+/// Does something to `count` spans of `block`, in their order up to the first that cannot be done, and sets
+/// `done` to how many were. Returns 0, or the negative errno of the one that was not.
+pub type VbrSpansCallback = Option<
+    unsafe extern "C" fn(
+        opaque: *mut c_void,
+        block: *mut c_void,
+        spans: *const BlockSpan,
+        count: usize,
+        done: *mut usize,
+    ) -> c_int,
+>;
+
+/// What the library may ask of the host. All are called only from inside `vbr_batch_run`,
+/// `vbr_held_flush` and `vbr_loaded_discard`, and must not call back into the device.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct VbrHostOps {
     /// Handed to each callback as it is.
     pub opaque: *mut c_void,
-    /// Gives `bytes` bytes from `offset` of `block` back to the host. Offset and length are multiples
-    /// of the block's page size. Returns 0 or a negative errno.
-    pub discard: Option<
-        unsafe extern "C" fn(
-            opaque: *mut c_void,
-            block: *mut c_void,
-            offset: u64,
-            bytes: u64,
-        ) -> c_int,
-    >,
+    /// Gives spans of `block` back to the host. Their offsets and lengths are multiples of the block's page
+    /// size.
+    pub discard: VbrSpansCallback,
     /// Lets the host take these bytes when it needs memory; called only for `lazy` sections, else as
     /// `discard`.
-    pub free: Option<
+    pub free: VbrSpansCallback,
+    /// Says that the guest will soon use spans of `block`; multiples of 4096.
+    pub populate: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
             block: *mut c_void,
-            offset: u64,
-            bytes: u64,
-        ) -> c_int,
-    >,
-    /// Says that the guest will soon use `bytes` bytes from `offset` of `block`; multiples of 4096.
-    pub populate: Option<
-        unsafe extern "C" fn(opaque: *mut c_void, block: *mut c_void, offset: u64, bytes: u64),
+            spans: *const BlockSpan,
+            count: usize,
+        ),
     >,
 }
 
@@ -50,40 +57,54 @@ impl<'a> VbrHost<'a> {
     }
 }
 
-/// What a callback came to that returns 0 or a negative errno.
-fn result(error: c_int) -> Result<(), HostError> {
-    match error {
-        0 => Ok(()),
-        error => Err(HostError(error.saturating_neg())),
+impl VbrHost<'_> {
+    fn call(
+        &self,
+        callback: VbrSpansCallback,
+        block: BlockId,
+        spans: &[BlockSpan],
+    ) -> Result<(), Refused> {
+        let mut done = 0;
+        let error = match callback {
+            // SAFETY: vbr_device_new's contract: the callback takes any block that the caller put into
+            // the map of memory. The spans and `done` outlive the call.
+            Some(callback) => unsafe {
+                let block = block.0 as *mut c_void;
+                callback(
+                    self.ops.opaque,
+                    block,
+                    spans.as_ptr(),
+                    spans.len(),
+                    &raw mut done,
+                )
+            },
+            None => -libc::ENOSYS,
+        };
+        match error {
+            0 => Ok(()),
+            error => Err(Refused {
+                done,
+                error: HostError(error.saturating_neg()),
+            }),
+        }
     }
 }
 
 impl Host for VbrHost<'_> {
-    fn discard(&mut self, range: BlockRange) -> Result<(), HostError> {
-        let Some(discard) = self.ops.discard else {
-            return Err(HostError(libc::ENOSYS));
-        };
-        let block = range.block.0 as *mut c_void;
-        // SAFETY: vbr_device_new's contract: the callback takes any block that the caller put into
-        // the map of memory.
-        result(unsafe { discard(self.ops.opaque, block, range.offset, range.bytes) })
+    fn discard(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
+        self.call(self.ops.discard, block, spans)
     }
 
-    fn free(&mut self, range: BlockRange) -> Result<(), HostError> {
-        let Some(free) = self.ops.free else {
-            return Err(HostError(libc::ENOSYS));
-        };
-        let block = range.block.0 as *mut c_void;
-        // SAFETY: as for discard.
-        result(unsafe { free(self.ops.opaque, block, range.offset, range.bytes) })
+    fn free(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
+        self.call(self.ops.free, block, spans)
     }
 
-    fn populate(&mut self, range: BlockRange) {
+    fn populate(&mut self, block: BlockId, spans: &[BlockSpan]) {
         let Some(populate) = self.ops.populate else {
             return;
         };
-        let block = range.block.0 as *mut c_void;
-        // SAFETY: as for discard.
-        unsafe { populate(self.ops.opaque, block, range.offset, range.bytes) }
+        let block = block.0 as *mut c_void;
+        // SAFETY: as for the others.
+        unsafe { populate(self.ops.opaque, block, spans.as_ptr(), spans.len()) }
     }
 }

@@ -2,7 +2,6 @@
 //! The deflate queue: the guest takes pages back.
 
 use super::Work;
-use crate::host::Inhibit;
 use crate::memory::Piece;
 use crate::page::{Gpa, GpaRange};
 
@@ -21,9 +20,8 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
         Piece::Ram(part, section) => {
             let part = work.take_front(&section, part);
             work.counters.deflated_bytes += part.bytes();
-            if section.populate && work.inhibit == Inhibit::No {
-                work.budget.spend_call(0, section.page_size);
-                work.host.populate(section.block_range(part));
+            if section.populate {
+                work.populate(&section, part);
             }
             part
         }

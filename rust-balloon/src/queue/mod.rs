@@ -13,8 +13,8 @@ pub mod stats;
 use crate::batch::Budget;
 use crate::bitmap::PageBitmap;
 use crate::counters::Counters;
-use crate::host::{Host, Inhibit};
-use crate::memory::{BlockId, MemoryMap, Section};
+use crate::host::{Host, Inhibit, MAX_SPANS, Refused};
+use crate::memory::{BlockId, BlockSpan, MemoryMap, Section};
 use crate::page::GpaRange;
 
 /// A PMD on x86 and on arm64 with 4 KiB pages. Slices end on such borders so that a huge page is
@@ -79,6 +79,21 @@ pub enum Advice {
     Free = 1,
 }
 
+/// What the host can be asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    GiveBack(Advice),
+    Populate,
+}
+
+/// What the host was asked for in this slice and has not done yet: one call for many ranges costs much less
+/// than one for each.
+#[derive(Default)]
+pub struct Asked {
+    to: Option<(BlockId, Call)>,
+    spans: Vec<BlockSpan>,
+}
+
 /// What a handler works with.
 pub struct Work<'a> {
     /// Where guest RAM is.
@@ -95,6 +110,8 @@ pub struct Work<'a> {
     pub advice: Advice,
     /// The host.
     pub host: &'a mut dyn Host,
+    /// What it was asked for and has not done yet.
+    pub asked: &'a mut Asked,
     /// The blocks that nothing can be discarded from.
     pub refusals: &'a mut Refusals,
     /// Where it is all accounted for.
@@ -122,27 +139,70 @@ impl Work<'_> {
             self.counters.inhibited_bytes += range.bytes();
             return;
         }
-        if self.refusals.is_final(section.block) {
-            self.counters.discard_errors += 1;
-            return;
-        }
         self.budget.spend_call(range.bytes(), section.page_size);
-        self.counters.discards += 1;
-        let block_range = section.block_range(range);
-        let result = match advice {
-            Advice::Discard => self.host.discard(block_range),
-            Advice::Free => self.host.free(block_range),
+        self.ask(Call::GiveBack(advice), section, range);
+    }
+
+    /// Says that the guest will use `range` of `section` again soon.
+    fn populate(&mut self, section: &Section, range: GpaRange) {
+        if self.inhibit == Inhibit::No {
+            self.budget.spend_call(0, section.page_size);
+            self.ask(Call::Populate, section, range);
+        }
+    }
+
+    /// Asks the host for something, before the slice is over at the latest.
+    fn ask(&mut self, call: Call, section: &Section, range: GpaRange) {
+        let to = (section.block, call);
+        if self.asked.spans.len() == MAX_SPANS || self.asked.to.is_some_and(|other| other != to) {
+            self.carry_out();
+        }
+        self.asked.to = Some(to);
+        self.asked.spans.push(section.block_span(range));
+    }
+
+    /// Has the host do what it was asked for.
+    ///
+    /// The callers of [`Work::discard`] have shown that the guest allows the discard until something is
+    /// acknowledged or taken out of the balloon. Neither happens within a slice.
+    pub fn carry_out(&mut self) {
+        let Some((block, call)) = self.asked.to.take() else {
+            return;
         };
-        match result {
-            Ok(()) => {
-                self.refusals.clear(section.block);
-                self.counters.discarded_bytes += range.bytes();
+        let spans = std::mem::take(&mut self.asked.spans);
+        match call {
+            Call::Populate => self.host.populate(block, &spans),
+            Call::GiveBack(advice) => self.give_back_spans(block, advice, &spans),
+        }
+        self.asked.spans = spans;
+        self.asked.spans.clear();
+    }
+
+    fn give_back_spans(&mut self, block: BlockId, advice: Advice, mut spans: &[BlockSpan]) {
+        while !spans.is_empty() {
+            if self.refusals.is_final(block) {
+                self.counters.discard_errors += spans.len() as u64;
+                return;
             }
-            Err(error) => {
+            let result = match advice {
+                Advice::Discard => self.host.discard(block, spans),
+                Advice::Free => self.host.free(block, spans),
+            };
+            let refused = result.err();
+            let done = refused.map_or(spans.len(), |refused| refused.done.min(spans.len() - 1));
+            self.counters.discards += done as u64;
+            self.counters.discarded_bytes += spans[..done].iter().map(|s| s.bytes).sum::<u64>();
+            if done > 0 {
+                self.refusals.clear(block);
+            }
+            spans = &spans[done..];
+            if let Some(Refused { error, .. }) = refused {
+                self.counters.discards += 1;
                 self.counters.discard_errors += 1;
-                if self.refusals.add(section.block) {
+                if self.refusals.add(block) {
                     log::warn!("{error}, {MAX_REFUSALS} times in a row; that memory stays");
                 }
+                spans = &spans[1..];
             }
         }
     }

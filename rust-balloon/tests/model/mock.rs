@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use virtio_balloon_rs::device::{RequestEnd, RequestPart};
 use virtio_balloon_rs::error::HostError;
 use virtio_balloon_rs::features::Features;
-use virtio_balloon_rs::host::Host;
-use virtio_balloon_rs::memory::{BlockId, BlockRange, MemoryMap, Section};
+use virtio_balloon_rs::host::{Host, MAX_SPANS, Refused};
+use virtio_balloon_rs::memory::{BlockId, BlockRange, BlockSpan, MemoryMap, Section};
 use virtio_balloon_rs::page::{Gpa, GpaRange, PAGE_SIZE};
 use virtio_balloon_rs::wire::ByteOrder;
 
@@ -29,26 +29,40 @@ pub(crate) struct MockHost {
 }
 
 impl Host for MockHost {
-    fn discard(&mut self, range: BlockRange) -> Result<(), HostError> {
+    fn discard(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
+        assert!(!spans.is_empty() && spans.len() <= MAX_SPANS);
         if self.refuse {
             self.refused += 1;
-            *self.refused_in_a_row.entry(range.block.0).or_default() += 1;
-            return Err(HostError(12));
+            *self.refused_in_a_row.entry(block.0).or_default() += 1;
+            return Err(Refused {
+                done: 0,
+                error: HostError(12),
+            });
         }
-        self.refused_in_a_row.remove(&range.block.0);
-        self.done += 1;
-        self.done_bytes += range.bytes;
-        self.discards.push(range);
+        self.refused_in_a_row.remove(&block.0);
+        self.done += spans.len() as u64;
+        self.done_bytes += spans.iter().map(|span| span.bytes).sum::<u64>();
+        self.discards.extend(ranges(block, spans));
         Ok(())
     }
 
-    fn free(&mut self, range: BlockRange) -> Result<(), HostError> {
-        self.discard(range)
+    fn free(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
+        self.discard(block, spans)
     }
 
-    fn populate(&mut self, range: BlockRange) {
-        self.populates.push(range);
+    fn populate(&mut self, block: BlockId, spans: &[BlockSpan]) {
+        self.populates.extend(ranges(block, spans));
     }
+}
+
+fn ranges(block: BlockId, spans: &[BlockSpan]) -> impl Iterator<Item = BlockRange> {
+    spans
+        .iter()
+        .map(move |&BlockSpan { offset, bytes }| BlockRange {
+            block,
+            offset,
+            bytes,
+        })
 }
 
 /// Where the pages of the small blocks, of the one with 2 MiB pages and of the large one begin, and

@@ -33,48 +33,66 @@ static void note(const struct host *host, struct record *records, size_t *count,
     records[(*count)++] = (struct record){ number, offset, bytes };
 }
 
-static int on_discard(void *opaque, void *block, uint64_t offset, uint64_t bytes)
+static int discard(struct host *host, const struct block *target, struct VbrBlockSpan span)
 {
-    struct host *host = opaque;
-    const struct block *target = block;
-
-    note(host, host->discards, &host->discard_count, block, offset, bytes);
-    CHECK_EQ(offset % target->page_size, 0);
-    CHECK_EQ(bytes % target->page_size, 0);
+    note(host, host->discards, &host->discard_count, target, span.offset, span.bytes);
+    CHECK_EQ(span.offset % target->page_size, 0);
+    CHECK_EQ(span.bytes % target->page_size, 0);
     if (host->inside != NULL) {
         host->inside(host);
     }
     if (host->discard_answer != 0) {
         return host->discard_answer;
     }
-    CHECK_EQ(madvise(target->base + offset, bytes, MADV_DONTNEED), 0);
+    CHECK_EQ(madvise(target->base + span.offset, span.bytes, MADV_DONTNEED), 0);
     return 0;
+}
+
+static int on_discard(void *opaque, void *block, const struct VbrBlockSpan *spans, size_t count,
+                      size_t *done)
+{
+    int answer = 0;
+
+    CHECK(count > 0 && count <= VBR_MAX_SPANS);
+    for (*done = 0; *done < count && answer == 0; *done += answer == 0) {
+        answer = discard(opaque, block, spans[*done]);
+    }
+    return answer;
 }
 
 /* What the host may do at any time, it does at once. */
-static int on_free(void *opaque, void *block, uint64_t offset, uint64_t bytes)
+static int on_free(void *opaque, void *block, const struct VbrBlockSpan *spans, size_t count,
+                   size_t *done)
 {
     struct host *host = opaque;
     const struct block *target = block;
 
-    note(host, host->frees, &host->free_count, block, offset, bytes);
-    CHECK_EQ(block_number(host, block), LOW);
-    CHECK_EQ((offset | bytes) % target->page_size, 0);
-    if (host->discard_answer != 0) {
-        return host->discard_answer;
+    CHECK(count > 0 && count <= VBR_MAX_SPANS);
+    for (*done = 0; *done < count; ++*done) {
+        const struct VbrBlockSpan span = spans[*done];
+
+        note(host, host->frees, &host->free_count, block, span.offset, span.bytes);
+        CHECK_EQ(block_number(host, block), LOW);
+        CHECK_EQ((span.offset | span.bytes) % target->page_size, 0);
+        if (host->discard_answer != 0) {
+            return host->discard_answer;
+        }
+        CHECK_EQ(madvise(target->base + span.offset, span.bytes, MADV_DONTNEED), 0);
     }
-    CHECK_EQ(madvise(target->base + offset, bytes, MADV_DONTNEED), 0);
     return 0;
 }
 
-static void on_populate(void *opaque, void *block, uint64_t offset, uint64_t bytes)
+static void on_populate(void *opaque, void *block, const struct VbrBlockSpan *spans, size_t count)
 {
     struct host *host = opaque;
 
-    note(host, host->populates, &host->populate_count, block, offset, bytes);
-    CHECK_EQ((offset | bytes) % PAGE, 0);
-    if (host->inside != NULL) {
-        host->inside(host);
+    CHECK(count > 0 && count <= VBR_MAX_SPANS);
+    for (size_t i = 0; i < count; i++) {
+        note(host, host->populates, &host->populate_count, block, spans[i].offset, spans[i].bytes);
+        CHECK_EQ((spans[i].offset | spans[i].bytes) % PAGE, 0);
+        if (host->inside != NULL) {
+            host->inside(host);
+        }
     }
 }
 

@@ -82,12 +82,18 @@ IS(sizeof(struct VbrReported), 16);
 AT(VbrReported, host, 0);
 AT(VbrReported, bytes, 8);
 
-IS(sizeof(struct VbrOptions), 24);
+IS(sizeof(struct VbrOptions), 32);
 AT(VbrOptions, features, 0);
 AT(VbrOptions, numbering, 8);
 AT(VbrOptions, reporting_advice, 12);
-AT(VbrOptions, qemu_4_0_config_size, 16);
+AT(VbrOptions, hold_bytes, 16);
+AT(VbrOptions, qemu_4_0_config_size, 24);
 
+IS(sizeof(struct VbrBlockSpan), 16);
+AT(VbrBlockSpan, offset, 0);
+AT(VbrBlockSpan, bytes, 8);
+
+IS(VBR_MAX_SPANS, 512);
 IS(sizeof(struct VbrHostOps), 32);
 AT(VbrHostOps, opaque, 0);
 AT(VbrHostOps, discard, 8);
@@ -109,17 +115,18 @@ AT(VbrSection, populate, 48);
 AT(VbrSection, lazy, 49);
 
 /* 24 counts of 8 bytes: no room between them for padding. */
-IS(sizeof(struct VbrCounters), 24 * 8);
+IS(sizeof(struct VbrCounters), 25 * 8);
 AT(VbrCounters, ballooned_bytes, 0);
-AT(VbrCounters, discarded_bytes, 4 * 8);
-AT(VbrCounters, batches, 7 * 8);
-AT(VbrCounters, requests, 8 * 8);
-AT(VbrCounters, malformed_messages, 9 * 8);
-AT(VbrCounters, ignored_message_bytes, 10 * 8);
-AT(VbrCounters, ignored_request_buffers, 11 * 8);
-AT(VbrCounters, ignored_bad_pfns, 13 * 8);
-AT(VbrCounters, ignored_stats, 20 * 8);
-AT(VbrCounters, inhibited_bytes, 23 * 8);
+AT(VbrCounters, held_bytes, 8);
+AT(VbrCounters, discarded_bytes, 5 * 8);
+AT(VbrCounters, batches, 8 * 8);
+AT(VbrCounters, requests, 9 * 8);
+AT(VbrCounters, malformed_messages, 10 * 8);
+AT(VbrCounters, ignored_message_bytes, 11 * 8);
+AT(VbrCounters, ignored_request_buffers, 12 * 8);
+AT(VbrCounters, ignored_bad_pfns, 14 * 8);
+AT(VbrCounters, ignored_stats, 21 * 8);
+AT(VbrCounters, inhibited_bytes, 24 * 8);
 
 IS(sizeof(struct VbrState), 168);
 AT(VbrState, num_pages, 0);
@@ -232,7 +239,7 @@ static void queues_follow_the_offered_features(void)
     CHECK_EQ(queues[6].size, 128);
     /* The request queue was once the fourth. */
     options = (struct VbrOptions){ STATS_VQ | REPORTING | HOST_REQUEST, VBR_NUMBERING_HISTORICAL,
-                                   VBR_ADVICE_DISCARD, false };
+                                   VBR_ADVICE_DISCARD, 0, false };
     CHECK_OK(vbr_options_queues(&options, queues, &count));
     CHECK_EQ(count, 5);
     CHECK_EQ(queues[3].kind, VBR_QUEUE_KIND_HOST_REQUEST);
