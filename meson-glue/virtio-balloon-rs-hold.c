@@ -33,27 +33,40 @@ static bool memory_is_short(VirtIOBalloonRs *s)
     return more;
 }
 
-/* Behind each batch: sees to it that nothing is held for long. */
+static void flush_from_now(VirtIOBalloonRs *s, VbrFlush flush)
+{
+    s->flush_due = true;
+    s->flush = flush;
+    qemu_bh_schedule(s->bh);
+}
+
+/* Sees to it that nothing is held for long. */
 void vbr_hold_watch(VirtIOBalloonRs *s)
 {
     uint64_t bytes = 0;
 
-    if (timer_pending(s->hold_timer) ||
+    if (s->flush_due || timer_pending(s->hold_timer) ||
         vbr_held_bytes(s->device, &bytes) != VBR_STATUS_OK || !bytes) {
         return;
     }
+    if (memory_is_short(s)) {
+        flush_from_now(s, VBR_FLUSH_ALL);
+        return;
+    }
+    /* What is held waits for two of these at most. */
     timer_mod(s->hold_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                             (memory_is_short(s) ? 0 : s->hold_ms));
+                             s->hold_ms / 2);
 }
 
-/* Gives back what is held for a slice; says whether there is more. */
+/* Gives back for a slice what is due; says whether there is more. */
 bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
 {
     bool done = true;
 
-    if (s->flush_due &&
-        !vbr_failed(s, vbr_held_flush(s->device, inhibit, &done))) {
+    if (s->flush_due && !vbr_failed(s, vbr_held_flush(s->device, s->flush,
+                                                      inhibit, &done))) {
         s->flush_due = !done;
+        vbr_hold_watch(s);
     }
     return !done;
 }
@@ -67,7 +80,7 @@ void vbr_hold_flush(VirtIOBalloonRs *s)
     VbrInhibit inhibit = vbr_inhibit();
     bool done = false;
 
-    while (!done && vbr_held_flush(s->device, inhibit,
+    while (!done && vbr_held_flush(s->device, VBR_FLUSH_ALL, inhibit,
                                    &done) == VBR_STATUS_OK) {
         continue;
     }
@@ -79,8 +92,7 @@ static void deadline(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
 
-    s->flush_due = true;
-    qemu_bh_schedule(s->bh);
+    flush_from_now(s, memory_is_short(s) ? VBR_FLUSH_ALL : VBR_FLUSH_AGED);
 }
 
 void vbr_hold_init(VirtIOBalloonRs *s)

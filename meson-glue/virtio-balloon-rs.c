@@ -281,6 +281,13 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
         return;
     }
 #endif
+    if (s->hold_ms > VBR_MAX_HOLD_MS || s->hold_bytes > VBR_MAX_HOLD_BYTES) {
+        error_setg(errp, "inflate-hold-ms can be at most %d, and "
+                   "inflate-hold-bytes at most %d MiB: what waits is not free "
+                   "for others", VBR_MAX_HOLD_MS,
+                   (int)(VBR_MAX_HOLD_BYTES / MiB));
+        return;
+    }
     status = vbr_device_new(&options, &ops, &s->device);
     if (status == VBR_STATUS_OK) {
         status = vbr_config_size(s->device, &config_size);
@@ -368,7 +375,7 @@ static const Property vbr_properties[] = {
     DEFINE_PROP_BIT64("balloon-chunks", VirtIOBalloonRs, host_features, 62,
                       false),
     DEFINE_PROP_BIT64("misc-queue", VirtIOBalloonRs, host_features, 63, false),
-    /* How long inflated memory waits for its neighbours, and how much of it. */
+    /* How long inflated memory waits for its neighbours, and how much. */
     DEFINE_PROP_UINT32("inflate-hold-ms", VirtIOBalloonRs, hold_ms, 20),
     DEFINE_PROP_SIZE("inflate-hold-bytes", VirtIOBalloonRs, hold_bytes,
                      8 * MiB),

@@ -97,6 +97,7 @@ struct VirtIOBalloonRs {
     /* Ends the wait of inflated memory for its neighbours. */
     QEMUTimer *hold_timer;
     bool flush_due;
+    VbrFlush flush;
     /* How long programs of the host waited for memory, when last asked. */
     int pressure_fd;
     uint64_t stalled_us;

@@ -55,6 +55,17 @@
 #define VBR_DEFAULT_WINDOW_MS 4000
 
 /**
+ * The most bytes that a user may let wait. All of them are given back at once when somebody asks what is in
+ * the balloon, which takes a few milliseconds at 8 MiB if each page is a place of its own.
+ */
+#define VBR_MAX_HOLD_BYTES (64 << 20)
+
+/**
+ * The longest that a user may let them wait, in milliseconds.
+ */
+#define VBR_MAX_HOLD_MS 1000
+
+/**
  * The first id of a round. The specification allows all from 2 on; QEMU's C device uses these.
  */
 #define VBR_HINT_ID_MIN 2147483648
@@ -189,6 +200,22 @@ typedef enum VbrInhibit {
    */
   VBR_INHIBIT_BACKGROUND_SNAPSHOT = 3,
 } VbrInhibit;
+
+/**
+ * Which of the held pages are to be given back.
+ */
+typedef enum VbrFlush {
+  /**
+   * Those that were held already when this was last done: asked at regular intervals, a page waits for
+   * one interval at least and for two at most. So where a guest inflates all the time, the place that it
+   * has come to is not cut.
+   */
+  VBR_FLUSH_AGED = 0,
+  /**
+   * All.
+   */
+  VBR_FLUSH_ALL = 1,
+} VbrFlush;
 
 /**
  * Which bits stand for the founding protocols where guest and device negotiate.
@@ -1054,14 +1081,15 @@ enum VbrStatus vbr_batch_abandon(struct VbrDevice *device);
 enum VbrStatus vbr_held_bytes(const struct VbrDevice *device, uint64_t *bytes);
 
 /**
- * Gives back, for one slice, what waits for its neighbours; `done` gets false when there is more to do. May
- * be called at any time, also between the slices of a batch.
+ * Gives back, for one slice, what waits for its neighbours, all of it or what does so for long; `done` gets
+ * false when there is more to do. May be called at any time, also between the slices of a batch.
  *
  * # Safety
  *
  * `device` is NULL or a live device, `done` NULL or writable.
  */
 enum VbrStatus vbr_held_flush(struct VbrDevice *device,
+                              enum VbrFlush flush,
                               enum VbrInhibit inhibit,
                               bool *done);
 

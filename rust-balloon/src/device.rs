@@ -17,7 +17,7 @@ use crate::memory::{BlockRange, MemoryMap, Piece};
 use crate::message::{Malformed, Reader};
 use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
-use crate::queue::held::Held;
+use crate::queue::held::{Flush, Held};
 use crate::queue::stats::Stats;
 use crate::queue::{Advice, Asked, Refusals, Work, deflate, held, inflate, loaded, report};
 use crate::wire::ByteOrder;
@@ -321,7 +321,7 @@ impl Balloon {
                 batch.advance(done);
             }
             let is_full = work.held.as_ref().is_some_and(|held| held.is_full());
-            if is_full && !held::flush(work) {
+            if is_full && !held::flush(work, Flush::All) {
                 return Progress::More;
             }
             work.counters.batches += 1;
@@ -341,9 +341,9 @@ impl Balloon {
         self.loaded.map_or(Progress::Done, |_| Progress::More)
     }
 
-    /// Gives back to the host, for one slice, the pages that wait for their neighbours.
-    pub fn flush_held(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
-        if self.slice(host, inhibit, |work, _| held::flush(work)) {
+    /// Gives back to the host, for one slice, pages that wait for their neighbours.
+    pub fn flush_held(&mut self, host: &mut dyn Host, flush: Flush, inhibit: Inhibit) -> Progress {
+        if self.slice(host, inhibit, |work, _| held::flush(work, flush)) {
             Progress::Done
         } else {
             Progress::More

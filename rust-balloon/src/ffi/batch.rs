@@ -11,6 +11,7 @@ use crate::device::{Progress, RequestEnd, RequestPart};
 use crate::features::QueueKind;
 use crate::host::Inhibit;
 use crate::memory::HostRange;
+use crate::queue::held::Flush;
 use crate::wire::ByteOrder;
 use std::ffi::c_void;
 
@@ -218,8 +219,8 @@ pub unsafe extern "C" fn vbr_held_bytes(device: *const VbrDevice, bytes: *mut u6
     })
 }
 
-/// Gives back, for one slice, what waits for its neighbours; `done` gets false when there is more to do. May
-/// be called at any time, also between the slices of a batch.
+/// Gives back, for one slice, what waits for its neighbours, all of it or what does so for long; `done` gets
+/// false when there is more to do. May be called at any time, also between the slices of a batch.
 ///
 /// # Safety
 ///
@@ -227,6 +228,7 @@ pub unsafe extern "C" fn vbr_held_bytes(device: *const VbrDevice, bytes: *mut u6
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_held_flush(
     device: *mut VbrDevice,
+    flush: Flush,
     inhibit: Inhibit,
     done: *mut bool,
 ) -> VbrStatus {
@@ -236,7 +238,7 @@ pub unsafe extern "C" fn vbr_held_flush(
     let done = unsafe { output(done) };
     with_device(device, |balloon, host| {
         let done = done?;
-        done.write(balloon.flush_held(host, inhibit) == Progress::Done);
+        done.write(balloon.flush_held(host, flush, inhibit) == Progress::Done);
         Ok(())
     })
 }

@@ -19,9 +19,29 @@ use crate::memory::{Piece, Section};
 use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
 
+/// The most bytes that a user may let wait. All of them are given back at once when somebody asks what is in
+/// the balloon, which takes a few milliseconds at 8 MiB if each page is a place of its own.
+pub const MAX_HOLD_BYTES: u64 = 64 << 20;
+/// The longest that a user may let them wait, in milliseconds.
+pub const MAX_HOLD_MS: u32 = 1000;
+
+/// Which of the held pages are to be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum Flush {
+    /// Those that were held already when this was last done: asked at regular intervals, a page waits for
+    /// one interval at least and for two at most. So where a guest inflates all the time, the place that it
+    /// has come to is not cut.
+    Aged = 0,
+    /// All.
+    All = 1,
+}
+
 /// The pages, and how many they may be.
 pub struct Held {
-    pages: PageBitmap,
+    young: PageBitmap,
+    /// Held since before the last flush of those.
+    aged: PageBitmap,
     most: u64,
     /// More were held than there may be: all are to go.
     overflowed: bool,
@@ -31,7 +51,8 @@ impl Held {
     /// None, and never more than `bytes` of them; 0 to hold none at all.
     pub fn new(bytes: u64) -> Held {
         Held {
-            pages: PageBitmap::new(PAGE_LIMIT),
+            young: PageBitmap::new(PAGE_LIMIT),
+            aged: PageBitmap::new(PAGE_LIMIT),
             most: bytes / PAGE_SIZE,
             overflowed: false,
         }
@@ -44,7 +65,7 @@ impl Held {
 
     /// How many bytes are held.
     pub fn bytes(&self) -> u64 {
-        self.pages.count() * PAGE_SIZE
+        (self.young.count() + self.aged.count()) * PAGE_SIZE
     }
 
     /// Whether all are to go before more come.
@@ -55,19 +76,37 @@ impl Held {
     /// Takes the pages of `range` out: they left the balloon.
     pub fn cancel(&mut self, range: GpaRange) {
         let (first, end) = range.page_indices();
-        self.pages.clear(first..end);
+        self.young.clear(first..end);
+        self.aged.clear(first..end);
     }
 
     /// Takes all pages out.
     pub fn cancel_all(&mut self) {
-        self.pages.clear_all();
+        self.young.clear_all();
+        self.aged.clear_all();
         self.overflowed = false;
     }
 
     fn add(&mut self, range: GpaRange) {
         let (first, end) = range.page_indices();
-        self.pages.add(first..end);
-        self.overflowed |= self.pages.count() > self.most;
+        // Whoever inflates a page twice does not make it wait longer, but counts it twice.
+        self.young.add(first..end);
+        self.overflowed |= self.bytes() > self.most * PAGE_SIZE;
+    }
+
+    /// The first of those that `flush` means.
+    fn next(&self, flush: Flush) -> Option<GpaRange> {
+        let young = || self.young.next_run(0).filter(|_| flush == Flush::All);
+        let run = self.aged.next_run(0).or_else(young)?;
+        GpaRange::of_page_indices(run)
+    }
+
+    /// Notes that those are gone that `flush` means.
+    fn flushed(&mut self, flush: Flush) {
+        match flush {
+            Flush::Aged => std::mem::swap(&mut self.young, &mut self.aged),
+            Flush::All => self.overflowed = false,
+        }
     }
 }
 
@@ -117,14 +156,15 @@ fn complete_or_hold(work: &mut Work<'_>, section: &Section, end: GpaRange) -> Op
     None
 }
 
-/// Gives pages that are held back to the host, for the rest of the slice; says whether none is left.
-pub fn flush(work: &mut Work<'_>) -> bool {
+/// Gives pages that are held back to the host, for the rest of the slice; says whether none is left of those
+/// that `flush` means.
+pub fn flush(work: &mut Work<'_>, flush: Flush) -> bool {
     loop {
         let Some(held) = &mut work.held else {
             return true;
         };
-        let Some(range) = held.pages.next_run(0).and_then(GpaRange::of_page_indices) else {
-            held.overflowed = false;
+        let Some(range) = held.next(flush) else {
+            held.flushed(flush);
             return true;
         };
         if !work.budget.is_left() {

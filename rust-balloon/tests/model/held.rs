@@ -10,6 +10,7 @@ use virtio_balloon_rs::host::Inhibit;
 use virtio_balloon_rs::memory::{MemoryMap, Section};
 use virtio_balloon_rs::page::PAGE_SIZE;
 use virtio_balloon_rs::pageset::MAX_BYTES;
+use virtio_balloon_rs::queue::held::Flush;
 use virtio_balloon_rs::state::{SavedPages, State};
 use virtio_balloon_rs::wire::ByteOrder;
 
@@ -53,7 +54,7 @@ enum Step {
     Inflate(Vec<Range<u64>>),
     Deflate(Vec<Range<u64>>),
     /// So many slices; what the guest may do in between comes as other steps.
-    Flush(u32),
+    Flush(Flush, u32),
     /// A request of which so many slices are done before its queue is reset.
     GiveUp(QueueKind, Range<u64>, u32),
     Reset,
@@ -67,8 +68,9 @@ enum Step {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Page {
     is_given: bool,
-    /// The device must have given its memory back when nothing waits any more.
-    is_owed: bool,
+    /// The device must have given its memory back when nothing waits any more, and before so many flushes
+    /// of what waits for long, two at most.
+    owed_since: Option<u32>,
     is_resident: bool,
 }
 
@@ -81,7 +83,7 @@ impl World {
     fn new() -> World {
         let page = Page {
             is_given: false,
-            is_owed: false,
+            owed_since: None,
             is_resident: true,
         };
         World {
@@ -132,15 +134,24 @@ impl World {
         false
     }
 
-    fn flush(&mut self, slices: u32) {
+    fn flush(&mut self, flush: Flush, slices: u32) {
         let mut host = MockHost::default();
         for _ in 0..slices {
-            let progress = self.balloon.flush_held(&mut host, Inhibit::No);
+            let progress = self.balloon.flush_held(&mut host, flush, Inhibit::No);
             self.discarded(&mut host);
             if progress == Progress::Done {
-                assert_eq!(self.balloon.held_bytes(), 0);
-                let kept = |page: &Page| page.is_owed && page.is_resident;
-                assert_eq!(self.pages.iter().position(kept), None, "kept for ever");
+                let waits_too_long = |page: &Page| match (flush, page.owed_since) {
+                    (_, None) => false,
+                    (Flush::Aged, Some(age)) => page.is_resident && age > 0,
+                    (Flush::All, Some(_)) => page.is_resident,
+                };
+                assert_eq!(self.pages.iter().position(waits_too_long), None);
+                match flush {
+                    Flush::Aged => self.of(&[0..PAGES], |page| {
+                        page.owed_since = page.owed_since.map(|age| age + 1);
+                    }),
+                    Flush::All => assert_eq!(self.balloon.held_bytes(), 0),
+                }
                 return;
             }
         }
@@ -151,16 +162,18 @@ impl World {
             Step::Inflate(ranges) => {
                 self.of(&ranges, |page| page.is_given = true);
                 assert!(self.request(QueueKind::Inflate, &ranges, u32::MAX));
-                self.of(&ranges, |page| page.is_owed = true);
+                self.of(&ranges, |page| {
+                    page.owed_since = page.owed_since.or(Some(0));
+                });
                 assert!(self.balloon.held_bytes() <= HOLD_BYTES);
             }
             Step::Deflate(ranges) => {
                 assert!(self.request(QueueKind::Deflate, &ranges, u32::MAX));
                 self.of(&ranges, |page| {
-                    (page.is_given, page.is_owed) = (false, false)
+                    (page.is_given, page.owed_since) = (false, None)
                 });
             }
-            Step::Flush(slices) => self.flush(slices),
+            Step::Flush(flush, slices) => self.flush(flush, slices),
             Step::GiveUp(queue, range, slices) => {
                 let ranges = [range];
                 let before = self.pages.clone();
@@ -176,13 +189,13 @@ impl World {
                     let before = before[page as usize].is_given;
                     self.pages[page as usize].is_given = before && !is_deflate;
                 }
-                self.of(&[0..PAGES], |page| page.is_owed = false);
+                self.of(&[0..PAGES], |page| page.owed_since = None);
             }
             Step::Reset => {
                 self.balloon.reset();
                 self.balloon.set_features(Features::MUST_TELL_HOST, false);
                 self.of(&[0..PAGES], |page| {
-                    (page.is_given, page.is_owed) = (false, false)
+                    (page.is_given, page.owed_since) = (false, None)
                 });
             }
             Step::Migrate => self.migrate(),
@@ -191,7 +204,7 @@ impl World {
                 self.balloon.set_memory(MemoryMap::new(other).unwrap());
                 self.balloon.set_memory(MemoryMap::new(sections()).unwrap());
                 self.of(&[SECOND..PAGES], |page| {
-                    (page.is_given, page.is_owed) = (false, false)
+                    (page.is_given, page.owed_since) = (false, None)
                 });
             }
             Step::Write(range) => {
@@ -232,12 +245,13 @@ fn ranges() -> impl Strategy<Value = Vec<Range<u64>>> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let flush = prop_oneof![2 => Just(Flush::Aged), 1 => Just(Flush::All)];
     let queue = prop_oneof![Just(QueueKind::Inflate), Just(QueueKind::Deflate)];
     prop_oneof![
         8 => ranges().prop_map(Step::Inflate),
         6 => ranges().prop_map(Step::Deflate),
-        4 => (1..4u32).prop_map(Step::Flush),
-        2 => Just(Step::Flush(u32::MAX)),
+        4 => (flush.clone(), 1..4u32).prop_map(|(flush, slices)| Step::Flush(flush, slices)),
+        4 => flush.prop_map(|flush| Step::Flush(flush, u32::MAX)),
         1 => (queue, range(), 0..3u32).prop_map(|(queue, range, n)| Step::GiveUp(queue, range, n)),
         1 => Just(Step::Reset),
         1 => Just(Step::Migrate),
@@ -255,7 +269,7 @@ proptest! {
         for step in steps {
             world.step(step);
         }
-        world.flush(u32::MAX);
+        world.flush(Flush::All, u32::MAX);
     }
 }
 
