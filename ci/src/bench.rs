@@ -47,6 +47,8 @@ pub(crate) enum Bench {
     Latency(CostArgs),
     /// A Linux guest gives half of its memory away, takes it back and uses it again
     Guest(CostArgs),
+    /// What it costs to have the device: memory, time to start, size of the program
+    Cost(CostArgs),
     /// The bitmap of pages beside fixedbitset and roaring; takes two minutes
     Bitmap,
 }
@@ -116,6 +118,7 @@ pub(crate) fn run(paths: &Paths, benches: Benches) -> Result<()> {
         Bench::Device(args) => costs::run(paths, "device", args),
         Bench::Latency(args) => costs::run(paths, "latency", args),
         Bench::Guest(args) => costs::run(paths, "guest", args),
+        Bench::Cost(args) => costs::run(paths, "cost", args),
         Bench::Bitmap => bitmap(paths),
     }
 }

@@ -9,9 +9,11 @@
 //! - [`device`] measures what a page costs
 //! - [`latency`] measures how long the monitor waits for [`hostile`] input
 //! - [`linux`] measures a Linux guest's way into the balloon and back
+//! - [`cost`] measures what it costs to have the device
 //! - [`figures`] holds what was measured, [`results`] all of it with the [`host`]
 //! - [`table`] prints it, [`report`] makes a page of it with [`plot`], [`floors`] says what fell
 
+pub mod cost;
 pub mod device;
 pub mod figures;
 pub mod floors;

@@ -32,7 +32,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const DEVICES: [(&str, &str); 2] = [("stock", testing::STOCK), ("ours", "virtio-balloon-rs")];
 
 /// A figure's place in a run, its name in files and its title in tables.
-pub const FIGURES: [(&str, &str); 11] = [
+pub const FIGURES: [(&str, &str); 12] = [
     ("inflate_ms", "inflate to half, ms"),
     ("inflate_cpu_ms", "  CPU of QEMU without the guest, ms"),
     ("deflate_ms", "deflate, ms"),
@@ -44,6 +44,7 @@ pub const FIGURES: [(&str, &str); 11] = [
     ("huge_before_mib", "in huge pages before, MiB"),
     ("huge_half_mib", "in huge pages when inflated, MiB"),
     ("huge_after_mib", "in huge pages when used again, MiB"),
+    ("huge_back_percent", "  of those before, %"),
 ];
 
 /// One guest.
@@ -70,8 +71,9 @@ pub fn run(options: &Options, runs: &mut Vec<Run>) -> Result<()> {
             };
             let values = one(&config)?;
             println!(
-                "  round {round} {name:<6} inflate {:.0} ms, deflate {:.0} ms, huge {:.0} -> {:.0} MiB",
-                values[0], values[2], values[8], values[10]
+                "  round {round} {name:<6} inflate {:.0} ms, deflate {:.0} ms, reuse {:.0} ms, \
+                 huge {:.0} -> {:.0} MiB, {:.1} %",
+                values[0], values[2], values[4], values[8], values[10], values[11]
             );
             let device = name;
             runs.push(Run { device, values });
@@ -106,7 +108,16 @@ fn one(config: &VmConfig) -> Result<[f64; FIGURES.len()]> {
         mib(full.huge),
         mib(half.huge),
         mib(after.huge),
+        percent(after.huge, full.huge),
     ])
+}
+
+/// 0 where there was nothing before.
+fn percent(after: u64, before: u64) -> f64 {
+    match before {
+        0 => 0.0,
+        _ => 100.0 * after as f64 / before as f64,
+    }
 }
 
 /// Has the guest go to `mib` MiB; gives the time that it took, and processor time, in ms.
@@ -160,7 +171,8 @@ pub fn print(runs: &[Run]) {
         for (name, _) in DEVICES {
             let cell = spread(runs, name, index).map(|s| {
                 let (median, least, most) = (s.median, s.least, s.most);
-                format!("{median:.0} ({least:.0}-{most:.0})")
+                let digits = if title.ends_with('%') { 1 } else { 0 };
+                format!("{median:.digits$} ({least:.digits$}-{most:.digits$})")
             });
             print!("{:>26}", cell.unwrap_or("-".into()));
         }

@@ -24,8 +24,13 @@ use crate::sys::SmallPages;
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 /// Nothing here takes longer but a device that does not answer at all.
 const WORK_LIMIT: Duration = Duration::from_secs(120);
-/// Where the shared DIMM lies: behind all RAM below 4 GiB.
+/// Where the shared DIMM lies when all RAM is below 4 GiB.
 const WINDOW_BASE: u64 = 1 << 32;
+/// In a machine with more, this much of it is below 4 GiB, and the rest begins there.
+const LOW_RAM: u64 = 3 << 30;
+const GAP: u64 = (4 << 30) - LOW_RAM;
+/// Where a machine's firmware may be.
+pub const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 /// The balloon's place on the PCI bus.
 const SLOT: u32 = 4;
 /// Memory is filled by so much at a time: QEMU makes a copy of it.
@@ -46,10 +51,28 @@ pub struct Config {
     pub device: Device,
     /// What its RAM is made of.
     pub backing: Backing,
-    /// RAM in MiB.
+    /// RAM in MiB: up to 3 GiB, or whole GiB from 4 on. More than the host has is no fault.
     pub ram_mib: u64,
     /// Size of the memory for requests, in MiB.
     pub window_mib: u64,
+}
+
+impl Config {
+    /// The guest address of a place in its RAM.
+    pub fn address(&self, offset: u64) -> u64 {
+        offset + if offset < LOW_RAM { 0 } else { GAP }
+    }
+
+    fn is_large(&self) -> bool {
+        self.ram_mib * MIB > LOW_RAM
+    }
+
+    fn window_base(&self) -> u64 {
+        match self.is_large() {
+            true => self.address(self.ram_mib * MIB),
+            false => WINDOW_BASE,
+        }
+    }
 }
 
 /// The queues that are driven.
@@ -305,7 +328,7 @@ fn launch(config: &Config, dir: &Path) -> Result<(Machine, Qmp)> {
         child,
         dir: dir.into(),
         qtest,
-        window: Window::new(file, WINDOW_BASE, config.window_mib * MIB),
+        window: Window::new(file, config.window_base(), config.window_mib * MIB),
         queues: Vec::new(),
     };
     Ok((machine, qmp))
@@ -325,25 +348,30 @@ fn arguments(config: &Config, dir: &Path, window: &Path) -> Vec<String> {
     add("-accel", "qtest");
     add("-qtest", &format!("unix:{}", dir.join("qtest").display()));
     add("-qtest-log", "/dev/null");
-    for firmware in ["/usr/share/qemu", "/usr/share/seabios"] {
+    for firmware in FIRMWARE {
         add("-L", firmware);
     }
     let monitor = dir.join("monitor");
     let socket = format!("socket,id=monitor,path={}", monitor.display());
     add("-chardev", &socket);
     add("-mon", "chardev=monitor,mode=control");
-    let ram = format!("memory-backend-memfd,id=ram0,share=on,size={ram_mib}M");
-    let pages = match backing {
+    let backend = match backing {
+        Backing::Small | Backing::Thp if config.is_large() => Some("ram,reserve=off"),
         Backing::Small | Backing::Thp => None,
-        Backing::Memfd => Some(""),
-        Backing::Hugetlb => Some(",hugetlb=on,hugetlbsize=2M"),
+        Backing::Memfd => Some("memfd,share=on"),
+        Backing::Hugetlb => Some("memfd,share=on,hugetlb=on,hugetlbsize=2M"),
     };
+    if config.is_large() {
+        // As many address bits as 1 TiB and more takes; and AMD's processors have a hole there.
+        add("-cpu", "qemu64,vendor=GenuineIntel,phys-bits=46");
+    }
     // As the machine's clock stands still, QEMU would wake up again and again for a timer.
     let machine = "pc,pit=off,hpet=off";
-    match pages {
+    match backend {
         None => add("-machine", machine),
-        Some(pages) => {
-            add("-object", &format!("{ram}{pages}"));
+        Some(kind) => {
+            let ram = format!("memory-backend-{kind},id=ram0,size={ram_mib}M");
+            add("-object", &ram);
             add("-machine", &format!("{machine},memory-backend=ram0"));
         }
     }
@@ -355,7 +383,7 @@ fn arguments(config: &Config, dir: &Path, window: &Path) -> Vec<String> {
     add("-object", &shared);
     add(
         "-device",
-        &format!("pc-dimm,memdev=window,addr={WINDOW_BASE:#x}"),
+        &format!("pc-dimm,memdev=window,addr={:#x}", config.window_base()),
     );
     add(
         "-device",

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use bench::host::Host;
 use bench::results::Results;
-use bench::{device, floors, latency, linux};
+use bench::{cost, device, floors, latency, linux};
 use clap::{Args, Parser, Subcommand};
 use guest::{Result, testing};
 
@@ -50,6 +50,8 @@ enum Door {
     Latency(latency::Options),
     /// A Linux guest: inflate to half, deflate, use the memory again
     Guest(linux::Options),
+    /// What it costs to have the device: memory, time to start, size of the program
+    Cost(cost::Options),
 }
 
 fn main() -> Result<ExitCode> {
@@ -86,10 +88,16 @@ fn measure(qemu: &Path, door: Door, results: &mut Results) -> Result<()> {
                 ..latency::Options::default()
             };
             latency::run(qemu, &latency, &mut results.latency)?;
-            linux::run(&linux::Options { runs }, &mut results.guest)
+            linux::run(&linux::Options { runs }, &mut results.guest)?;
+            let cost = cost::Options {
+                runs,
+                ..cost::Options::default()
+            };
+            cost::run(qemu, &cost, &mut results.cost)
         }
         Door::Device(options) => device::run(qemu, &options, &mut results.device),
         Door::Latency(options) => latency::run(qemu, &options, &mut results.latency),
         Door::Guest(options) => linux::run(&options, &mut results.guest),
+        Door::Cost(options) => cost::run(qemu, &options, &mut results.cost),
     }
 }

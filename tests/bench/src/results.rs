@@ -6,6 +6,7 @@ use std::path::Path;
 use guest::{Error, Result};
 use serde_json::{Map, Value, json};
 
+use crate::cost::{self, Costs, start};
 use crate::figures::{Sample, Samples};
 use crate::host::Host;
 use crate::latency::{self, Answers};
@@ -23,6 +24,8 @@ pub struct Results {
     pub latency: Vec<Answers>,
     /// Of `bench guest`.
     pub guest: Vec<Run>,
+    /// Of `bench cost`.
+    pub cost: Costs,
 }
 
 impl Results {
@@ -33,6 +36,7 @@ impl Results {
             device: Samples::default(),
             latency: Vec::new(),
             guest: Vec::new(),
+            cost: Costs::default(),
         }
     }
 
@@ -49,6 +53,9 @@ impl Results {
         if !self.guest.is_empty() {
             linux::print(&self.guest);
         }
+        if !self.cost.is_empty() {
+            cost::print(&self.cost);
+        }
     }
 
     /// Writes every single figure.
@@ -64,6 +71,7 @@ impl Results {
             "device": device,
             "latency": latency,
             "guest": guest,
+            "cost": of_costs(&self.cost),
         });
         write(path, &format!("{all:#}\n"))
     }
@@ -112,10 +120,43 @@ fn of_answers(answers: &Answers) -> Value {
 }
 
 fn of_run(run: &Run) -> Value {
-    let named = FIGURES.iter().zip(run.values);
+    named(&FIGURES, &run.values, run.device)
+}
+
+fn named(figures: &[(&str, &str)], values: &[f64], device: &str) -> Value {
+    let named = figures.iter().zip(values);
     let mut map: Map<String, Value> = named
         .map(|((key, _), value)| ((*key).into(), json!(value)))
         .collect();
-    map.insert("device".into(), json!(run.device));
+    map.insert("device".into(), json!(device));
     Value::Object(map)
+}
+
+fn of_costs(costs: &Costs) -> Value {
+    let start = |start: &start::Start| named(&start::FIGURES, &start.values, start.device);
+    let fill = |fill: &cost::fill::Filled| {
+        json!({
+            "fill": fill.fill,
+            "device": fill.device,
+            "worked_kib": fill.work_kib,
+            "filled_kib": fill.filled_kib,
+        })
+    };
+    let set = |set: &cost::fill::Set| json!({ "set": set.name, "bytes_per_tib": set.bytes });
+    let parts = |p: cost::link::Parts| json!({ "text": p.text, "data": p.data, "zeros": p.zeros });
+    let added = match &costs.added {
+        Some(Ok(added)) => json!({
+            "whole": added.whole,
+            "library": parts(added.library),
+            "glue": parts(added.glue),
+        }),
+        Some(Err(why)) => json!({ "not_measured": why }),
+        None => Value::Null,
+    };
+    json!({
+        "starts": costs.starts.iter().map(start).collect::<Vec<_>>(),
+        "fills": costs.fills.iter().map(fill).collect::<Vec<_>>(),
+        "sets": costs.sets.iter().map(set).collect::<Vec<_>>(),
+        "program_bytes": added,
+    })
 }
