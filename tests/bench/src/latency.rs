@@ -11,7 +11,7 @@ use guest::qmp::Qmp;
 use guest::{Error, MIB, Result};
 use serde_json::json;
 
-use crate::hostile::{self, Hostile};
+use crate::hostile::{self, Hostile, Work};
 use crate::machine::{Config, Machine};
 use crate::plan::{Backing, Device};
 
@@ -45,6 +45,8 @@ impl Default for Options {
 
 /// RAM of the machine, all of it filled where the input is about memory.
 pub const RAM_MIB: u64 = 1024;
+/// The next kick comes so soon after the last one was answered.
+const PAUSE: Duration = Duration::from_micros(100);
 /// An input begins after so many quiet answers.
 const BEFORE: usize = 50;
 
@@ -112,26 +114,30 @@ fn one(qemu: &Path, options: &Options, input: Hostile, device: Device) -> Result
     if input.is_about_memory() {
         machine.fill(MIB, (RAM_MIB - 1) * MIB)?;
     }
-    let queue = hostile::put(&mut machine, input, device)?;
+    let mut work = Work::new(&mut machine, input, device)?;
+    let mut next = work.put(&mut machine)?;
     machine.wait_idle()?;
     let (ready, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         let begun = Instant::now();
         let limit = Duration::from_secs(options.seconds);
-        let prober = scope.spawn(|| ask(&mut qmp, &ready, &stop));
+        let prober = scope.spawn(|| ask(&mut qmp, input.question(), &ready, &stop));
         while !ready.load(Ordering::Acquire) && begun.elapsed() < limit {
             thread::sleep(Duration::from_millis(1));
         }
         let begun = Instant::now();
         let worked = (|| {
-            machine.notify(queue)?;
-            while begun.elapsed() < limit {
-                if input != Hostile::Nothing && machine.is_answered(queue)? {
-                    return Ok(true);
+            while let Some(queue) = next {
+                machine.notify(queue)?;
+                while input == Hostile::Nothing || !machine.is_answered(queue)? {
+                    if begun.elapsed() >= limit {
+                        return Ok(false);
+                    }
+                    thread::sleep(PAUSE);
                 }
-                thread::sleep(Duration::from_millis(1));
+                next = work.put(&mut machine)?;
             }
-            Ok(false)
+            Ok(true)
         })();
         stop.store(true, Ordering::Release);
         let asked = prober.join();
@@ -147,11 +153,16 @@ fn one(qemu: &Path, options: &Options, input: Hostile, device: Device) -> Result
 }
 
 /// Asks again and again; gives when each question was sent and how long its answer took.
-fn ask(qmp: &mut Qmp, ready: &AtomicBool, stop: &AtomicBool) -> Result<Vec<(Instant, Duration)>> {
+fn ask(
+    qmp: &mut Qmp,
+    question: &str,
+    ready: &AtomicBool,
+    stop: &AtomicBool,
+) -> Result<Vec<(Instant, Duration)>> {
     let mut all = Vec::new();
     while !stop.load(Ordering::Acquire) {
         let begun = Instant::now();
-        let answer = qmp.execute("query-status", json!({}));
+        let answer = qmp.execute(question, json!({}));
         all.push((begun, begun.elapsed()));
         match answer {
             // So long at least; whoever asks has given up.
