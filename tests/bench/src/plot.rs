@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Plots: one row for each case, one mark for each device, on a logarithmic scale.
+//! Plots: one row for each case; in it one mark for each device on a logarithmic scale, or one bar
+//! for each.
 //!
 //! The page that shows them replaces the colours by others where it is dark; see
 //! [`crate::report`]. No two devices differ by colour alone.
@@ -28,6 +29,13 @@ const ROW: u32 = 34;
 const LEFT: u32 = 330;
 const TOP: u32 = 34;
 const BOTTOM: u32 = 46;
+/// Height of a bar with the space to the next.
+const BAR: u32 = 20;
+const BAR_GAP: u32 = 14;
+/// Room for what is written at the end of a bar.
+const BAR_TEXT: u32 = 190;
+/// The colour of the one whose bars are full; those of others are only drawn around.
+const FULL: usize = 1;
 const FONT: &str = "sans-serif";
 
 /// What one device got in one row.
@@ -56,10 +64,25 @@ pub struct Row {
 /// When there is nothing to draw.
 pub fn rows(rows: &[Row], series: &[&str], unit: &str, least: f64) -> Result<String> {
     let height = TOP + ROW * rows.len() as u32 + BOTTOM;
+    svg(height, |root| draw(root, rows, (series, unit, least)))
+}
+
+/// Draws `rows` as bars that begin at zero, each with its device and its value at the end. A
+/// series is a device's name and the number of its colour in [`COLOURS`].
+///
+/// # Errors
+/// When it cannot be drawn.
+pub fn bars(rows: &[Row], series: &[(&str, usize)], unit: &str) -> Result<String> {
+    let bars: u32 = rows.iter().map(|row| row.marks.len() as u32).sum();
+    let height = 2 * BAR_GAP + bars * BAR + rows.len() as u32 * BAR_GAP;
+    svg(height, |root| draw_bars(root, rows, series, unit))
+}
+
+fn svg(height: u32, draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String> {
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
-        let drawn = draw(&root, rows, (series, unit, least));
+        let drawn = draw(&root);
         drawn.map_err(|e| Error::Tool(format!("cannot draw: {e}")))?;
         let ended = root.present();
         ended.map_err(|e| Error::Tool(format!("cannot draw: {e}")))?;
@@ -129,6 +152,50 @@ fn draw(root: &Area<'_>, rows: &[Row], (series, unit, least): (&[&str], &str, f6
     Ok(())
 }
 
+fn draw_bars(root: &Area<'_>, rows: &[Row], series: &[(&str, usize)], unit: &str) -> Drawn {
+    let marks = || rows.iter().flat_map(|row| &row.marks);
+    let most = marks()
+        .map(|mark| mark.ends.1)
+        .fold(f64::MIN_POSITIVE, f64::max);
+    let left = LEFT as i32;
+    let width = f64::from(WIDTH - LEFT - BAR_TEXT);
+    let x = |value: f64| left + (value.max(0.0) / most * width).round() as i32;
+    let beside = |at| label().pos(Pos::new(at, VPos::Center));
+    let half = BAR as i32 / 2 - 3;
+    let top = BAR_GAP as i32;
+    let mut y = top + BAR as i32 / 2;
+    for row in rows {
+        let middle = y + (row.marks.len() as i32 - 1) * BAR as i32 / 2;
+        let name = Text::new(row.name.clone(), (left - 12, middle), beside(HPos::Right));
+        root.draw(&name)?;
+        for mark in &row.marks {
+            let (device, colour) = series[mark.series];
+            let rgb = COLOURS[colour % COLOURS.len()];
+            let style = match colour {
+                FULL => rgb.filled(),
+                _ => rgb.stroke_width(2),
+            };
+            root.draw(&Rectangle::new(
+                [(left, y - half), (x(mark.at), y + half)],
+                style,
+            ))?;
+            let (from, to) = (x(mark.ends.0), x(mark.ends.1));
+            // The spread, in the colour of text: it is seen on a full bar, too.
+            let line = PathElement::new(vec![(from, y), (to, y)], INK.stroke_width(1));
+            root.draw(&line)?;
+            let digits = if mark.at.abs() < 100.0 { 1 } else { 0 };
+            let text = format!("{device} {:.digits$} {unit}", mark.at);
+            let end = x(mark.at).max(to) + 8;
+            root.draw(&Text::new(text, (end, y), beside(HPos::Left)))?;
+            y += BAR as i32;
+        }
+        y += BAR_GAP as i32;
+    }
+    let axis = vec![(left, top / 2), (left, y - BAR as i32 / 2 - top / 2)];
+    root.draw(&PathElement::new(axis, INK.stroke_width(1)))?;
+    Ok(())
+}
+
 fn label() -> TextStyle<'static> {
     (FONT, 14).into_font().color(&INK)
 }
@@ -171,5 +238,30 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part} in {text}");
         }
+    }
+
+    #[test]
+    fn bars_say_whose_they_are_and_how_much() {
+        let mark = |series, at| Mark {
+            series,
+            ends: (at, at),
+            at,
+        };
+        let row = Row {
+            name: "a row".into(),
+            marks: vec![mark(0, 40.0), mark(1, 20.0)],
+        };
+        let text = bars(&[row], &[("stock", 0), ("ours", FULL)], "MiB").unwrap();
+        for part in ["a row", "stock 40.0 MiB", "ours 20.0 MiB", "</svg>"] {
+            assert!(text.contains(part), "no {part} in {text}");
+        }
+        let widths = text.split("<rect ").skip(1);
+        let widths = widths.filter_map(|rect| {
+            let (_, rest) = rect.split_once("width=\"")?;
+            rest.split_once('"')?.0.parse::<u32>().ok()
+        });
+        let widths: Vec<u32> = widths.collect();
+        assert_eq!(widths.len(), 2);
+        assert!(widths[0].abs_diff(2 * widths[1]) <= 2, "{widths:?}");
     }
 }

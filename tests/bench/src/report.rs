@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use guest::Result;
 
+use crate::cost::{self, Costs, fill, link, start};
 use crate::figures::{Case, RAW, Samples, Spread};
 use crate::latency::Answers;
 use crate::linux::{self, FIGURES, Run};
@@ -24,7 +25,7 @@ body { background: var(--paper); color: var(--ink); font: 15px/1.45 sans-serif;
   max-width: 1080px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { margin-top: 2.2em; } h3 { margin-bottom: .3em; }
 svg { width: 100%; height: auto; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin: 1em 0; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid var(--grid);
   white-space: nowrap; }
@@ -63,7 +64,10 @@ pub fn page(results: &Results) -> Result<String> {
         latency(&mut body, &results.latency)?;
     }
     if !results.guest.is_empty() {
-        guest(&mut body, &results.guest);
+        guest(&mut body, &results.guest)?;
+    }
+    if !results.cost.is_empty() {
+        cost(&mut body, &results.cost)?;
     }
     Ok(format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -179,16 +183,188 @@ fn latency(body: &mut String, all: &[Answers]) -> Result<()> {
     Ok(())
 }
 
-fn guest(body: &mut String, runs: &[Run]) {
+/// Figures of `bench guest` that are drawn together: what they are, their unit, and their
+/// names in files and beside the bars.
+const GUEST_PLOTS: [(&str, &str, &[(&str, &str)]); 4] = [
+    (
+        "Host memory behind the guest's",
+        "MiB",
+        &[
+            ("resident_full_mib", "resident before"),
+            ("resident_half_mib", "resident when inflated to half"),
+            ("huge_before_mib", "in huge pages before"),
+            ("huge_half_mib", "in huge pages when inflated"),
+            ("huge_after_mib", "in huge pages when used again"),
+        ],
+    ),
+    (
+        "Time",
+        "ms",
+        &[
+            ("inflate_ms", "inflate to half"),
+            ("deflate_ms", "deflate"),
+            ("reuse_ms", "use it again"),
+        ],
+    ),
+    (
+        "Processor time of QEMU without the guest's own",
+        "ms",
+        &[
+            ("inflate_cpu_ms", "inflate to half"),
+            ("deflate_cpu_ms", "deflate"),
+        ],
+    ),
+    (
+        "Page faults of QEMU on reuse",
+        "",
+        &[("reuse_faults", "use it again")],
+    ),
+];
+
+fn guest(body: &mut String, runs: &[Run]) -> Result<()> {
     *body += "<h2>A Linux guest of 2 GiB</h2>\n\
-        <p>It uses its memory, gives half of it away, takes it back and uses it again.</p>\n";
+        <p>It uses its memory, gives half of it away, takes it back and uses it again. Bars are \
+        medians, the line in them is the spread.</p>\n";
     let devices = ["stock", "ours"];
+    for (what, unit, names) in GUEST_PLOTS {
+        let row = |(name, words): &(&str, &str)| {
+            let index = FIGURES.iter().position(|(key, _)| key == name)?;
+            let marks = devices.iter().enumerate();
+            let marks = marks.filter_map(|(n, device)| {
+                let spread = linux::spread(runs, device, index)?;
+                Some(mark(n, spread))
+            });
+            Some(Row {
+                name: (*words).into(),
+                marks: marks.collect(),
+            })
+        };
+        let rows: Vec<Row> = names.iter().filter_map(row).collect();
+        let _ = writeln!(body, "<h3>{}</h3>", escape(what));
+        *body += &plot::bars(&rows, &[("stock", 0), ("ours", 1)], unit)?;
+    }
     let figures = FIGURES.iter().enumerate();
     let row = |(index, (_, name)): (usize, &(&str, &str))| {
         let cell = |device| linux::spread(runs, device, index).map(table::shown);
         (name.to_string(), devices.map(cell).to_vec())
     };
     html_table(body, "", &devices.map(String::from), figures.map(row));
+    Ok(())
+}
+
+fn cost(body: &mut String, costs: &Costs) -> Result<()> {
+    *body += "<h2>To have it at all</h2>\n";
+    if !costs.starts.is_empty() {
+        starts(body, costs)?;
+    }
+    if !costs.fills.is_empty() {
+        *body += "<h3>Memory that QEMU takes in addition once pages were in the balloon</h3>\n\
+            <p>With MUST_TELL_HOST ours knows which pages are in the balloon. \
+            <b>its set alone</b> is what the set of these pages takes by the library's own \
+            count.</p>\n";
+        let series = [("stock", 0), ("ours", 1)];
+        let row = |name: &str, of: &dyn Fn(&str) -> Option<Spread>| {
+            let marks = series.iter().enumerate();
+            Row {
+                name: name.into(),
+                marks: marks
+                    .filter_map(|(n, (device, _))| Some(mark(n, of(device)?)))
+                    .collect(),
+            }
+        };
+        let mut rows = vec![row("it has worked", &|device| costs.working(device))];
+        let filled = fill::FILLS.iter();
+        rows.extend(filled.map(|fill| row(fill.short, &|device| costs.filled(fill, device))));
+        *body += &plot::bars(&rows, &series, "KiB")?;
+        let cell = |spread: Option<Spread>| spread.map(table::shown);
+        let mut lines = vec![(
+            fill::WORKED.to_string(),
+            vec![
+                cell(costs.working("stock")),
+                cell(costs.working("ours")),
+                None,
+            ],
+        )];
+        lines.extend(fill::FILLS.iter().map(|fill| {
+            let filled = |device| cell(costs.filled(fill, device));
+            let set = format!("{:.0}", fill.set_bytes() as f64 / 1024.0);
+            let cells = vec![filled("stock"), filled("ours"), Some(set)];
+            (fill.title.to_string(), cells)
+        }));
+        let head = ["stock", "ours", "its set alone"].map(String::from);
+        html_table(body, "KiB", &head, lines.into_iter());
+    }
+    if !costs.sets.is_empty() {
+        let sets = costs.sets.iter();
+        let sets = sets.map(|set| (set.title.into(), vec![Some(cost::bytes(set.bytes as f64))]));
+        let head = ["by the library's own count".to_string()];
+        html_table(
+            body,
+            "The set of pages for each TiB of guest RAM",
+            &head,
+            sets,
+        );
+    }
+    match &costs.added {
+        Some(Ok(added)) => {
+            let _ = write!(
+                body,
+                "<h3>What it adds to the program</h3>\n<p>QEMU's link once more without these \
+                 parts, all stripped; QEMU is {}.</p>\n",
+                cost::bytes(added.whole)
+            );
+            let head = ["code", "data", "zeros", "sum"].map(String::from);
+            let parts = [
+                (link::LIBRARY, added.library),
+                (link::GLUE, added.glue),
+                ("both", added.both()),
+            ];
+            let row = |(name, part): (&str, link::Parts)| {
+                let cells = [part.text, part.data, part.zeros, part.sum()];
+                let cells = cells.map(|value| Some(cost::bytes(value)));
+                (name.to_string(), cells.to_vec())
+            };
+            html_table(body, "", &head, parts.into_iter().map(row));
+        }
+        Some(Err(why)) => {
+            let why = escape(why);
+            let _ = writeln!(
+                body,
+                "<p>The size of the program was not measured: {why}</p>"
+            );
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+fn starts(body: &mut String, costs: &Costs) -> Result<()> {
+    let series = [("none", 5), ("stock", 0), ("ours", 1)];
+    for (what, unit, figure) in [
+        ("From its start to the monitor's first answer", "ms", 0),
+        ("Memory that QEMU wrote to, without the guest's", "KiB", 1),
+    ] {
+        let marks = series.iter().enumerate();
+        let marks =
+            marks.filter_map(|(n, (device, _))| Some(mark(n, costs.start(device, figure)?)));
+        let row = Row {
+            name: "QEMU just started".into(),
+            marks: marks.collect(),
+        };
+        let _ = writeln!(body, "<h3>{}</h3>", escape(what));
+        *body += &plot::bars(&[row], &series, unit)?;
+    }
+    let figures = start::FIGURES.iter().enumerate();
+    let row = |(index, (_, name)): (usize, &(&str, &str))| {
+        let cells = series.iter();
+        let cells = cells.map(|(device, _)| costs.start(device, index).map(table::shown));
+        let more = ["stock", "ours"].map(|device| costs.more(device, index));
+        let more = more.map(|more| more.map(|value| format!("{value:+.1}")));
+        (name.to_string(), cells.chain(more).collect())
+    };
+    let head = ["none", "stock", "ours", "stock adds", "ours adds"].map(String::from);
+    html_table(body, "QEMU just started", &head, figures.map(row));
+    Ok(())
 }
 
 fn html_table(
@@ -220,4 +396,15 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_figures_that_there_are_are_drawn() {
+        let mut names = GUEST_PLOTS.iter().flat_map(|(_, _, names)| *names);
+        assert!(names.all(|(name, _)| FIGURES.iter().any(|(key, _)| key == name)));
+    }
 }

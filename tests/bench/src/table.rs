@@ -78,7 +78,7 @@ fn freed(samples: &Samples) {
 
 /// A median with its spread.
 pub fn shown(spread: Spread) -> String {
-    let digits = if spread.median.abs() < 20.0 { 1 } else { 0 };
+    let digits = if spread.median.abs() < 100.0 { 1 } else { 0 };
     let Spread {
         median,
         least,

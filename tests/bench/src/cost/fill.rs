@@ -32,6 +32,8 @@ pub struct Fill {
     pub name: &'static str,
     /// In tables.
     pub title: &'static str,
+    /// In plots.
+    pub short: &'static str,
     ram_gib: u64,
     from_gib: u64,
     len_gib: u64,
@@ -44,6 +46,7 @@ pub const FILLS: [Fill; 3] = [
     Fill {
         name: "half",
         title: "half of 4 GiB, in one run",
+        short: "half of 4 GiB",
         ram_gib: 4,
         from_gib: 1,
         len_gib: 2,
@@ -52,6 +55,7 @@ pub const FILLS: [Fill; 3] = [
     Fill {
         name: "alternate",
         title: "every second page of 16 GiB, in a guest of 32 GiB",
+        short: "every 2nd page of 16 of 32 GiB",
         ram_gib: 32,
         from_gib: 8,
         len_gib: 16,
@@ -60,6 +64,7 @@ pub const FILLS: [Fill; 3] = [
     Fill {
         name: "far",
         title: "every second page of the last 16 GiB, in a guest of 1 TiB",
+        short: "every 2nd page of the last 16 GiB of 1 TiB",
         ram_gib: 1024,
         from_gib: 1008,
         len_gib: 16,
