@@ -40,6 +40,8 @@ static const struct {
     X(vbr_batch_run, (device, VBR_INHIBIT_NO, &out->flag))                     \
     X(vbr_batch_cancel, (device))                                              \
     X(vbr_batch_abandon, (device))                                             \
+    X(vbr_held_bytes, (device, &out->bytes))                                   \
+    X(vbr_held_flush, (device, VBR_FLUSH_ALL, VBR_INHIBIT_NO, &out->flag))     \
     X(vbr_config_size, (device, &out->size))                                   \
     X(vbr_config_read, (device, 0, out->image, sizeof(out->image)))            \
     X(vbr_config_write, (device, in.image, sizeof(in.image), &out->flag))      \

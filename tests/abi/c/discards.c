@@ -78,6 +78,109 @@ static void refusals_come_to_an_end(void)
     host_free(host);
 }
 
+/* One in two of so many pages, in one request: each is a span of its own. */
+static void inflate_scattered(struct host *host, uint64_t gpa, size_t pages)
+{
+    uint32_t pfns[512];
+
+    CHECK(pages <= sizeof(pfns) / sizeof(pfns[0]));
+    for (size_t i = 0; i < pages; i++) {
+        pfns[i] = (uint32_t)(gpa / PAGE + 2 * i);
+    }
+    CHECK_OK(request(host, INFLATE, pfns, pages));
+    run_batch(host);
+}
+
+static void many_spans_are_one_call(void)
+{
+    struct host *host = host_new(ALL_FEATURES);
+
+    guest_fill(host, 4 * MIB, 200 * PAGE);
+    inflate_scattered(host, 4 * MIB, 100);
+    CHECK_EQ(host->discard_calls, 1);
+    CHECK_EQ(host->discard_count, 100);
+    CHECK_EQ(host_counters(host).discards, 100);
+    for (uint64_t i = 0; i < 200; i += 2) {
+        CHECK(guest_gone(host, 4 * MIB + i * PAGE, PAGE));
+        CHECK(guest_kept(host, 4 * MIB + (i + 1) * PAGE, PAGE));
+    }
+    /* Two blocks are two calls. */
+    host_forget(host);
+    CHECK_OK(request(host, INFLATE, (const uint32_t[]){ TOLD_GPA / PAGE, 1024 }, 2));
+    run_batch(host);
+    CHECK_EQ(host->discard_calls, 2);
+    host_free(host);
+}
+
+/* A host that refuses one span is asked for those behind it, and for none before it again. */
+static void one_span_is_refused(void)
+{
+    struct host *host = host_new(ALL_FEATURES);
+
+    guest_fill(host, 4 * MIB, 20 * PAGE);
+    host->discard_answer = -EINVAL;
+    host->refused_offset = 4 * MIB + 6 * PAGE;
+    inflate_scattered(host, 4 * MIB, 10);
+    CHECK_EQ(host->discard_calls, 2);
+    CHECK_EQ(host->discard_count, 10);
+    for (uint64_t i = 0; i < 10; i++) {
+        CHECK_EQ(host->discards[i].offset, 4 * MIB + 2 * i * PAGE);
+        CHECK_EQ(guest_kept(host, 4 * MIB + 2 * i * PAGE, PAGE), i == 3);
+        CHECK(guest_kept(host, 4 * MIB + (2 * i + 1) * PAGE, PAGE));
+    }
+    CHECK_EQ(host_counters(host).discards, 10);
+    CHECK_EQ(host_counters(host).discard_errors, 1);
+    CHECK_EQ(host_counters(host).discarded_bytes, 9 * PAGE);
+    host_free(host);
+}
+
+/* Refusals come to an end within one request, too. */
+static void all_spans_are_refused(void)
+{
+    struct host *host = host_new(ALL_FEATURES);
+
+    guest_fill(host, 4 * MIB, 80 * PAGE);
+    host->discard_answer = -EPERM;
+    inflate_scattered(host, 4 * MIB, 40);
+    CHECK_EQ(host->discard_calls, 16);
+    CHECK_EQ(host->discard_count, 16);
+    CHECK_EQ(host_counters(host).discards, 16);
+    CHECK_EQ(host_counters(host).discard_errors, 40);
+    CHECK(guest_kept(host, 4 * MIB, 80 * PAGE));
+    host_free(host);
+}
+
+static unsigned lies;
+
+static int lie(void *opaque, void *block, const struct VbrBlockSpan *spans, size_t count,
+               size_t *done)
+{
+    (void)opaque, (void)block, (void)spans;
+    CHECK(count > 0);
+    CHECK(++lies < 100);
+    *done = count + 1000;
+    return -EIO;
+}
+
+/* More done than was asked for, and yet refused: nothing breaks, and an error is an error. */
+static void a_callback_that_counts_wrongly(void)
+{
+    struct host *host = host_new(0);
+    const struct VbrOptions options = { .features = ALL_FEATURES };
+    const struct VbrHostOps ops = { NULL, lie, NULL, NULL };
+    struct VbrDevice *honest = host->device;
+
+    CHECK_OK(vbr_device_new(&options, &ops, &host->device));
+    CHECK_OK(vbr_device_set_memory(host->device, host->sections, SECTIONS));
+    inflate_scattered(host, 4 * MIB, 10);
+    CHECK_EQ(host_counters(host).discards, 10);
+    CHECK_EQ(host_counters(host).discard_errors, 1);
+    CHECK_EQ(lies, 1);
+    vbr_device_free(host->device);
+    host->device = honest;
+    host_free(host);
+}
+
 static void inhibited(enum VbrInhibit inhibit)
 {
     struct host *host = host_new(ALL_FEATURES);
@@ -153,6 +256,10 @@ void theme_discards(void)
     failures_are_counted(1);
     failures_are_counted(INT_MIN);
     refusals_come_to_an_end();
+    many_spans_are_one_call();
+    one_span_is_refused();
+    all_spans_are_refused();
+    a_callback_that_counts_wrongly();
     inhibited(VBR_INHIBIT_PINNED);
     inhibited(VBR_INHIBIT_INCOMING_POSTCOPY);
     inhibited(VBR_INHIBIT_BACKGROUND_SNAPSHOT);

@@ -41,7 +41,8 @@ static int discard(struct host *host, const struct block *target, struct VbrBloc
     if (host->inside != NULL) {
         host->inside(host);
     }
-    if (host->discard_answer != 0) {
+    if (host->discard_answer != 0 &&
+        (host->refused_offset == 0 || host->refused_offset == span.offset)) {
         return host->discard_answer;
     }
     CHECK_EQ(madvise(target->base + span.offset, span.bytes, MADV_DONTNEED), 0);
@@ -51,11 +52,13 @@ static int discard(struct host *host, const struct block *target, struct VbrBloc
 static int on_discard(void *opaque, void *block, const struct VbrBlockSpan *spans, size_t count,
                       size_t *done)
 {
+    struct host *host = opaque;
     int answer = 0;
 
     CHECK(count > 0 && count <= VBR_MAX_SPANS);
+    host->discard_calls++;
     for (*done = 0; *done < count && answer == 0; *done += answer == 0) {
-        answer = discard(opaque, block, spans[*done]);
+        answer = discard(host, block, spans[*done]);
     }
     return answer;
 }
@@ -183,6 +186,7 @@ struct VbrCounters host_counters(const struct host *host)
 void host_forget(struct host *host)
 {
     host->discard_count = 0;
+    host->discard_calls = 0;
     host->free_count = 0;
     host->populate_count = 0;
 }

@@ -73,8 +73,11 @@ struct host {
     size_t free_count;
     struct record populates[MAX_RECORDS];
     size_t populate_count;
-    /* If not 0, discards do nothing and answer this. */
+    /* How often discards were asked for, with any number of spans. */
+    size_t discard_calls;
+    /* If not 0, discards do nothing and answer this; those at one offset only, if that is not 0. */
     int discard_answer;
+    uint64_t refused_offset;
     /* If not NULL, called from each callback. */
     void (*inside)(struct host *host);
 };

@@ -53,6 +53,10 @@ struct arguments {
     X(run_done, vbr_batch_run(a->device, VBR_INHIBIT_NO, NULL))                \
     X(cancel_device, vbr_batch_cancel(NULL))                                   \
     X(abandon_device, vbr_batch_abandon(NULL))                                 \
+    X(held_device, vbr_held_bytes(NULL, &a->bytes))                            \
+    X(held_bytes, vbr_held_bytes(a->device, NULL))                             \
+    X(flush_device, vbr_held_flush(NULL, VBR_FLUSH_ALL, VBR_INHIBIT_NO, &a->flag)) \
+    X(flush_done, vbr_held_flush(a->device, VBR_FLUSH_ALL, VBR_INHIBIT_NO, NULL)) \
     X(size_device, vbr_config_size(NULL, &a->size))                            \
     X(size_size, vbr_config_size(a->device, NULL))                             \
     X(read_device, vbr_config_read(NULL, 0, a->image, 16))                        \

@@ -13,6 +13,7 @@
     X(batch)                                                                   \
     X(slices)                                                                  \
     X(discards)                                                                \
+    X(held)                                                                    \
     X(reports)                                                                 \
     X(large)                                                                   \
     X(memory)                                                                  \

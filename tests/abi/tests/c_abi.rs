@@ -59,6 +59,7 @@ themes! {
     batch: "Bounds of a batch, and whose it is.",
     slices: "Work over several slices, cancelled, abandoned.",
     discards: "Discards that fail or are inhibited.",
+    held: "Inflated memory that waits for its neighbours.",
     reports: "Reports by host address.",
     large: "Backing pages of 2 MiB.",
     memory: "Changes of the map of guest memory.",
