@@ -210,14 +210,22 @@ void vbr_assert_filled(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte)
     }
 }
 
+void vbr_flush_held(VbrDev *d)
+{
+    /* An error where there is no balloon any more is an answer, too. */
+    qobject_unref(qtest_qmp(d->qts, "{ 'execute': 'query-balloon' }"));
+}
+
 void vbr_assert_gone(VbrDev *d, uint64_t addr, size_t pages)
 {
+    vbr_flush_held(d);
     g_assert_cmpuint(vbr_resident(d, addr, pages), ==, 0);
     vbr_assert_filled(d, addr, pages, 0);
 }
 
 void vbr_assert_kept(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte)
 {
+    vbr_flush_held(d);
     g_assert_cmpuint(vbr_resident(d, addr, pages), ==, pages);
     vbr_assert_filled(d, addr, pages, byte);
 }

@@ -51,9 +51,15 @@ size_t vbr_resident(VbrDev *d, uint64_t addr, size_t pages);
 void vbr_fill(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);
 void vbr_assert_filled(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);
 
-/* Not resident, and zero when read. */
+/*
+ * Has the device give back what it holds back for a while. Nobody asks what is
+ * in the balloon and finds memory that is on its way to the host.
+ */
+void vbr_flush_held(VbrDev *d);
+
+/* Once nothing is held back: not resident, and zero when read. */
 void vbr_assert_gone(VbrDev *d, uint64_t addr, size_t pages);
-/* Resident, and the content as it was. */
+/* The same: resident, and the content as it was. */
 void vbr_assert_kept(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);
 
 #endif

@@ -169,34 +169,16 @@ static void test_holes(void)
     check_holes("balloon-chunks=on");
 }
 
-static unsigned int slices(const char *log)
-{
-    g_autofree char *text = NULL;
-    unsigned int n = 0;
-    const char *at;
-
-    g_assert(g_file_get_contents(log, &text, NULL, NULL));
-    for (at = text; (at = strstr(at, "virtio_balloon_rs_slice")); at++) {
-        n++;
-    }
-    return n;
-}
-
 /*
  * All of a guest's memory in one range: done slice by slice, with turns of the
  * main loop in between.
  */
 static void check_big(const char *opts)
 {
-    g_autofree char *log = g_strdup_printf("%s/vbr-range-%d", g_get_tmp_dir(),
-                                           getpid());
-    g_autofree char *args = g_strdup_printf(
-        SPARSE("12G") " -trace virtio_balloon_rs_slice -D %s" BALLOON("%s"),
-        log, opts);
+    g_autofree char *args = g_strdup_printf(SPARSE("12G") BALLOON("%s"), opts);
     const VbrRange range = { 4 * GiB, 8 * GiB };
     VbrVm *vm = machine(args);
     VbrDev *d = &vm->d;
-    unsigned int before = slices(log);
     int i;
 
     for (i = 0; i < 8; i++) {
@@ -211,12 +193,11 @@ static void check_big(const char *opts)
     vbr_assert_counter(d, "ballooned-bytes", 8 * GiB);
     vbr_assert_counter(d, "inflated-bytes", 8 * GiB);
     vbr_assert_counter(d, "ranges", 1);
-    /* A page takes the third of a microsecond, a slice a millisecond. */
-    g_assert_cmpuint(slices(log) - before, >=, 100);
+    /* A page may take the third of a microsecond, a slice a millisecond. */
+    g_assert_cmpuint(vbr_counter(d, "discards"), >=, 100);
     vbr_send_message(d, VBR_DEFLATE, vbr_ranges(d, &range, 1));
     vbr_assert_counter(d, "ballooned-bytes", 0);
     vbr_vm_free(vm);
-    unlink(log);
 }
 
 static void test_big(void)
