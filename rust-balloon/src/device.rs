@@ -366,6 +366,7 @@ impl Balloon {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
         let mut work = Work {
             memory: &self.memory,
+            last_section: None,
             balloon: told.then_some(&mut self.balloon),
             held: (told && self.held.is_on()).then_some(&mut self.held),
             inhibit,

@@ -70,6 +70,11 @@ impl GpaRange {
         self.end.0 - self.start.0
     }
 
+    /// Whether `gpa` is an address of the range.
+    pub fn contains(self, gpa: Gpa) -> bool {
+        self.start <= gpa && gpa < self.end
+    }
+
     /// What both ranges cover, or `None` when they have nothing in common.
     pub fn intersect(self, other: GpaRange) -> Option<GpaRange> {
         GpaRange::new(self.start.max(other.start), self.end.min(other.end))
@@ -93,6 +98,7 @@ impl GpaRange {
     }
 
     /// Makes the range cover `other` as well, if they overlap or touch; says whether it did.
+    #[inline]
     pub fn try_merge(&mut self, other: GpaRange) -> bool {
         let apart = other.end < self.start || self.end < other.start;
         if !apart {

@@ -49,12 +49,12 @@ pub fn pfn_blocks(payload: &[u8], order: ByteOrder, mut each: impl FnMut(u32, u3
             .for_each(|(to, pfn)| *to = pfn);
         let (first, last) = (listed[0], listed[PFN_BLOCK - 1]);
         // Every lane is looked at, so that it takes no branch for each.
-        let lanes = || (0..).zip(listed);
-        let up = lanes().fold(true, |all, (n, pfn)| all & (pfn == first.wrapping_add(n)));
-        let down = lanes().fold(true, |all, (n, pfn)| all & (pfn == first.wrapping_sub(n)));
-        if up && first < last {
+        let lanes = || (0..PFN_BLOCK as u32).zip(&listed);
+        let off_up = lanes().fold(0, |off, (n, &pfn)| off | (pfn ^ first.wrapping_add(n)));
+        let off_down = lanes().fold(0, |off, (n, &pfn)| off | (pfn ^ first.wrapping_sub(n)));
+        if off_up == 0 && first < last {
             each(first, PFN_BLOCK as u32);
-        } else if down && last < first {
+        } else if off_down == 0 && last < first {
             each(last, PFN_BLOCK as u32);
         } else {
             listed.iter().for_each(|&pfn| each(pfn, 1));

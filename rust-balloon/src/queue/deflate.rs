@@ -11,7 +11,7 @@ use crate::page::{Gpa, GpaRange};
 /// to forget that it was in the balloon, before the guest is told that it may use it.
 pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
     work.budget.spend_step();
-    let piece = work.memory.front(range);
+    let piece = work.front(range);
     let part = match piece {
         Piece::NotRam(part) => {
             work.counters.ignored_bad_pfns += part.pages();

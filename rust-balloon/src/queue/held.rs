@@ -75,9 +75,11 @@ impl Held {
 
     /// Takes the pages of `range` out: they left the balloon.
     pub fn cancel(&mut self, range: GpaRange) {
-        let (first, end) = range.page_indices();
-        self.young.clear(first..end);
-        self.aged.clear(first..end);
+        if self.bytes() > 0 {
+            let (first, end) = range.page_indices();
+            self.young.clear(first..end);
+            self.aged.clear(first..end);
+        }
     }
 
     /// Takes all pages out.
@@ -171,7 +173,7 @@ pub fn flush(work: &mut Work<'_>, flush: Flush) -> bool {
             return false;
         }
         work.budget.spend_step();
-        let part = match work.memory.front(range) {
+        let part = match work.front(range) {
             Piece::NotRam(part) => part,
             Piece::Ram(part, section) => {
                 let part = work.take_front(&section, part);

@@ -28,7 +28,7 @@ pub fn slice(work: &mut Work<'_>, mut from: u64) -> Option<u64> {
 /// acknowledged. The set is asked anew in every slice.
 fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
     work.budget.spend_step();
-    match work.memory.front(range) {
+    match work.front(range) {
         Piece::NotRam(part) => part.end(),
         Piece::Ram(part, section) => {
             let part = work.take_front(&section, part);

@@ -14,7 +14,7 @@ use crate::batch::Budget;
 use crate::bitmap::PageBitmap;
 use crate::counters::Counters;
 use crate::host::{Host, Inhibit, MAX_SPANS, Refused};
-use crate::memory::{BlockId, BlockSpan, MemoryMap, Section};
+use crate::memory::{BlockId, BlockSpan, MemoryMap, Piece, Section};
 use crate::page::GpaRange;
 
 /// A PMD on x86 and on arm64 with 4 KiB pages. Slices end on such borders so that a huge page is
@@ -98,6 +98,8 @@ pub struct Asked {
 pub struct Work<'a> {
     /// Where guest RAM is.
     pub memory: &'a MemoryMap,
+    /// The section that the last range lay in: the next one mostly does, too.
+    pub last_section: Option<Section>,
     /// The pages in the balloon, where MUST_TELL_HOST was negotiated.
     pub balloon: Option<&'a mut PageBitmap>,
     /// Pages in the balloon that are given back later, where some are.
@@ -121,6 +123,23 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// What the first addresses of `range` are; see [`MemoryMap::front`].
+    fn front(&mut self, range: GpaRange) -> Piece {
+        let last = self
+            .last_section
+            .filter(|section| section.gpa.contains(range.start()));
+        if let Some(section) = last
+            && let Some(part) = section.gpa.intersect(range)
+        {
+            return Piece::Ram(part, section);
+        }
+        let piece = self.memory.front(range);
+        if let Piece::Ram(_, section) = piece {
+            self.last_section = Some(section);
+        }
+        piece
+    }
+
     /// The front of `part` of `section` that fits into the rest of the slice.
     fn take_front(&self, section: &Section, part: GpaRange) -> GpaRange {
         let bytes = self.budget.bytes(section.page_size);
