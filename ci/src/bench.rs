@@ -29,6 +29,9 @@ pub(crate) struct Benches {
     /// Hold the ratios against tests/bench/floors.json
     #[arg(long)]
     check: bool,
+    /// Print tables for a README, too: medians and ratios in Markdown
+    #[arg(long)]
+    readme: bool,
     /// QEMU series [default: the newest that can be had]
     #[arg(long)]
     series: Option<String>,
@@ -109,7 +112,8 @@ pub(crate) struct ProtocolsArgs {
 /// When a step of the set-up or the benchmark itself fails.
 pub(crate) fn run(paths: &Paths, benches: Benches) -> Result<()> {
     let Some(bench) = benches.one else {
-        let args = CostArgs::all(paths, benches.series, benches.runs, benches.check);
+        let flags = [("--check", benches.check), ("--readme", benches.readme)];
+        let args = CostArgs::all(paths, benches.series, benches.runs, flags);
         return costs::run(paths, "all", args);
     };
     match bench {

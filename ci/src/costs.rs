@@ -25,14 +25,18 @@ pub(crate) struct CostArgs {
 
 impl CostArgs {
     /// Everything, with the figures and the page of plots in target/bench.
-    pub(crate) fn all(paths: &Paths, series: Option<String>, runs: u32, check: bool) -> CostArgs {
+    pub(crate) fn all(
+        paths: &Paths,
+        series: Option<String>,
+        runs: u32,
+        flags: [(&str, bool); 2],
+    ) -> CostArgs {
         let file = |name: &str| paths.target().join("bench").join(name).into_os_string();
         let mut options: Vec<OsString> = vec!["--runs".into(), runs.to_string().into()];
         options.extend(["--json".into(), file("results.json")]);
         options.extend(["--html".into(), file("report.html")]);
-        if check {
-            options.push("--check".into());
-        }
+        let given = flags.into_iter().filter(|(_, given)| *given);
+        options.extend(given.map(|(name, _)| name.into()));
         CostArgs { series, options }
     }
 }

@@ -80,6 +80,19 @@ impl Host {
         lines
     }
 
+    /// In one sentence, for a caption.
+    pub fn caption(&self) -> String {
+        let mut lines = self.lines().into_iter();
+        let (first, second) = (lines.next(), lines.next());
+        let loud = if self.load > QUIET_LOAD {
+            "; other programs ran"
+        } else {
+            ""
+        };
+        let both: Vec<String> = [second, first].into_iter().flatten().collect();
+        format!("{}{loud}", both.join(", "))
+    }
+
     /// For the file of all figures.
     pub fn json(&self) -> Value {
         json!({

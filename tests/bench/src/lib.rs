@@ -11,7 +11,8 @@
 //! - [`linux`] measures a Linux guest's way into the balloon and back
 //! - [`cost`] measures what it costs to have the device
 //! - [`figures`] holds what was measured, [`results`] all of it with the [`host`]
-//! - [`table`] prints it, [`report`] makes a page of it with [`plot`], [`floors`] says what fell
+//! - [`table`] prints it, [`report`] makes a page of it with [`plot`], [`markdown`]
+//!   makes tables for a README, [`floors`] says what fell
 
 pub mod cost;
 pub mod device;
@@ -22,6 +23,7 @@ pub mod hostile;
 pub mod latency;
 pub mod linux;
 pub mod machine;
+pub mod markdown;
 pub mod pci;
 pub mod plan;
 pub mod plot;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use bench::host::Host;
 use bench::results::Results;
-use bench::{cost, device, floors, latency, linux};
+use bench::{cost, device, floors, latency, linux, markdown};
 use clap::{Args, Parser, Subcommand};
 use guest::{Result, testing};
 
@@ -31,6 +31,9 @@ struct Output {
     /// Write tables and plots to this file
     #[arg(long, global = true, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Print tables for a README, too: medians and ratios in Markdown
+    #[arg(long, global = true)]
+    readme: bool,
     /// Hold the ratios against tests/bench/floors.json
     #[arg(long, global = true)]
     check: bool,
@@ -69,10 +72,27 @@ fn main() -> Result<ExitCode> {
         println!("\nTables and plots are in {}", path.display());
     }
     outcome?;
+    if cli.output.readme {
+        println!("\n{}", markdown::tables(&results, &command()));
+    }
     if cli.output.check && !floors::print(&floors::check(floors::FLOORS, &results)?) {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How this was started by `cargo xtask`, without what only says where figures go.
+fn command() -> String {
+    let mut words = vec!["cargo xtask bench".to_string()];
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--json" | "--html" => drop(args.next()),
+            "all" | "--readme" | "--check" => {}
+            _ => words.push(arg),
+        }
+    }
+    words.join(" ")
 }
 
 fn measure(qemu: &Path, door: Door, results: &mut Results) -> Result<()> {

@@ -183,9 +183,16 @@ fn latency(body: &mut String, all: &[Answers]) -> Result<()> {
     Ok(())
 }
 
-/// Figures of `bench guest` that are drawn together: what they are, their unit, and their
-/// names in files and beside the bars.
-const GUEST_PLOTS: [(&str, &str, &[(&str, &str)]); 4] = [
+/// Figures that are drawn together: what they are, their unit, and their names in files and
+/// beside the bars.
+type Group = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
+/// What is drawn of `bench guest`.
+const GUEST_PLOTS: [Group; 4] = [
     (
         "Host memory behind the guest's",
         "MiB",
