@@ -72,8 +72,8 @@ bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
 }
 
 /*
- * Gives all back that is held, at once: there is never more of it than takes a
- * few milliseconds.
+ * Gives all back that is held, at once: unless the user allows more, there is
+ * never more of it than takes about a millisecond.
  */
 void vbr_hold_flush(VirtIOBalloonRs *s)
 {

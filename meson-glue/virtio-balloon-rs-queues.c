@@ -344,6 +344,7 @@ static void vbr_queues_turn(void *opaque)
     }
     if (vbr_hold_turn(s, inhibit)) {
         qemu_bh_schedule(s->bh);
+        return;
     }
     if (!s->working && !next_batch(s)) {
         discard_loaded(s, inhibit);

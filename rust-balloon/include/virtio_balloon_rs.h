@@ -56,7 +56,7 @@
 
 /**
  * The most bytes that a user may let wait. All of them are given back at once when somebody asks what is in
- * the balloon, which takes a few milliseconds at 8 MiB if each page is a place of its own.
+ * the balloon, which takes about a millisecond at 2 MiB if each page is a place of its own.
  */
 #define VBR_MAX_HOLD_BYTES (64 << 20)
 

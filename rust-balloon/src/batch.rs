@@ -29,9 +29,9 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Length of a slice: short against the few milliseconds at which a stalled main loop begins
-    /// to be felt, long against the few microseconds that a turn of the main loop costs.
-    const SLICE_NS: u64 = 1_000_000;
+    /// Length of a slice: with gathering a batch, a quarter of the two milliseconds that a guest may stall
+    /// the main loop for; long against the few microseconds that a turn of the main loop costs.
+    const SLICE_NS: u64 = 500_000;
     /// Looking up a range and keeping account of it.
     const STEP_NS: u64 = 100;
     /// A system call on guest memory, with what QEMU does around it.

@@ -313,15 +313,16 @@ impl Balloon {
             }
         };
         self.slice(host, inhibit, |work, batch| {
-            while let Some(range) = batch.next() {
+            while held::make_room(work)
+                && let Some(range) = batch.next()
+            {
                 if !work.budget.is_left() {
                     return Progress::More;
                 }
                 let done = take(work, range);
                 batch.advance(done);
             }
-            let is_full = work.held.as_ref().is_some_and(|held| held.is_full());
-            if is_full && !held::flush(work, Flush::All) {
+            if batch.next().is_some() || !held::make_room(work) {
                 return Progress::More;
             }
             work.counters.batches += 1;

@@ -20,7 +20,7 @@ use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
 
 /// The most bytes that a user may let wait. All of them are given back at once when somebody asks what is in
-/// the balloon, which takes a few milliseconds at 8 MiB if each page is a place of its own.
+/// the balloon, which takes about a millisecond at 2 MiB if each page is a place of its own.
 pub const MAX_HOLD_BYTES: u64 = 64 << 20;
 /// The longest that a user may let them wait, in milliseconds.
 pub const MAX_HOLD_MS: u32 = 1000;
@@ -66,11 +66,6 @@ impl Held {
     /// How many bytes are held.
     pub fn bytes(&self) -> u64 {
         (self.young.count() + self.aged.count()) * PAGE_SIZE
-    }
-
-    /// Whether all are to go before more come.
-    pub fn is_full(&self) -> bool {
-        self.overflowed
     }
 
     /// Takes the pages of `range` out: they left the balloon.
@@ -156,6 +151,12 @@ fn complete_or_hold(work: &mut Work<'_>, section: &Section, end: GpaRange) -> Op
     }
     held.add(end);
     None
+}
+
+/// Gives all back that is held if it is too much; says whether more can be held.
+pub fn make_room(work: &mut Work<'_>) -> bool {
+    let is_full = work.held.as_ref().is_some_and(|held| held.overflowed);
+    !is_full || flush(work, Flush::All)
 }
 
 /// Gives pages that are held back to the host, for the rest of the slice; says whether none is left of those

@@ -18,7 +18,8 @@ use crate::agent::Agent;
 use crate::config::VmConfig;
 use crate::lines::Lines;
 use crate::qmp::Qmp;
-use crate::{Error, MIB, Result, resident};
+use crate::resident::{self, Resident};
+use crate::{Error, MIB, Result};
 
 /// QEMU connects to our sockets as soon as it has read its command line.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
@@ -165,6 +166,14 @@ impl Vm {
     /// # Errors
     /// When QEMU is gone.
     pub fn resident(&self) -> Result<u64> {
+        Ok(self.backing()?.bytes)
+    }
+
+    /// The same, with how much of it is in transparent huge pages.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn backing(&self) -> Result<Resident> {
         resident::of_mappings(self.child.id(), &self.ram_sizes).map_err(|e| self.explain(e))
     }
 
