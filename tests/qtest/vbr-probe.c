@@ -168,6 +168,34 @@ void vbr_keep_small_pages(void)
     g_assert_cmpint(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), ==, 0);
 }
 
+void vbr_allow_huge_pages(void)
+{
+    g_assert_cmpint(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), ==, 0);
+}
+
+uint64_t vbr_smaps(VbrDev *d, uint64_t addr, const char *field)
+{
+    uint64_t hva = vbr_host_address(d, addr), from, to;
+    g_autofree char *name = g_strdup_printf("/proc/%d/smaps",
+                                            (int)qtest_pid(d->qts));
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    bool inside = false;
+    int i;
+
+    g_assert(g_file_get_contents(name, &text, NULL, NULL));
+    lines = g_strsplit(text, "\n", 0);
+    for (i = 0; lines[i]; i++) {
+        if (sscanf(lines[i], "%" SCNx64 "-%" SCNx64 " ", &from, &to) == 2) {
+            inside = hva >= from && hva < to;
+        } else if (inside && g_str_has_prefix(lines[i], field)) {
+            return g_ascii_strtoull(lines[i] + strlen(field) + 1, NULL, 10) *
+                   KiB;
+        }
+    }
+    g_assert_not_reached();
+}
+
 size_t vbr_resident(VbrDev *d, uint64_t addr, size_t pages)
 {
     uint64_t hva = vbr_host_address(d, addr);

@@ -41,12 +41,19 @@ bool vbr_is_broken(VbrDev *d);
  * clock.
  */
 void vbr_keep_small_pages(void);
+/* For the next QEMU, which the caller starts now and then undoes this. */
+void vbr_allow_huge_pages(void);
 
 /*
  * How many pages of a range of guest memory have host memory behind them.
  * Reading guest memory populates it, so this comes before the content.
  */
 size_t vbr_resident(VbrDev *d, uint64_t addr, size_t pages);
+/*
+ * A size that the host's smaps says of the mapping around an address of guest
+ * memory, in bytes.
+ */
+uint64_t vbr_smaps(VbrDev *d, uint64_t addr, const char *field);
 
 void vbr_fill(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);
 void vbr_assert_filled(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);

@@ -9,13 +9,11 @@
  */
 
 #include "qemu/osdep.h"
+#include "vbr-hugetlb.h"
 #include "vbr-probe.h"
 #include "vbr-stream.h"
 #include "vbr-vm.h"
 
-#define NR_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
-#define FREE_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/" \
-    "free_hugepages"
 #define HUGE (2 * MiB)
 #define PARTS (HUGE / VBR_PAGE)
 #define RAM (128 * MiB)
@@ -28,58 +26,10 @@
     "-device " VBR_PCI "," VBR_SLOT_ARG ",free-page-reporting=on "
 #define NO_MTH (1ull << VIRTIO_BALLOON_F_MUST_TELL_HOST)
 
-/* How many huge pages the host had before we asked for more. */
-static uint64_t pages_before;
-
-static bool read_number(const char *file, uint64_t *val)
-{
-    g_autofree char *text = NULL;
-
-    if (!g_file_get_contents(file, &text, NULL, NULL)) {
-        return false;
-    }
-    *val = g_ascii_strtoull(text, NULL, 10);
-    return true;
-}
-
-static void write_number(const char *file, uint64_t val)
-{
-    FILE *f = fopen(file, "w");
-
-    if (f) {
-        fprintf(f, "%" PRIu64 "\n", val);
-        fclose(f);
-    }
-}
-
-static void give_back(void *unused)
-{
-    write_number(NR_HUGEPAGES, pages_before);
-}
-
 /* Enough free huge pages for the guest; skips the test if there are not. */
 static bool reserve(void)
 {
-    uint64_t nr, have;
-
-    if (!read_number(NR_HUGEPAGES, &nr) ||
-        !read_number(FREE_HUGEPAGES, &have)) {
-        g_test_skip("this host has no huge pages of 2 MiB");
-        return false;
-    }
-    pages_before = nr;
-    qtest_add_abrt_handler(give_back, &pages_before);
-    if (have < RAM / HUGE) {
-        write_number(NR_HUGEPAGES, nr + RAM / HUGE - have);
-        read_number(FREE_HUGEPAGES, &have);
-    }
-    if (have < RAM / HUGE) {
-        give_back(NULL);
-        qtest_remove_abrt_handler(&pages_before);
-        g_test_skip("cannot reserve 64 huge pages of 2 MiB");
-        return false;
-    }
-    return true;
+    return vbr_hugetlb_reserve(HUGE, RAM / HUGE);
 }
 
 static VbrVm *huge_machine(uint64_t refuse)
@@ -98,8 +48,7 @@ static VbrVm *huge_machine(uint64_t refuse)
 static void huge_free(VbrVm *vm)
 {
     vbr_vm_free(vm);
-    give_back(NULL);
-    qtest_remove_abrt_handler(&pages_before);
+    vbr_hugetlb_release();
 }
 
 static uint64_t filled(VbrDev *d, unsigned int n)
@@ -160,6 +109,8 @@ static void test_last_part(void)
     }
     base = filled(&vm->d, 1);
     vbr_send_range(&vm->d, VBR_INFLATE, base, PARTS - 1);
+    /* It does not wait for a time: it stays until the last part comes. */
+    vbr_assert_counter(&vm->d, "held-bytes", 0);
     vbr_assert_kept(&vm->d, base, PARTS, 0xd1);
     vbr_assert_counter(&vm->d, "discards", 0);
     vbr_send_range(&vm->d, VBR_INFLATE, base + HUGE - VBR_PAGE, 1);

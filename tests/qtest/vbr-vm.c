@@ -204,5 +204,8 @@ int main(int argc, char **argv)
     vbr_add_request_odd_tests();
     vbr_add_request_move_tests();
     vbr_add_advice_tests();
+    vbr_add_hold_tests();
+    vbr_add_hold_huge_tests();
+    vbr_add_hold_ram_tests();
     return g_test_run();
 }

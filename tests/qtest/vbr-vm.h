@@ -67,5 +67,8 @@ void vbr_add_request_end_tests(void);
 void vbr_add_request_odd_tests(void);
 void vbr_add_request_move_tests(void);
 void vbr_add_advice_tests(void);
+void vbr_add_hold_tests(void);
+void vbr_add_hold_huge_tests(void);
+void vbr_add_hold_ram_tests(void);
 
 #endif
