@@ -2,7 +2,7 @@
  * virtio-balloon-rs: huge pages that are given back as a whole
  *
  * A guest inflates in pieces that are smaller than a huge page of the host and
- * begin anywhere. The pieces wait for each other, so that no huge page is split.
+ * begin anywhere. They wait for each other, so that no huge page is split.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -64,8 +64,8 @@ static uint64_t huge_bytes(VbrDev *d, uint64_t addr)
 }
 
 /*
- * Filled huge pages, with one on either side; 0, and the test is skipped, if the
- * host has given them in small ones.
+ * Filled huge pages, with one on either side; 0, and the test is skipped, if
+ * the host has given them in small ones.
  */
 static uint64_t filled(VbrDev *d)
 {
