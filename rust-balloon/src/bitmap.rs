@@ -4,14 +4,14 @@
 //! Bits live in chunks of 32768 bits, each of 64 lines of 512. A chunk in which each line is full or
 //! empty takes 24 bytes; any other, 4 KiB besides, until it is full or empty. So an empty bitmap costs
 //! nothing, one of long runs little, and no bitmap more than an eighth of a byte per bit and those 24
-//! bytes per chunk.
+//! bytes per chunk; up to 32 KiB are kept to be used again.
 
 mod chunk;
 mod runs;
 #[cfg(test)]
 mod tests;
 
-use chunk::{CHUNK_BITS, CHUNK_WORDS, Chunk, line_of};
+use chunk::{CHUNK_BITS, CHUNK_WORDS, Chunk, Spare, line_of};
 use runs::Runs;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +32,7 @@ const WORD_BITS: u64 = u64::BITS as u64;
 pub struct PageBitmap {
     limit: u64,
     chunks: Vec<Chunk>,
+    spare: Spare,
     set: u64,
     version: AtomicU64,
 }
@@ -78,6 +79,7 @@ impl PageBitmap {
         PageBitmap {
             limit,
             chunks: Vec::new(),
+            spare: Spare::default(),
             set: 0,
             version: AtomicU64::new(UNCHANGED),
         }
@@ -92,7 +94,8 @@ impl PageBitmap {
     pub fn memory(&self) -> usize {
         let kept = self.chunks.iter().filter_map(|chunk| chunk.words.as_ref());
         let words: usize = kept.map(|words| size_of_val(&**words)).sum();
-        size_of_val(self) + self.chunks.capacity() * size_of::<Chunk>() + words
+        let chunks = self.chunks.capacity() * size_of::<Chunk>();
+        size_of_val(self) + chunks + words + self.spare.memory()
     }
 
     /// A number that is another one after every change, and no other set's unless both never changed.
@@ -169,7 +172,8 @@ impl PageBitmap {
     fn add_range(&mut self, range: Range<u64>) -> u64 {
         let mut new = 0;
         for (number, bits) in by_chunk(range.start..range.end.min(self.limit)) {
-            new += self.make(number).add(bits);
+            let (chunk, spare) = self.make(number);
+            new += chunk.add(bits, spare);
         }
         self.note_added(new)
     }
@@ -207,7 +211,7 @@ impl PageBitmap {
     fn clear_range(&mut self, range: Range<u64>) -> u64 {
         let mut gone = 0;
         for (number, bits) in by_chunk(self.within_chunks(range)) {
-            gone += self.chunks[number].clear(bits);
+            gone += self.chunks[number].clear(bits, &mut self.spare);
         }
         self.note_cleared(gone)
     }
@@ -221,8 +225,8 @@ impl PageBitmap {
             return 0;
         }
         let bits = bits & (u64::MAX >> (WORD_BITS - room));
-        let chunk = self.make(word / CHUNK_WORDS);
-        let new = chunk.add_word(word % CHUNK_WORDS, bits);
+        let (chunk, spare) = self.make(word / CHUNK_WORDS);
+        let new = chunk.add_word(word % CHUNK_WORDS, bits, spare);
         self.note_added(new)
     }
 
@@ -232,7 +236,7 @@ impl PageBitmap {
         let Some(chunk) = self.chunks.get_mut(word / CHUNK_WORDS) else {
             return 0;
         };
-        let gone = chunk.clear_word(word % CHUNK_WORDS, bits);
+        let gone = chunk.clear_word(word % CHUNK_WORDS, bits, &mut self.spare);
         self.note_cleared(gone)
     }
 
@@ -254,6 +258,7 @@ impl PageBitmap {
     /// Takes everything out and frees the memory.
     pub fn clear_all(&mut self) {
         self.chunks = Vec::new();
+        self.spare = Spare::default();
         self.note_cleared(self.set);
     }
 
@@ -338,8 +343,8 @@ impl PageBitmap {
         self.runs().flatten()
     }
 
-    /// The chunk of this number, which lies below the limit.
-    fn make(&mut self, number: usize) -> &mut Chunk {
+    /// The chunk of this number, which lies below the limit, and words for it.
+    fn make(&mut self, number: usize) -> (&mut Chunk, &mut Spare) {
         if self.chunks.len() <= number {
             // Twice as many as before, so that growing costs little, but no more than there can be.
             let most = self.limit.div_ceil(CHUNK_BITS) as usize;
@@ -347,7 +352,7 @@ impl PageBitmap {
             self.chunks.reserve_exact(wanted - self.chunks.len());
             self.chunks.resize_with(number + 1, Chunk::default);
         }
-        &mut self.chunks[number]
+        (&mut self.chunks[number], &mut self.spare)
     }
 
     /// `range`, cut down to the indices for which there is a place in `chunks`.

@@ -14,6 +14,34 @@ pub(super) const CHUNK_BITS: u64 = CHUNK_WORDS as u64 * WORD_BITS;
 pub(super) type Line = [u64; LINE_WORDS];
 pub(super) type Words = [u64; CHUNK_WORDS];
 
+/// Words of chunks that do not need them any more, for others: so that a set that grows and shrinks does not
+/// allocate each time. They are all 0, and few.
+#[derive(Default)]
+pub(super) struct Spare(Vec<Box<Words>>);
+
+impl Spare {
+    /// More than that are not kept.
+    const MOST: usize = 8;
+
+    /// Bytes of memory that they take.
+    pub(super) fn memory(&self) -> usize {
+        self.0.capacity() * size_of::<Box<Words>>() + self.0.len() * size_of::<Words>()
+    }
+
+    fn take(&mut self) -> Box<Words> {
+        self.0.pop().unwrap_or_else(|| Box::new([0; CHUNK_WORDS]))
+    }
+
+    fn put(&mut self, words: Option<Box<Words>>) {
+        if let Some(mut words) = words
+            && self.0.len() < Spare::MOST
+        {
+            words.fill(0);
+            self.0.push(words);
+        }
+    }
+}
+
 /// Indices from 0 to `CHUNK_BITS`.
 ///
 /// # Invariants
@@ -94,7 +122,7 @@ fn ones(words: &[u64]) -> u64 {
 
 impl Chunk {
     /// Adds `bits`, which is not empty, and says how many of them were new.
-    pub(super) fn add(&mut self, bits: Range<u64>) -> u64 {
+    pub(super) fn add(&mut self, bits: Range<u64>, spare: &mut Spare) -> u64 {
         let touched = touched(&bits);
         let missing = touched & !self.lines;
         let new = match &mut self.words {
@@ -112,17 +140,17 @@ impl Chunk {
                     words.fill(u64::MAX);
                     new
                 };
-                change(self.words_mut(), &bits, part, whole)
+                change(self.words_mut(spare), &bits, part, whole)
             }
         };
         self.lines |= touched;
         self.set += new;
-        self.drop_words();
+        self.drop_words(spare);
         new
     }
 
     /// Takes out `bits`, which is not empty, and says how many of them were there.
-    pub(super) fn clear(&mut self, bits: Range<u64>) -> u64 {
+    pub(super) fn clear(&mut self, bits: Range<u64>, spare: &mut Spare) -> u64 {
         let touched = touched(&bits);
         if self.lines & touched == 0 {
             return 0;
@@ -142,36 +170,36 @@ impl Chunk {
                     words.fill(0);
                     gone
                 };
-                change(self.words_mut(), &bits, part, whole)
+                change(self.words_mut(spare), &bits, part, whole)
             }
         };
         if whole_lines {
             self.lines &= !touched;
         }
         self.set -= gone;
-        self.drop_words();
+        self.drop_words(spare);
         gone
     }
 
     /// Adds the ones of `bits` to a word and says how many of them were new.
-    pub(super) fn add_word(&mut self, word: usize, bits: u64) -> u64 {
+    pub(super) fn add_word(&mut self, word: usize, bits: u64, spare: &mut Spare) -> u64 {
         let new = bits & !self.word(word);
         if new != 0 {
-            self.words_mut()[word] |= new;
+            self.words_mut(spare)[word] |= new;
             self.lines |= 1 << line_of(word);
             self.set += u64::from(new.count_ones());
-            self.drop_words();
+            self.drop_words(spare);
         }
         new.count_ones().into()
     }
 
     /// Takes the ones of `bits` out of a word and says how many of them were there.
-    pub(super) fn clear_word(&mut self, word: usize, bits: u64) -> u64 {
+    pub(super) fn clear_word(&mut self, word: usize, bits: u64, spare: &mut Spare) -> u64 {
         let gone = bits & self.word(word);
         if gone != 0 {
-            self.words_mut()[word] &= !gone;
+            self.words_mut(spare)[word] &= !gone;
             self.set -= u64::from(gone.count_ones());
-            self.drop_words();
+            self.drop_words(spare);
         }
         gone.count_ones().into()
     }
@@ -258,10 +286,10 @@ impl Chunk {
     }
 
     /// The words, for a change of some bits.
-    fn words_mut(&mut self) -> &mut Words {
+    fn words_mut(&mut self, spare: &mut Spare) -> &mut Words {
         let lines = self.lines;
         self.words.get_or_insert_with(|| {
-            let mut words = Box::new([0; CHUNK_WORDS]);
+            let mut words = spare.take();
             if lines != 0 {
                 for (line, words) in words.chunks_exact_mut(LINE_WORDS).enumerate() {
                     words.fill(0u64.wrapping_sub(lines >> line & 1));
@@ -272,9 +300,9 @@ impl Chunk {
     }
 
     /// Gives the words back if the chunk is full or empty.
-    fn drop_words(&mut self) {
+    fn drop_words(&mut self, spare: &mut Spare) {
         if self.set == 0 || self.set == CHUNK_BITS {
-            self.words = None;
+            spare.put(self.words.take());
             self.lines = if self.set == 0 { 0 } else { u64::MAX };
         }
     }
