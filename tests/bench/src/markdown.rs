@@ -134,7 +134,7 @@ fn cost(text: &mut String, costs: &Costs) {
         cells.extend(both.map(|device| cell(costs.working(device).map(|s| s.median))));
         cells.push(NONE.into());
         row(text, &cells);
-        for fill in &fill::FILLS {
+        for fill in costs.ways() {
             let mut cells = vec![fill.title.to_string()];
             cells.extend(both.map(|device| cell(costs.filled(fill, device).map(|s| s.median))));
             cells.push(cell(Some(fill.set_bytes() as f64 / 1024.0)));

@@ -280,7 +280,7 @@ fn cost(body: &mut String, costs: &Costs) -> Result<()> {
             }
         };
         let mut rows = vec![row("it has worked", &|device| costs.working(device))];
-        let filled = fill::FILLS.iter();
+        let filled = costs.ways();
         rows.extend(filled.map(|fill| row(fill.short, &|device| costs.filled(fill, device))));
         *body += &plot::bars(&rows, &series, "KiB")?;
         let cell = |spread: Option<Spread>| spread.map(table::shown);
@@ -290,15 +290,29 @@ fn cost(body: &mut String, costs: &Costs) -> Result<()> {
                 cell(costs.working("stock")),
                 cell(costs.working("ours")),
                 None,
+                None,
+                None,
             ],
         )];
-        lines.extend(fill::FILLS.iter().map(|fill| {
+        lines.extend(costs.ways().map(|fill| {
             let filled = |device| cell(costs.filled(fill, device));
             let set = format!("{:.0}", fill.set_bytes() as f64 / 1024.0);
-            let cells = vec![filled("stock"), filled("ours"), Some(set)];
+            let ns = |device| {
+                costs
+                    .cpu_ns(fill, device)
+                    .map(|s| format!("{:.0}", s.median))
+            };
+            let set = Some(set);
+            let cells = vec![
+                filled("stock"),
+                filled("ours"),
+                set,
+                ns("stock"),
+                ns("ours"),
+            ];
             (fill.title.to_string(), cells)
         }));
-        let head = ["stock", "ours", "its set alone"].map(String::from);
+        let head = ["stock", "ours", "its set alone", "ns a page: stock", "ours"].map(String::from);
         html_table(body, "KiB", &head, lines.into_iter());
     }
     if !costs.sets.is_empty() {

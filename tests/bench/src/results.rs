@@ -140,6 +140,7 @@ fn of_costs(costs: &Costs) -> Value {
             "device": fill.device,
             "worked_kib": fill.work_kib,
             "filled_kib": fill.filled_kib,
+            "cpu_ns_per_page": fill.cpu_ns,
         })
     };
     let set = |set: &cost::fill::Set| json!({ "set": set.name, "bytes_per_tib": set.bytes });

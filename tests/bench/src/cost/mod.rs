@@ -29,6 +29,9 @@ pub struct Options {
     /// Starts without a balloon, with stock and with ours
     #[arg(long, value_name = "N", default_value_t = STARTS)]
     pub starts: u32,
+    /// Also put every second page of 256 GiB into a balloon of ours, once; takes minutes
+    #[arg(long)]
+    pub quarter: bool,
 }
 
 const RUNS: u32 = 3;
@@ -40,6 +43,7 @@ impl Default for Options {
         Options {
             runs: RUNS,
             starts: STARTS,
+            quarter: false,
         }
     }
 }
@@ -80,6 +84,17 @@ impl Costs {
         self.of_fills(device, |f| (f.fill == fill.name).then_some(f.filled_kib))
     }
 
+    /// Nanoseconds of processor time for each page of a filling.
+    pub fn cpu_ns(&self, fill: &Fill, device: &str) -> Option<Spread> {
+        self.of_fills(device, |f| (f.fill == fill.name).then_some(f.cpu_ns))
+    }
+
+    /// The ways in which balloons were filled.
+    pub fn ways(&self) -> impl Iterator<Item = &'static Fill> {
+        let all = fill::FILLS.iter();
+        all.filter(|fill| self.fills.iter().any(|f| f.fill == fill.name))
+    }
+
     /// KiB that a device takes in addition once it has worked.
     pub fn working(&self, device: &str) -> Option<Spread> {
         self.of_fills(device, |f| Some(f.work_kib))
@@ -99,7 +114,7 @@ pub fn run(qemu: &Path, options: &Options, costs: &mut Costs) -> Result<()> {
     costs.added = Some(link::added(qemu).map_err(|why| why.to_string()));
     start::run(qemu, options.starts, &mut costs.starts)?;
     costs.sets = fill::sets();
-    fill::run(qemu, options.runs, &mut costs.fills)
+    fill::run(qemu, options.runs, options.quarter, &mut costs.fills)
 }
 
 /// Prints all of `bench cost`.
@@ -147,7 +162,10 @@ fn starts(costs: &Costs) {
 
 fn fills(costs: &Costs) {
     println!("\nMemory that QEMU takes in addition to that, KiB: median (least-most)");
-    println!("{:<64}{STOCK:>20}{OURS:>20}{:>14}", "", "its set alone");
+    println!(
+        "{:<64}{STOCK:>20}{OURS:>20}{:>14}{:>16}{:>16}",
+        "", "its set alone", "stock, ns/page", "ours, ns/page"
+    );
     let cells = |of: &dyn Fn(&str) -> Option<Spread>| {
         for device in [STOCK, OURS] {
             let cell = of(device).map(table::shown);
@@ -157,10 +175,17 @@ fn fills(costs: &Costs) {
     print!("{:<64}", fill::WORKED);
     cells(&|device| costs.working(device));
     println!();
-    for fill in &fill::FILLS {
+    for fill in costs.ways() {
         print!("{:<64}", fill.title);
         cells(&|device| costs.filled(fill, device));
-        println!("{:>14.0}", fill.set_bytes() as f64 / 1024.0);
+        print!("{:>14.0}", fill.set_bytes() as f64 / 1024.0);
+        for device in [STOCK, OURS] {
+            let ns = costs
+                .cpu_ns(fill, device)
+                .map(|s| format!("{:.0}", s.median));
+            print!("{:>16}", ns.unwrap_or("-".into()));
+        }
+        println!();
     }
 }
 
