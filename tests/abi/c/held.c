@@ -239,6 +239,28 @@ static void more_than_may_be_held(void)
     host_free(host);
 }
 
+enum { RAGGED = 8192 };
+
+/* Nor within a batch, be it as long as it likes: somebody may ask at any time for all to go at once. */
+static void never_more_than_that(void)
+{
+    struct host *host = holding(16 * PAGE, ALL_FEATURES);
+    static uint32_t pfns[RAGGED];
+    bool done = false;
+
+    /* A page is missing of each huge page. */
+    for (size_t i = 0; i < RAGGED; i++) {
+        pfns[i] = (uint32_t)(START / PAGE + i + i / 511);
+    }
+    CHECK_OK(request(host, INFLATE, pfns, RAGGED));
+    while (!done) {
+        CHECK_OK(vbr_batch_run(host->device, VBR_INHIBIT_NO, &done));
+        CHECK(held(host) <= 16 * PAGE + 2 * HUGE_PAGE);
+    }
+    CHECK(held(host) <= 16 * PAGE);
+    host_free(host);
+}
+
 /* A huge page that is complete does not count. */
 static void whole_pages_are_not_too_much(void)
 {
@@ -442,6 +464,7 @@ void theme_held(void)
     completed_over_ages();
     inflated_time_and_again();
     more_than_may_be_held();
+    never_more_than_that();
     whole_pages_are_not_too_much();
     void (*const cancels[])(struct host *host) = {
         by_deflate, by_reset, by_features, by_abandon, by_memory, by_load,
