@@ -18,6 +18,7 @@ use crate::bitmap::PageBitmap;
 use crate::memory::{Piece, Section};
 use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
+use std::ops::Range;
 
 /// The most bytes that a user may let wait. All of them are given back at once when somebody asks what is in
 /// the balloon, which takes about a millisecond at 2 MiB if each page is a place of its own.
@@ -37,11 +38,38 @@ pub enum Flush {
     All = 1,
 }
 
+/// Pages of one age.
+struct Pages {
+    set: PageBitmap,
+    /// None of them is below this page, so that nobody looks for them there: guests can be large.
+    from: u64,
+}
+
+impl Pages {
+    fn none() -> Pages {
+        Pages {
+            set: PageBitmap::new(PAGE_LIMIT),
+            from: PAGE_LIMIT,
+        }
+    }
+
+    fn add(&mut self, pages: Range<u64>) {
+        self.from = self.from.min(pages.start);
+        self.set.add(pages);
+    }
+
+    fn first_run(&mut self) -> Option<Range<u64>> {
+        let run = self.set.next_run(self.from);
+        self.from = run.as_ref().map_or(PAGE_LIMIT, |run| run.start);
+        run
+    }
+}
+
 /// The pages, and how many they may be.
 pub struct Held {
-    young: PageBitmap,
+    young: Pages,
     /// Held since before the last flush of those.
-    aged: PageBitmap,
+    aged: Pages,
     most: u64,
     /// More were held than there may be: all are to go.
     overflowed: bool,
@@ -51,8 +79,8 @@ impl Held {
     /// None, and never more than `bytes` of them; 0 to hold none at all.
     pub fn new(bytes: u64) -> Held {
         Held {
-            young: PageBitmap::new(PAGE_LIMIT),
-            aged: PageBitmap::new(PAGE_LIMIT),
+            young: Pages::none(),
+            aged: Pages::none(),
             most: bytes / PAGE_SIZE,
             overflowed: false,
         }
@@ -65,22 +93,22 @@ impl Held {
 
     /// How many bytes are held.
     pub fn bytes(&self) -> u64 {
-        (self.young.count() + self.aged.count()) * PAGE_SIZE
+        (self.young.set.count() + self.aged.set.count()) * PAGE_SIZE
     }
 
     /// Takes the pages of `range` out: they left the balloon.
     pub fn cancel(&mut self, range: GpaRange) {
         if self.bytes() > 0 {
             let (first, end) = range.page_indices();
-            self.young.clear(first..end);
-            self.aged.clear(first..end);
+            self.young.set.clear(first..end);
+            self.aged.set.clear(first..end);
         }
     }
 
     /// Takes all pages out.
     pub fn cancel_all(&mut self) {
-        self.young.clear_all();
-        self.aged.clear_all();
+        self.young = Pages::none();
+        self.aged = Pages::none();
         self.overflowed = false;
     }
 
@@ -92,10 +120,13 @@ impl Held {
     }
 
     /// The first of those that `flush` means.
-    fn next(&self, flush: Flush) -> Option<GpaRange> {
-        let young = || self.young.next_run(0).filter(|_| flush == Flush::All);
-        let run = self.aged.next_run(0).or_else(young)?;
-        GpaRange::of_page_indices(run)
+    fn next(&mut self, flush: Flush) -> Option<GpaRange> {
+        let run = match (self.aged.first_run(), flush) {
+            (Some(run), _) => Some(run),
+            (None, Flush::Aged) => None,
+            (None, Flush::All) => self.young.first_run(),
+        };
+        run.and_then(GpaRange::of_page_indices)
     }
 
     /// Notes that those are gone that `flush` means.
