@@ -33,13 +33,6 @@ static bool memory_is_short(VirtIOBalloonRs *s)
     return more;
 }
 
-static void flush_from_now(VirtIOBalloonRs *s, VbrFlush flush)
-{
-    s->flush_due = true;
-    s->flush = flush;
-    qemu_bh_schedule(s->bh);
-}
-
 /* Sees to it that nothing is held for long. */
 void vbr_hold_watch(VirtIOBalloonRs *s)
 {
@@ -49,10 +42,8 @@ void vbr_hold_watch(VirtIOBalloonRs *s)
         vbr_held_bytes(s->device, &bytes) != VBR_STATUS_OK || !bytes) {
         return;
     }
-    if (memory_is_short(s)) {
-        flush_from_now(s, VBR_FLUSH_ALL);
-        return;
-    }
+    /* From now on is what counts. */
+    memory_is_short(s);
     /* What is held waits for two of these at most. */
     timer_mod(s->hold_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                              s->hold_ms / 2);
@@ -92,7 +83,9 @@ static void deadline(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
 
-    flush_from_now(s, memory_is_short(s) ? VBR_FLUSH_ALL : VBR_FLUSH_AGED);
+    s->flush_due = true;
+    s->flush = memory_is_short(s) ? VBR_FLUSH_ALL : VBR_FLUSH_AGED;
+    qemu_bh_schedule(s->bh);
 }
 
 void vbr_hold_init(VirtIOBalloonRs *s)
@@ -105,6 +98,7 @@ void vbr_hold_init(VirtIOBalloonRs *s)
 
 void vbr_hold_cleanup(VirtIOBalloonRs *s)
 {
+    s->flush_due = false;
     timer_free(s->hold_timer);
     s->hold_timer = NULL;
     if (s->pressure_fd >= 0) {

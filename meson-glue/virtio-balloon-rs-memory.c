@@ -71,8 +71,8 @@ static void vbr_memory_add(MemoryListener *listener,
     }
 }
 
-/* And not locked into memory, which the kernel then does not give back. */
-static bool is_private_anonymous(RAMBlock *block)
+/* What is locked into memory is not given back by the kernel. */
+static bool is_plain_anonymous(RAMBlock *block)
 {
     return qemu_ram_get_fd(block) < 0 && !qemu_ram_is_shared(block) &&
            qemu_ram_pagesize(block) == qemu_real_host_page_size() &&
@@ -96,7 +96,7 @@ static VbrSection to_vbr_section(const MemoryRegionSection *section)
         /* Huge pages are never read ahead; anonymous memory has no file. */
         .populate = qemu_ram_get_fd(block) >= 0 &&
                     page_size == qemu_real_host_page_size(),
-        .lazy = is_private_anonymous(block),
+        .lazy = is_plain_anonymous(block),
     };
 }
 
@@ -185,10 +185,7 @@ static size_t advise_at_once(VirtIOBalloonRs *s, RAMBlock *rb,
     }
     bytes = syscall(__NR_process_madvise, s->pidfd, iov, count, advice, 0);
     if (bytes < 0) {
-        if (errno == EINVAL || errno == EPERM || errno == ENOSYS) {
-            /* An older kernel, or a filter of system calls: no more of it. */
-            close_pidfd(s);
-        }
+        /* An older kernel or a filter of system calls, which costs little. */
         return 0;
     }
     while (done < count && bytes >= spans[done].bytes) {
@@ -207,7 +204,7 @@ static int vbr_host_discard(void *opaque, void *block,
     RAMBlock *rb = block;
 
     /* Only where this is all that ram_block_discard_range() would do. */
-    if (is_private_anonymous(rb)) {
+    if (is_plain_anonymous(rb)) {
         *done = advise_at_once(s, rb, spans, count, MADV_DONTNEED);
     }
     for (; *done < count; ++*done) {

@@ -364,9 +364,7 @@ static void vbr_queues_turn(void *opaque)
     } while (!done && get_clock() - began < TURN_NS);
     trace_virtio_balloon_rs_slice(s->batch_queue, vbr_inhibit_str(inhibit),
                                   done);
-    if (done) {
-        vbr_hold_watch(s);
-    }
+    vbr_hold_watch(s);
     vq = batch_vq(s);
     answered = done && complete_batch(s);
     if (!done || s->partial || s->kicked || s->loaded_left) {

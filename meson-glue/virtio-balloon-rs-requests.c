@@ -18,7 +18,7 @@
 
 /*
  * How much is taken at a time: a range takes some ten nanoseconds, a descriptor a
- * few hundred, so the main loop is kept about a millisecond.
+ * few hundred, so the main loop is kept half a millisecond for each queue.
  */
 #define BYTES_AT_A_TIME (256 * KiB)
 #define DESCRIPTORS_AT_A_TIME 1024
@@ -152,9 +152,10 @@ static size_t read_message(Queue *q, size_t left, int64_t end)
 static bool turn(Queue *q)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(q->s);
-    int64_t end = get_clock() + TURN_NS;
     unsigned int descriptors = 0;
     bool used = send_request(q), empty = false;
+    /* Only now: that may have waited for the migration thread. */
+    int64_t end = get_clock() + TURN_NS;
     size_t bytes = 0;
 
     while (!vdev->broken && !empty && bytes < BYTES_AT_A_TIME &&

@@ -18,6 +18,7 @@
 #include "hw/mem/memory-device.h"
 #include "migration/vmstate.h"
 #include "system/balloon.h"
+#include "system/replay.h"
 #include "virtio-balloon-rs.h"
 #include "trace.h"
 
@@ -158,11 +159,34 @@ bool vbr_accepted(VirtIOBalloonRs *s, unsigned int bit)
            virtio_vdev_has_feature(VIRTIO_DEVICE(s), bit);
 }
 
+/*
+ * There is no driver any more, and all of memory may be used by somebody who
+ * knows nothing of this device: all that it said is forgotten.
+ */
+static void forget_driver(VirtIOBalloonRs *s)
+{
+    vbr_hint_event_notify(s, VBR_HINT_EVENT_RESET);
+    vbr_queues_drop(s);
+    vbr_requests_drop(s);
+    s->kicked = 0;
+    s->loaded_left = false;
+    s->flush_due = false;
+    vbr_stats_drop(s);
+}
+
 static void handle_status(VirtIOBalloonRs *s, uint8_t status)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
 
-    if (!vdev->vm_running) {
+    if (vdev->status & VIRTIO_CONFIG_S_DRIVER_OK &&
+        !(status & VIRTIO_CONFIG_S_DRIVER_OK)) {
+        /*
+         * Not always a reset: kexec just takes the bus from PCI devices. The
+         * next kernel need not have a driver for this one.
+         */
+        forget_driver(s);
+        vbr_failed(s, vbr_batch_abandon(s->device));
+    } else if (!vdev->vm_running) {
         vbr_hold_flush(s);
         vbr_queues_give_back(s);
         vbr_requests_give_back(s);
@@ -199,11 +223,7 @@ static void vbr_reset(VirtIODevice *vdev)
     bool changed = false;
 
     trace_virtio_balloon_rs_reset();
-    vbr_hint_event_notify(s, VBR_HINT_EVENT_RESET);
-    vbr_queues_drop(s);
-    vbr_requests_drop(s);
-    s->kicked = 0;
-    vbr_stats_drop(s);
+    forget_driver(s);
     vbr_failed(s, vbr_device_reset(s->device, &changed));
     /* A device that was broken until now has missed changes. */
     vbr_memory_tell(s);
@@ -264,7 +284,9 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
         .features = s->host_features,
         .numbering = s->numbering,
         .reporting_advice = s->reporting_advice,
-        .hold_bytes = s->hold_ms ? s->hold_bytes : 0,
+        /* When a page goes is not the same again in a replay. */
+        .hold_bytes = s->hold_ms && replay_mode == REPLAY_MODE_NONE
+                      ? s->hold_bytes : 0,
         .qemu_4_0_config_size = s->qemu_4_0_config_size,
     };
     const VbrHostOps ops = vbr_host_ops(s);

@@ -473,8 +473,8 @@ typedef struct VbrBlockSpan {
 } VbrBlockSpan;
 
 /**
- * Does something to `count` spans of `block`, in their order up to the first that cannot be done, and sets
- * `done` to how many were. Returns 0, or the negative errno of the one that was not.
+ * Does something to `count` spans of `block`, in their order up to the first that cannot be done. Returns 0,
+ * or the negative errno of that one, with `done`, which was 0, set to how many were before it.
  */
 typedef int (*VbrSpansCallback)(void *opaque,
                                 void *block,

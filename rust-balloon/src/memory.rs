@@ -133,7 +133,8 @@ impl Section {
         self.shrink_to(range, self.page_size)
     }
 
-    /// The whole stretches of `size` bytes, a power of two, of the block inside of `range`, or `None` when it holds none.
+    /// The whole stretches of `size` bytes, a power of two, of the block inside of `range`, or `None` when it
+    /// holds none.
     pub fn shrink_to(&self, range: GpaRange, size: u64) -> Option<GpaRange> {
         let start = self.offset_of(range.start()).checked_add(size - 1)? & !(size - 1);
         let end = self.offset_of(range.end()) & !(size - 1);

@@ -53,15 +53,17 @@ impl Runs {
         if self.ranges.len() < MIN_FOR_BITMAP {
             return None;
         }
-        let (mut first, mut last, mut bits) = (u64::MAX, 0, 0);
+        let (mut first, mut last, mut bits, mut sum) = (u64::MAX, 0, 0, 0u64);
         for range in &self.ranges {
+            sum = sum.saturating_add(range.pages());
             first = first.min(range.start().0);
             last = last.max(range.end().0);
             bits |= range.start().0 | range.end().0;
         }
         let pages = first / PAGE_SIZE..last / PAGE_SIZE;
-        let fits =
-            bits.is_multiple_of(PAGE_SIZE) && pages.end - pages.start <= MAX_PAGES_FOR_BITMAP;
+        // Ranges that overlap can be many more pages in all than there are from the first to the last.
+        let most = sum.max(pages.end - pages.start);
+        let fits = bits.is_multiple_of(PAGE_SIZE) && most <= MAX_PAGES_FOR_BITMAP;
         fits.then_some(pages)
     }
 
@@ -197,6 +199,20 @@ mod tests {
             let apart = |pair: &[GpaRange]| pair[0].end() < pair[1].start();
             assert!(runs.as_slice().windows(2).all(apart));
         }
+    }
+
+    /// Each of them would have all of its bits set, one after the other.
+    #[test]
+    fn ranges_that_overlap_are_sorted() {
+        let half = MAX_PAGES_FOR_BITMAP / 2;
+        let mut runs = Runs::default();
+        for i in 0..MIN_FOR_BITMAP as u64 {
+            let first = i % 2 * half;
+            runs.push(GpaRange::of_page_indices(first..first + half - 1).unwrap());
+        }
+        assert_eq!(runs.pages_for_bitmap(), None);
+        runs.merge();
+        assert_eq!(runs.as_slice().len(), 2);
     }
 
     #[test]

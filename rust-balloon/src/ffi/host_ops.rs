@@ -10,8 +10,8 @@ use std::ffi::{c_int, c_void};
 pub const VBR_MAX_SPANS: usize = 512;
 const _: () = assert!(VBR_MAX_SPANS == MAX_SPANS);
 
-/// Does something to `count` spans of `block`, in their order up to the first that cannot be done, and sets
-/// `done` to how many were. Returns 0, or the negative errno of the one that was not.
+/// Does something to `count` spans of `block`, in their order up to the first that cannot be done. Returns 0,
+/// or the negative errno of that one, with `done`, which was 0, set to how many were before it.
 pub type VbrSpansCallback = Option<
     unsafe extern "C" fn(
         opaque: *mut c_void,

@@ -12,6 +12,9 @@
 //! - Whatever takes a page out of that set takes it out of this one in the same breath, and before the guest
 //!   hears of it: a deflate, a reset, a batch that is given up, new features, other memory behind the address.
 //! - A huge page is discarded as a whole only if all of its pages are in the set of pages in the balloon.
+//!
+//! A guest that starts another kernel without a reset, or another word to the device, is not seen to have its
+//! pages back. PCI devices lose the bus then, which the C side takes for a reset.
 
 use super::{HUGE_PAGE_SIZE, Work};
 use crate::bitmap::PageBitmap;
@@ -168,10 +171,12 @@ pub fn inflate(work: &mut Work<'_>, section: &Section, part: GpaRange) {
 }
 
 /// The range to discard now because of `end`, a part of one huge page: the whole of that if all of it is in
-/// the balloon, or `end` itself if the section does not have the whole of it. Else `end` is held.
+/// the balloon, or `end` itself if the section does not have the whole of it, or it lies where no set of
+/// pages reaches. Else `end` is held.
 fn complete_or_hold(work: &mut Work<'_>, section: &Section, end: GpaRange) -> Option<GpaRange> {
     let held = work.held.as_mut()?;
-    let Some(huge) = section.grow_to(end, HUGE_PAGE_SIZE) else {
+    let huge = section.grow_to(end, HUGE_PAGE_SIZE);
+    let Some(huge) = huge.filter(|huge| huge.page_indices().1 <= PAGE_LIMIT) else {
         return Some(end);
     };
     let (first, past) = huge.page_indices();

@@ -165,7 +165,7 @@ impl Work<'_> {
     /// Says that the guest will use `range` of `section` again soon.
     fn populate(&mut self, section: &Section, range: GpaRange) {
         if self.inhibit == Inhibit::No {
-            self.budget.spend_call(0, section.page_size);
+            self.budget.spend_call(range.bytes(), section.page_size);
             self.ask(Call::Populate, section, range);
         }
     }
@@ -182,8 +182,8 @@ impl Work<'_> {
 
     /// Has the host do what it was asked for.
     ///
-    /// The callers of [`Work::discard`] have shown that the guest allows the discard until something is
-    /// acknowledged or taken out of the balloon. Neither happens within a slice.
+    /// The callers of [`Work::discard`] have shown that the guest allows the discard until the next request is
+    /// acknowledged, which nobody does within a slice.
     pub fn carry_out(&mut self) {
         let Some((block, call)) = self.asked.to.take() else {
             return;
