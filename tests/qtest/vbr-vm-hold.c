@@ -12,6 +12,7 @@
 #include "vbr-calm.h"
 #include "vbr-probe.h"
 #include "qobject/qdict.h"
+#include "standard-headers/linux/pci_regs.h"
 
 #define NPAGES 16
 #define BYTES (NPAGES * VBR_PAGE)
@@ -236,6 +237,42 @@ static const TakenBack taken_backs[] = {
     { "other-queue-reset", back_by_other_queue_reset },
 };
 
+/*
+ * kexec: the bus is taken from the device, without a word to it, and the next
+ * kernel uses all of memory.
+ */
+static bool bus_lost(const void *data)
+{
+    VbrCalm calm = vbr_calm_begin();
+    VbrVm *vm = vbr_hold_machine("", SHORT, 0);
+    VbrDev *d = &vm->d;
+    QPCIDevice *pci = vm->pci->pdev;
+    uint64_t base = filled(d);
+    uint16_t command = qpci_config_readw(pci, PCI_COMMAND);
+    bool calmly;
+
+    vbr_calm_start_clock(&calm);
+    vbr_send_range(d, VBR_INFLATE, base, NPAGES);
+    qpci_config_writew(pci, PCI_COMMAND, command & ~PCI_COMMAND_MASTER);
+    calmly = vbr_calm_lasted(&calm, SHORT_MS);
+    if (calmly) {
+        vbr_assert_counter(d, "held-bytes", 0);
+        g_usleep(3 * SHORT_MS * 1000);
+        vbr_assert_kept(d, base - VBR_PAGE, NPAGES + 2, PATTERN);
+        qpci_config_writew(pci, PCI_COMMAND, command);
+        vbr_restart(d, 0);
+        vbr_send_range(d, VBR_INFLATE, base, NPAGES);
+        assert_only_these_gone(d, base);
+    }
+    vbr_vm_free(vm);
+    return calmly;
+}
+
+static void test_bus_lost(void)
+{
+    vbr_calmly(bus_lost, NULL);
+}
+
 /* Some of the pages are taken back, and only these stay. */
 static bool some_taken_back(const void *data)
 {
@@ -420,6 +457,7 @@ void vbr_add_hold_tests(void)
         qtest_add_data_func(name, &taken_backs[i], test_taken_back);
     }
     qtest_add_func("virtio-balloon-rs/hold/back/some", test_some_taken_back);
+    qtest_add_func("virtio-balloon-rs/hold/back/bus-lost", test_bus_lost);
     qtest_add_func("virtio-balloon-rs/hold/deadline", test_deadline);
     qtest_add_func("virtio-balloon-rs/hold/deadline-after-stop",
                    test_deadline_after_stop);
