@@ -18,10 +18,12 @@
 #include "trace.h"
 
 /*
- * The library's slices are cut by an estimate that is high where huge pages are
- * given back: a turn of the main loop is good for more than one then.
+ * No part of the work begins in a turn of the main loop that has gone on for so
+ * long. An answer of the monitor takes several turns. The library's slices are
+ * cut by an estimate that is high where huge pages are given back: a turn is
+ * good for more than one then.
  */
-#define TURN_NS (500 * SCALE_US)
+#define TURN_NS (250 * SCALE_US)
 
 /* Bytes of payload handed to the library at a time; a multiple of a PFN's. */
 #define PAYLOAD_CHUNK 4096
@@ -335,8 +337,9 @@ static void vbr_queues_turn(void *opaque)
     VirtIOBalloonRs *s = opaque;
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
     VbrInhibit inhibit = vbr_inhibit();
-    int64_t began = get_clock();
-    bool done, answered;
+    int64_t end = get_clock() + TURN_NS;
+    /* A batch that is in work goes on for one slice at least. */
+    bool more = true, done = false, answered;
     VirtQueue *vq;
 
     if (!vdev->vm_running) {
@@ -346,22 +349,26 @@ static void vbr_queues_turn(void *opaque)
         qemu_bh_schedule(s->bh);
         return;
     }
-    if (!s->working && !next_batch(s)) {
-        discard_loaded(s, inhibit);
-        return;
+    if (!s->working) {
+        if (!next_batch(s)) {
+            discard_loaded(s, inhibit);
+            return;
+        }
+        s->working = true;
+        more = get_clock() < end;
     }
-    s->working = true;
     if (vdev->broken) {
         /* The ring turned out bad while the batch was gathered. */
         vbr_queues_drop(s);
         vbr_failed(s, vbr_batch_abandon(s->device));
         return;
     }
-    do {
+    while (more && !done) {
         if (vbr_failed(s, vbr_batch_run(s->device, inhibit, &done))) {
             return;
         }
-    } while (!done && get_clock() - began < TURN_NS);
+        more = get_clock() < end;
+    }
     trace_virtio_balloon_rs_slice(s->batch_queue, vbr_inhibit_str(inhibit),
                                   done);
     vbr_hold_watch(s);

@@ -23,7 +23,7 @@
 #define BYTES_AT_A_TIME (256 * KiB)
 #define DESCRIPTORS_AT_A_TIME 1024
 /* Where RAM lies in many pieces, a range takes longer. */
-#define TURN_NS (500 * SCALE_US)
+#define TURN_NS (250 * SCALE_US)
 /* Bytes of a message handed to the library at a time. */
 #define PART 4096
 
