@@ -26,7 +26,7 @@ pub enum Hostile {
     FullQueue,
     /// A queue full of ranges that each are all of RAM.
     Ranges,
-    /// A queue full of long messages of such ranges.
+    /// A queue full of long messages of ranges of half of RAM, each half in turn.
     LongRanges,
     /// Reports of as many segments as there may be, each a page of memory in use.
     Reports,
@@ -110,7 +110,7 @@ impl Hostile {
             }
             Hostile::Ranges => format!("{QUEUE} ranges of all RAM"),
             Hostile::LongRanges => {
-                format!("{QUEUE} messages of {RANGES} ranges of all RAM")
+                format!("{QUEUE} messages of {RANGES} ranges of half of RAM, in turn")
             }
             Hostile::Reports => {
                 format!("reports of {CHAIN} pages in random order, {REPORT_QUEUE} a kick")
@@ -312,13 +312,19 @@ impl Work {
     }
 }
 
-/// A message of `count` ranges that each are all of RAM.
+/// A message of a range that is all of RAM, or of more that are one half and the other in turn, a page
+/// apart: none of them touches the one before.
 fn ranges(count: u32) -> Vec<u8> {
-    let words = [FIRST_PFN << 12, RAM_MIB * MIB / 4096 - FIRST_PFN];
+    let pages = RAM_MIB * MIB / 4096 - FIRST_PFN;
     let mut bytes = vec![0, 1, 0, 0];
     bytes.extend((16 * count).to_le_bytes());
-    for _ in 0..count {
-        bytes.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+    for n in 0..count {
+        let (first, pages) = match (count, n % 2) {
+            (1, _) => (FIRST_PFN, pages),
+            (_, 0) => (FIRST_PFN, pages / 2 - 1),
+            _ => (FIRST_PFN + pages / 2, pages / 2),
+        };
+        bytes.extend([first << 12, pages].iter().flat_map(|w| w.to_le_bytes()));
     }
     bytes
 }
@@ -351,9 +357,11 @@ mod tests {
         let bytes = ranges(3);
         assert_eq!(bytes[..8], [0, 1, 0, 0, 48, 0, 0, 0]);
         assert_eq!(bytes.len(), 8 + 48);
-        assert_eq!(bytes[8..24], bytes[24..40]);
-        let pages = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
-        assert_eq!(FIRST_PFN + pages, RAM_MIB * MIB / 4096);
+        assert_eq!(bytes[8..24], bytes[40..]);
+        let page = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        // A page lies between the halves, and the other one ends where RAM does.
+        assert_eq!((page(8) >> 12) + page(16) + 1, page(24) >> 12);
+        assert_eq!((page(24) >> 12) + page(32), RAM_MIB * MIB / 4096);
     }
 
     #[test]
