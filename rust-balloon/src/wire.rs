@@ -43,10 +43,14 @@ pub fn pfn_blocks(payload: &[u8], order: ByteOrder, mut each: impl FnMut(u32, u3
     let (blocks, rest) = payload.as_chunks::<{ PFN_BLOCK * PFN_BYTES }>();
     for block in blocks {
         let mut listed = [0; PFN_BLOCK];
+        let bytes = block.as_chunks().0;
         listed
             .iter_mut()
-            .zip(pfns(block, order))
-            .for_each(|(to, pfn)| *to = pfn);
+            .zip(bytes)
+            .for_each(|(pfn, bytes)| *pfn = u32::from_le_bytes(*bytes));
+        if order == ByteOrder::Big {
+            listed = listed.map(u32::swap_bytes);
+        }
         let (first, last) = (listed[0], listed[PFN_BLOCK - 1]);
         // Every lane is looked at, so that it takes no branch for each.
         let lanes = || (0..PFN_BLOCK as u32).zip(&listed);
