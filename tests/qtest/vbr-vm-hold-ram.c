@@ -7,6 +7,8 @@
 #include "qemu/osdep.h"
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include "vbr-calm.h"
@@ -311,6 +313,75 @@ static void test_moved(void)
     vbr_pair_free(&p);
 }
 
+/* The host's account of waits for memory, as this program and QEMU see it. */
+static void write_pressure(const char *file, unsigned int total)
+{
+    g_autofree char *text = g_strdup_printf(
+        "some avg10=0.00 avg60=0.00 avg300=0.00 total=%u\n"
+        "full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n", total);
+
+    g_assert_true(g_file_set_contents_full(file, text, -1,
+                                           G_FILE_SET_CONTENTS_NONE, 0600,
+                                           NULL));
+}
+
+static bool fake_pressure(const char *file)
+{
+    write_pressure(file, 0);
+    return !unshare(CLONE_NEWNS) &&
+           !mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) &&
+           !mount(file, "/proc/pressure/memory", NULL, MS_BIND, NULL);
+}
+
+/*
+ * Without pressure a page waits for two turns of the timer if nothing else
+ * happens, with it for one. A slow host can make that look longer, not shorter.
+ */
+static bool gone_early(const char *file, unsigned int total)
+{
+    VbrVm *vm = vbr_hold_machine("", VBR_LONG, 0);
+    VbrDev *d = &vm->d;
+    /* In a part of memory where huge pages can be. */
+    uint64_t base = vbr_pages(d, 16, HUGE);
+    gint64 began, took;
+
+    vbr_fill(d, base, 16, PATTERN);
+    began = g_get_monotonic_time();
+    vbr_send_range(d, VBR_INFLATE, base, 16);
+    write_pressure(file, total);
+    vbr_hold_wait_gone(d, base, 16);
+    took = g_get_monotonic_time() - began;
+    vbr_vm_free(vm);
+    g_test_message("gone after %" PRId64 " us", took);
+    return took < VBR_LONG_MS * 950;
+}
+
+static void test_pressure(void)
+{
+    g_autofree char *file = NULL;
+    unsigned int total = 0;
+    int fd;
+
+    if (!g_test_subprocess()) {
+        if (geteuid() || access("/proc/pressure/memory", R_OK)) {
+            g_test_skip("another account of pressure can be shown by root only, "
+                        "and where there is one");
+            return;
+        }
+        g_test_trap_subprocess(NULL, 0, 0);
+        g_test_trap_assert_passed();
+        return;
+    }
+    fd = g_file_open_tmp("vbr-pressure-XXXXXX", &file, NULL);
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    g_assert_true(fake_pressure(file));
+    do {
+        g_assert_cmpuint(total, <, 20);
+    } while (!gone_early(file, ++total));
+    unlink(file);
+}
+
 void vbr_add_hold_ram_tests(void)
 {
     static const bool untold = true;
@@ -328,4 +399,5 @@ void vbr_add_hold_ram_tests(void)
     qtest_add_func("virtio-balloon-rs/hold-ram/prealloc", test_prealloc);
     qtest_add_func("virtio-balloon-rs/hold-ram/sync", test_sync);
     qtest_add_func("virtio-balloon-rs/hold-ram/moved", test_moved);
+    qtest_add_func("virtio-balloon-rs/hold-ram/pressure", test_pressure);
 }
