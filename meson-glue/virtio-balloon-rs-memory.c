@@ -40,8 +40,8 @@ static bool is_ordinary_ram(const MemoryRegionSection *section)
 static void open_pidfd(VirtIOBalloonRs *s)
 {
     s->pidfd = -1;
-#ifdef __NR_pidfd_open
-    s->pidfd = syscall(__NR_pidfd_open, getpid(), 0);
+#ifdef SYS_pidfd_open
+    s->pidfd = syscall(SYS_pidfd_open, getpid(), 0);
 #endif
 }
 
@@ -172,7 +172,7 @@ static size_t advise_at_once(VirtIOBalloonRs *s, RAMBlock *rb,
                              int advice)
 {
     size_t done = 0;
-#ifdef __NR_process_madvise
+#ifdef SYS_process_madvise
     struct iovec iov[VBR_MAX_SPANS];
     ssize_t bytes;
 
@@ -183,7 +183,7 @@ static size_t advise_at_once(VirtIOBalloonRs *s, RAMBlock *rb,
         iov[i].iov_base = rb->host + spans[i].offset;
         iov[i].iov_len = spans[i].bytes;
     }
-    bytes = syscall(__NR_process_madvise, s->pidfd, iov, count, advice, 0);
+    bytes = syscall(SYS_process_madvise, s->pidfd, iov, count, advice, 0);
     if (bytes < 0) {
         /* An older kernel or a filter of system calls, which costs little. */
         return 0;

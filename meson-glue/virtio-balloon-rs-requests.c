@@ -17,8 +17,8 @@
 #include "trace.h"
 
 /*
- * How much is taken at a time: a range takes some ten nanoseconds, a descriptor a
- * few hundred, so the main loop is kept half a millisecond for each queue.
+ * How much is taken at a time: a range takes some ten nanoseconds, a descriptor
+ * a few hundred, so the main loop is kept half a millisecond for each queue.
  */
 #define BYTES_AT_A_TIME (256 * KiB)
 #define DESCRIPTORS_AT_A_TIME 1024

@@ -390,7 +390,7 @@ static const Property vbr_properties[] = {
                       VIRTIO_BALLOON_F_PAGE_POISON, true),
     DEFINE_PROP_BIT64("free-page-reporting", VirtIOBalloonRs, host_features,
                       VIRTIO_BALLOON_F_REPORTING, false),
-    /* The founding protocols, off by default: no mainline driver speaks them. */
+    /* The founding protocols: no driver in Linux speaks them. */
     DEFINE_PROP_BIT64("page-range", VirtIOBalloonRs, host_features, 60, false),
     DEFINE_PROP_BIT64("host-request", VirtIOBalloonRs, host_features, 61,
                       false),

@@ -105,16 +105,16 @@ static Calls check_scattered(const char *memory, uint64_t refuse)
 /* Whether the kernel gives several parts of memory back in one call. */
 static bool kernel_takes_many(void)
 {
-#ifdef __NR_process_madvise
+#ifdef SYS_process_madvise
     size_t page = qemu_real_host_page_size();
     char *mem = mmap(NULL, 3 * page, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct iovec iov[] = { { mem, page }, { mem + 2 * page, page } };
-    int fd = syscall(__NR_pidfd_open, getpid(), 0);
+    int fd = syscall(SYS_pidfd_open, getpid(), 0);
     ssize_t done;
 
     g_assert(mem != MAP_FAILED);
-    done = syscall(__NR_process_madvise, fd, iov, 2, MADV_DONTNEED, 0);
+    done = syscall(SYS_process_madvise, fd, iov, 2, MADV_DONTNEED, 0);
     close(fd);
     munmap(mem, 3 * page);
     return done == 2 * page;
@@ -152,10 +152,10 @@ static void test_scattered_memfd(void)
 /* From here on this program and what it starts may not call it. */
 static void refuse_many(void)
 {
-#ifdef __NR_process_madvise
+#ifdef SYS_process_madvise
     struct sock_filter filter[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_process_madvise, 0, 1),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_madvise, 0, 1),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
@@ -364,8 +364,8 @@ static void test_pressure(void)
 
     if (!g_test_subprocess()) {
         if (geteuid() || access("/proc/pressure/memory", R_OK)) {
-            g_test_skip("another account of pressure can be shown by root only, "
-                        "and where there is one");
+            g_test_skip("only root can show another account of pressure, and "
+                        "only where there is one");
             return;
         }
         g_test_trap_subprocess(NULL, 0, 0);
