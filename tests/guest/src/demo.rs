@@ -192,7 +192,7 @@ fn account_of_device(vm: &mut Vm) -> Result<()> {
         "The device: {inflated} MiB inflated and {deflated} MiB deflated in {batches} batches;"
     );
     println!(
-        "{} MiB discarded by {discards} calls, {} KiB each, {errors} errors.",
+        "{} MiB discarded in {discards} ranges, {} KiB each, {errors} errors.",
         discarded / MIB,
         discarded / discards.max(1) / 1024,
     );
