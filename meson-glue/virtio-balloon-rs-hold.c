@@ -64,7 +64,7 @@ bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
 
 /*
  * Gives all back that is held, at once: unless the user allows more, there is
- * never more of it than takes about a millisecond.
+ * never more of it than takes a millisecond, or three in shared memory.
  */
 void vbr_hold_flush(VirtIOBalloonRs *s)
 {

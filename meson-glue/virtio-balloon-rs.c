@@ -400,7 +400,7 @@ static const Property vbr_properties[] = {
     /* How long inflated memory waits for its neighbours, and how much. */
     DEFINE_PROP_UINT32("inflate-hold-ms", VirtIOBalloonRs, hold_ms, 20),
     DEFINE_PROP_SIZE("inflate-hold-bytes", VirtIOBalloonRs, hold_bytes,
-                     2 * MiB),
+                     4 * MiB),
     /* The configuration space was larger in QEMU 4.0 than before and since. */
     DEFINE_PROP_BOOL("qemu-4-0-config-size", VirtIOBalloonRs,
                      qemu_4_0_config_size, false),

@@ -24,7 +24,8 @@ use crate::pageset::PAGE_LIMIT;
 use std::ops::Range;
 
 /// The most bytes that a user may let wait. All of them are given back at once when somebody asks what is in
-/// the balloon, which takes about a millisecond at 2 MiB if each page is a place of its own.
+/// the balloon. If each page is a place of its own, that takes half a millisecond for 4 MiB of private memory
+/// and three of shared memory. Less than 4 MiB is not enough for both ends of a long request.
 pub const MAX_HOLD_BYTES: u64 = 64 << 20;
 /// The longest that a user may let them wait, in milliseconds.
 pub const MAX_HOLD_MS: u32 = 1000;
