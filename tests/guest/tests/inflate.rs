@@ -101,7 +101,12 @@ fn counters_agree(vm: &mut Vm) -> Result<()> {
     let inflated = vm.counter("inflated-bytes")?;
     assert_eq!(inflated, (512 - 150) * MIB, "each page was inflated once");
     assert_eq!(vm.counter("deflated-bytes")?, inflated);
-    assert_eq!(vm.counter("discarded-bytes")?, inflated);
+    // A part of a huge page that did not wait for long enough goes again with the whole.
+    let discarded = vm.counter("discarded-bytes")?;
+    assert!(
+        (inflated..inflated * 3 / 2).contains(&discarded),
+        "{discarded} bytes discarded of {inflated}"
+    );
     assert_eq!(vm.counter("ballooned-bytes")?, 0);
     assert_eq!(vm.counter("discard-errors")?, 0);
     assert_eq!(vm.counter("ignored-bad-pfns")?, 0);
