@@ -372,7 +372,7 @@ static void test_pressure(void)
         g_test_trap_assert_passed();
         return;
     }
-    fd = g_file_open_tmp("vbr-pressure-XXXXXX", &file, NULL);
+    fd = g_file_open_tmp(NULL, &file, NULL);
     g_assert_cmpint(fd, >=, 0);
     close(fd);
     g_assert_true(fake_pressure(file));

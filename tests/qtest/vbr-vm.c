@@ -80,7 +80,7 @@ static char *empty_firmware(void)
     static const char zeroes[64 * KiB];
     g_autoptr(GError) err = NULL;
     char *name = NULL;
-    int fd = g_file_open_tmp("vbr-firmware-XXXXXX", &name, &err);
+    int fd = g_file_open_tmp(NULL, &name, &err);
 
     g_assert_no_error(err);
     g_assert_cmpint(write(fd, zeroes, sizeof(zeroes)), ==, sizeof(zeroes));
