@@ -50,6 +50,18 @@ pub enum Error {
     /// A run in a migration stream's set of ballooned pages is empty, or touches the one before.
     #[error("the stream's set of ballooned pages holds a run that is none")]
     StatePagesRun,
+    /// A list of dirty pages was asked for in a version that is not there.
+    #[error("there is no such version of the dirty list")]
+    DirtyListVersion,
+    /// A list of dirty pages with room for none.
+    #[error("a dirty list has to have room for pages")]
+    DirtyListZero,
+    /// A list of dirty pages with room for more than there can be.
+    #[error("a dirty list cannot have room for so many pages")]
+    DirtyListSize,
+    /// The list of dirty pages is in use.
+    #[error("the dirty list is active")]
+    DirtyListActive,
     /// A run in a migration stream's set of ballooned pages reaches past the last PFN.
     #[error("the stream's set of ballooned pages reaches past the last page")]
     StatePagesLimit,

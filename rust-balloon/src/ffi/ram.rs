@@ -11,7 +11,7 @@ use crate::bitmap::PageBitmap;
 use crate::error::Error;
 use crate::memory::BlockId;
 use crate::migration::arming::Arm;
-use crate::migration::dirty::{BlockView, DirtyBitmaps};
+use crate::migration::bitmaps::{BlockView, DirtyBitmaps};
 use crate::migration::skips::{DirtyChange, SkipCounters, Skips};
 use std::ffi::c_void;
 use std::ops::Range;

@@ -43,6 +43,14 @@ pub enum VbrStatus {
     FoundingGenerations = 15,
     /// The stream's feature bits stand for other founding protocols here.
     StateFounding = 16,
+    /// There is no such version of the dirty list.
+    DirtyListVersion = 17,
+    /// A dirty list has to have room for pages.
+    DirtyListZero = 18,
+    /// A dirty list cannot have room for so many pages.
+    DirtyListSize = 19,
+    /// The dirty list is active.
+    DirtyListActive = 20,
 }
 
 impl From<Error> for VbrStatus {
@@ -62,6 +70,10 @@ impl From<Error> for VbrStatus {
             Error::StatePagesNumber => VbrStatus::StatePagesNumber,
             Error::StatePagesRun => VbrStatus::StatePagesRun,
             Error::StatePagesLimit => VbrStatus::StatePagesLimit,
+            Error::DirtyListVersion => VbrStatus::DirtyListVersion,
+            Error::DirtyListZero => VbrStatus::DirtyListZero,
+            Error::DirtyListSize => VbrStatus::DirtyListSize,
+            Error::DirtyListActive => VbrStatus::DirtyListActive,
         }
     }
 }
@@ -107,6 +119,10 @@ pub extern "C" fn vbr_status_str(status: VbrStatus) -> *const c_char {
         VbrStatus::StatePagesLimit => {
             c"the set of ballooned pages in the stream reaches past the last page there can be"
         }
+        VbrStatus::DirtyListVersion => c"there is no such version of the dirty list",
+        VbrStatus::DirtyListZero => c"max-dirty is 0: the list has to have room for pages",
+        VbrStatus::DirtyListSize => c"max-dirty is more than a list can have room for",
+        VbrStatus::DirtyListActive => c"the dirty list is active: stop it first",
     };
     text.as_ptr()
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Which chunks of a RAM block had their dirty log armed before a hint into them could be posted.
 
-use super::dirty::BlockView;
+use super::bitmaps::BlockView;
 use std::ops::Range;
 
 /// Counts how often the hint queue was seen empty. A hint of an epoch was posted after the end of

@@ -6,6 +6,7 @@
 //! dirty log tell of new writes, and [`window`] says how long the first pass is held back for hints.
 
 pub mod arming;
+pub mod bitmaps;
 pub mod dirty;
 pub mod skips;
 pub mod window;

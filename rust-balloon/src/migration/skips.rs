@@ -45,7 +45,7 @@
 //! to the destination as zero, without a look at them: no page may be missing there.
 
 use super::arming::{Arm, Arming, Epoch, MAX_SLICES_BEFORE_ROUND};
-use super::dirty::{BlockView, DirtyBitmaps};
+use super::bitmaps::{BlockView, DirtyBitmaps};
 use crate::bitmap::{PageBitmap, masks};
 use crate::memory::{BlockId, BlockRange, HostRange};
 use std::ops::Range;

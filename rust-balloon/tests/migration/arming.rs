@@ -2,7 +2,7 @@
 //! Which chunks are armed, in which slices, and which are trusted.
 
 use virtio_balloon_rs::migration::arming::{Arm, Arming, SLICE_PAGES};
-use virtio_balloon_rs::migration::dirty::BlockView;
+use virtio_balloon_rs::migration::bitmaps::BlockView;
 
 /// A block of two chunks of three slices, and one of one page.
 const CHUNK: u64 = 4 * SLICE_PAGES;

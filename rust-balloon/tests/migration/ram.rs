@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use virtio_balloon_rs::memory::{BlockId, BlockRange, HostRange};
-use virtio_balloon_rs::migration::dirty::{BlockView, DirtyBitmaps};
+use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
 
 /// How writes are noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use virtio_balloon_rs::memory::{BlockId, BlockRange, HostRange};
 use virtio_balloon_rs::migration::arming::Arm;
-use virtio_balloon_rs::migration::dirty::{BlockView, DirtyBitmaps};
+use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
 use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};
 
 /// log2 of the bytes of a page: larger than the guest's.
