@@ -15,6 +15,7 @@ pub mod batch;
 mod broken;
 pub mod config;
 pub mod device;
+pub mod dirty;
 pub mod features;
 pub mod guard;
 pub mod hints;

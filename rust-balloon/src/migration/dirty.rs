@@ -30,7 +30,8 @@ pub const MOST: usize = 1 << 30;
 
 /// What a list is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
+#[repr(C)]
+pub struct DirtyOptions {
     /// [`VERSION`].
     pub version: u32,
     /// How many pages each list has room for.
@@ -55,7 +56,7 @@ pub enum Noted {
 /// How far a list has come, in pages since it was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Indices {
+pub struct DirtyIndices {
     /// Pages noted.
     pub dirty_index: u64,
     /// Pages handed out.
@@ -189,7 +190,7 @@ impl DirtyList {
     /// # Errors
     ///
     /// [`Error::DirtyListVersion`], [`Error::DirtyListZero`], [`Error::DirtyListSize`] as `options` are.
-    pub fn new(options: Options) -> Result<DirtyList, Error> {
+    pub fn new(options: DirtyOptions) -> Result<DirtyList, Error> {
         if options.version != VERSION {
             return Err(Error::DirtyListVersion);
         }
@@ -297,9 +298,9 @@ impl DirtyList {
     }
 
     /// How far the list has come.
-    pub fn indices(&self) -> Indices {
+    pub fn indices(&self) -> DirtyIndices {
         let machine = self.machine();
-        Indices {
+        DirtyIndices {
             dirty_index: self.dirty_index.load(Ordering::Acquire),
             fetch_index: machine.fetch_index,
             reset_index: machine.reset_index,
@@ -357,8 +358,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::thread;
 
-    fn options() -> Options {
-        Options {
+    fn options() -> DirtyOptions {
+        DirtyOptions {
             version: VERSION,
             max_dirty: 1000,
             no_dups: false,
@@ -367,7 +368,7 @@ mod tests {
         }
     }
 
-    fn started(options: Options) -> DirtyList {
+    fn started(options: DirtyOptions) -> DirtyList {
         let list = DirtyList::new(options).unwrap();
         list.start().unwrap();
         list
@@ -385,17 +386,17 @@ mod tests {
         let refused = |options| DirtyList::new(options).err();
         let base = options();
         assert_eq!(
-            refused(Options { version: 2, ..base }),
+            refused(DirtyOptions { version: 2, ..base }),
             Some(Error::DirtyListVersion)
         );
         assert_eq!(
-            refused(Options {
+            refused(DirtyOptions {
                 max_dirty: 0,
                 ..base
             }),
             Some(Error::DirtyListZero)
         );
-        let too_many = Options {
+        let too_many = DirtyOptions {
             max_dirty: MOST + 1,
             ..base
         };
@@ -445,12 +446,12 @@ mod tests {
         assert!(list.indices().overflow);
         list.stop();
         list.start().unwrap();
-        assert_eq!(list.indices(), Indices::default());
+        assert_eq!(list.indices(), DirtyIndices::default());
     }
 
     #[test]
     fn a_page_is_on_the_list_once_until_it_is_fetched() {
-        let list = started(Options {
+        let list = started(DirtyOptions {
             no_dups: true,
             ..options()
         });
@@ -469,7 +470,7 @@ mod tests {
 
     #[test]
     fn the_trigger_comes_once_a_cycle() {
-        let list = started(Options {
+        let list = started(DirtyOptions {
             dirty_trigger: 3,
             ..options()
         });
@@ -492,7 +493,7 @@ mod tests {
     #[test]
     fn nothing_is_lost_between_threads() {
         for no_dups in [false, true] {
-            let list = started(Options {
+            let list = started(DirtyOptions {
                 no_dups,
                 vcpus: 3,
                 ..options()
