@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use virtio_balloon_rs::memory::{BlockId, HostRange};
 use virtio_balloon_rs::migration::arming::{Arm, BEFORE_ROUND, Epoch};
-use virtio_balloon_rs::migration::dirty::{BlockView, DirtyBitmaps};
+use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
 use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, SkipCounters, Skips};
 
 use crate::PAGE;
