@@ -4,6 +4,8 @@
 //!
 //! - [`memory`]: host memory that is the guest's RAM
 //! - [`program`]: the guest's instructions
+//! - [`vm`]: a virtual machine, whose slots of RAM come and go
+//! - [`cpu`]: one of its processors
 //! - [`machine`]: a virtual machine with one processor and one block of RAM
 //! - [`tracking`]: KVM's three ways to tell which pages were written
 //! - [`ring`]: the dirty ring, as its reader sees it
@@ -14,6 +16,7 @@
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+pub mod cpu;
 pub mod machine;
 pub mod memory;
 pub mod migration;
@@ -21,6 +24,7 @@ pub mod program;
 pub mod ring;
 pub mod testing;
 pub mod tracking;
+pub mod vm;
 
 /// Bytes of a page of the guest.
 pub const PAGE: u64 = 4096;

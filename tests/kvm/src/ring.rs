@@ -11,6 +11,8 @@ use kvm_ioctls::VcpuFd;
 
 use crate::PAGE;
 
+/// Bytes of an entry.
+pub(crate) const ENTRY_BYTES: u32 = size_of::<kvm_dirty_gfn>() as u32;
 /// An entry was written by KVM.
 const DIRTY: u32 = 1;
 /// An entry was read, and its page may be protected again.
@@ -46,7 +48,7 @@ impl Ring {
         }
         Ok(Ring {
             entries: NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
-            count: bytes / size_of::<kvm_dirty_gfn>() as u32,
+            count: bytes / ENTRY_BYTES,
             next: 0,
         })
     }
@@ -71,7 +73,7 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        let bytes = self.count as usize * size_of::<kvm_dirty_gfn>();
+        let bytes = (self.count * ENTRY_BYTES) as usize;
         // SAFETY: it is our own mapping, and no reference into it outlives a call.
         unsafe { libc::munmap(self.entries.as_ptr().cast(), bytes) };
     }
