@@ -17,7 +17,7 @@
 /**
  * The version of this interface: it changes with every incompatible change of the header.
  */
-#define VBR_ABI_VERSION 4
+#define VBR_ABI_VERSION 5
 
 /**
  * The most queues that a device can have.
@@ -48,6 +48,11 @@
  * How many bytes of a statistics buffer are read.
  */
 #define VBR_STATS_MAX_BYTES 2560
+
+/**
+ * The only version of the dirty list.
+ */
+#define VBR_DIRTY_VERSION 1
 
 /**
  * How long the first pass may be held back by default, in milliseconds.
@@ -144,6 +149,42 @@ typedef enum VbrStatus {
    * The stream's feature bits stand for other founding protocols here.
    */
   VBR_STATUS_STATE_FOUNDING = 16,
+  /**
+   * There is no such version of the dirty list.
+   */
+  VBR_STATUS_DIRTY_LIST_VERSION = 17,
+  /**
+   * A dirty list has to have room for pages.
+   */
+  VBR_STATUS_DIRTY_LIST_ZERO = 18,
+  /**
+   * A dirty list cannot have room for so many pages.
+   */
+  VBR_STATUS_DIRTY_LIST_SIZE = 19,
+  /**
+   * The dirty list is active.
+   */
+  VBR_STATUS_DIRTY_LIST_ACTIVE = 20,
+  /**
+   * The dirty list has no room for as many pages as its trigger counts.
+   */
+  VBR_STATUS_DIRTY_LIST_TRIGGER = 21,
+  /**
+   * There is no memory for the dirty list.
+   */
+  VBR_STATUS_DIRTY_LIST_MEMORY = 22,
+  /**
+   * There is a dirty list already.
+   */
+  VBR_STATUS_DIRTY_LIST_TWICE = 23,
+  /**
+   * Pages are missing on the dirty list.
+   */
+  VBR_STATUS_DIRTY_LIST_OVERFLOW = 24,
+  /**
+   * The dirty list is not active.
+   */
+  VBR_STATUS_DIRTY_LIST_INACTIVE = 25,
 } VbrStatus;
 
 /**
@@ -372,6 +413,12 @@ typedef enum VbrArm {
  * A device. Made by `vbr_device_new`, ended by `vbr_device_free`.
  */
 typedef struct VbrDevice VbrDevice;
+
+/**
+ * The list of dirty pages of a machine: one for a consumer, one for the migration. Made by `vbr_dirty_new`,
+ * ended by `vbr_dirty_free`.
+ */
+typedef struct VbrDirtyList VbrDirtyList;
 
 /**
  * The state of free page hints. Made by `vbr_hints_new`, ended by `vbr_hints_free`.
@@ -656,6 +703,66 @@ typedef struct VbrCounters {
    */
   uint64_t inhibited_bytes;
 } VbrCounters;
+
+/**
+ * What a list is to be.
+ */
+typedef struct VbrDirtyOptions {
+  /**
+   * `VBR_DIRTY_VERSION`.
+   */
+  uint32_t version;
+  /**
+   * Whether a page is on the consumer's list once at most.
+   */
+  bool no_dups;
+  /**
+   * How many pages each ring has room for; rounded up to a multiple of 256, at most 2^30.
+   */
+  size_t max_dirty;
+  /**
+   * At how many pages on the consumer's list the machine is to be paused; 0 for never.
+   */
+  size_t dirty_trigger;
+  /**
+   * How many virtual CPUs there can ever be.
+   */
+  size_t vcpus;
+} VbrDirtyOptions;
+
+/**
+ * How far the consumer's list has come, in pages since it was started.
+ */
+typedef struct VbrDirtyIndices {
+  /**
+   * Pages noted.
+   */
+  uint64_t dirty_index;
+  /**
+   * Pages handed out.
+   */
+  uint64_t fetch_index;
+  /**
+   * Pages handed out that the consumer is done with.
+   */
+  uint64_t reset_index;
+  /**
+   * How often a ring had no room any more.
+   */
+  uint64_t overflows;
+  /**
+   * How many pages each ring has room for.
+   */
+  size_t max_dirty;
+  /**
+   * Whether pages are missing; with `no_dups`, whether they have to be looked for.
+   */
+  bool overflow;
+  /**
+   * Whether pages are noted.
+   */
+  bool active;
+} VbrDirtyIndices;
 
 /**
  * A queue that a device has.
@@ -1234,6 +1341,157 @@ enum VbrStatus vbr_device_inject_panic(struct VbrDevice *device);
  * `device` is NULL or a live device.
  */
 enum VbrStatus vbr_machine_reset(struct VbrDevice *device);
+
+/**
+ * Makes empty lists that nothing is noted on yet.
+ *
+ * Returns `DIRTY_LIST_VERSION`, `DIRTY_LIST_ZERO`, `DIRTY_LIST_SIZE` or `DIRTY_LIST_TRIGGER` when there cannot be such
+ * lists, `DIRTY_LIST_TWICE` when there are lists already, and `DIRTY_LIST_MEMORY`.
+ *
+ * # Safety
+ *
+ * `options` is NULL or valid, `out` NULL or writable.
+ */
+enum VbrStatus vbr_dirty_new(const struct VbrDirtyOptions *options,
+                             struct VbrDirtyList **out);
+
+/**
+ * Ends the lists. NULL is allowed. Returns `DIRTY_LIST_ACTIVE`, and ends nothing, while pages are noted, unless
+ * `force` says that nobody will call any more.
+ *
+ * # Safety
+ *
+ * `list` is NULL or from `vbr_dirty_new` and not freed. If it is ended, no call is inside and it is not used
+ * afterwards.
+ */
+enum VbrStatus vbr_dirty_free(struct VbrDirtyList *list,
+                              bool force);
+
+/**
+ * Begins to note pages for the consumer, with nothing on its list. Pages whose bit is set already are not
+ * noted: behind this the caller clears all bits, or notes their pages. Not while a migration is under way.
+ * Returns `DIRTY_LIST_ACTIVE` when that has begun already.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live.
+ */
+enum VbrStatus vbr_dirty_start(const struct VbrDirtyList *list);
+
+/**
+ * Notes no more pages for the consumer. What is on its list can still be fetched.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live.
+ */
+enum VbrStatus vbr_dirty_stop(const struct VbrDirtyList *list);
+
+/**
+ * Notes `page` + i for each bit i of `bits` on the lists that are active, once they are protected again and
+ * their dirty bits are set. `vcpu` is the virtual CPU that wrote to them, for which there is one call at a time, or
+ * any number that is none. `trigger` gets true when the machine is to be paused.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live, `trigger` NULL or writable.
+ */
+enum VbrStatus vbr_dirty_note(const struct VbrDirtyList *list,
+                              size_t vcpu,
+                              uint64_t page,
+                              uint64_t bits,
+                              bool *trigger);
+
+/**
+ * Hands out the consumer's next pages, sorted, each once, at most `most` of them; `count` gets how many. Fewer
+ * than `most` say that there was no more. For each of them the caller clears the dirty bit, and reads the page
+ * then.
+ *
+ * Returns `DIRTY_LIST_INACTIVE` before the first start, `DIRTY_LIST_OVERFLOW` when pages are missing, until the
+ * next start, and `DIRTY_LIST_MEMORY` when the migration's list could not take the pages.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live, `pages` NULL or valid for `most`, `count` NULL or writable.
+ */
+enum VbrStatus vbr_dirty_fetch(const struct VbrDirtyList *list,
+                               uint64_t *pages,
+                               size_t most,
+                               size_t *count);
+
+/**
+ * The consumer is done with all that it fetched: the dirty trigger counts from here on. `trigger` gets true when
+ * so many pages are there already that the machine is to be paused. Returns `DIRTY_LIST_INACTIVE` before the
+ * first start.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live, `trigger` NULL or writable.
+ */
+enum VbrStatus vbr_dirty_reset(const struct VbrDirtyList *list,
+                               bool *trigger);
+
+/**
+ * How far the consumer's list has come.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live, `out` NULL or writable.
+ */
+enum VbrStatus vbr_dirty_indices(const struct VbrDirtyList *list,
+                                 struct VbrDirtyIndices *out);
+
+/**
+ * Whether any of the lists wants pages. Cheap, and false on any doubt. If this is asked to spare a call of
+ * `vbr_dirty_note`, then after the dirty bit was set.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live.
+ */
+bool vbr_dirty_is_active(const struct VbrDirtyList *list);
+
+/**
+ * A synchronization of the migration's bitmap begins. `listed` gets whether the migration's list has every page
+ * whose dirty bit became set since the last one. If not, because it is started here or has lost pages, the caller
+ * looks at all dirty bits itself, after it fetched what there is.
+ *
+ * A migration that begins has all pages still to be sent: one that the consumer fetched before, and whose
+ * bit is cleared after this, is noted for nobody.
+ *
+ * When this or `vbr_dirty_sync_fetch` returns `BROKEN`, pages may be missing whose dirty bits the consumer cleared:
+ * the migration sends all pages again.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live, `listed` NULL or writable.
+ */
+enum VbrStatus vbr_dirty_sync_begin(const struct VbrDirtyList *list,
+                                    bool *listed);
+
+/**
+ * Hands out the migration's next pages, as `vbr_dirty_fetch` does, until `count` is 0: these are all that were
+ * there at the first call since `vbr_dirty_sync_begin`. Those that come meanwhile are for the next one. For
+ * each page the caller sets the migration's bit, and clears the dirty bit then. Returns `DIRTY_LIST_INACTIVE`
+ * without a synchronization.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live, `pages` NULL or valid for `most`, `count` NULL or writable.
+ */
+enum VbrStatus vbr_dirty_sync_fetch(const struct VbrDirtyList *list,
+                                    uint64_t *pages,
+                                    size_t most,
+                                    size_t *count);
+
+/**
+ * The migration is over: its list notes no more pages.
+ *
+ * # Safety
+ *
+ * `list` is NULL or live.
+ */
+enum VbrStatus vbr_dirty_sync_end(const struct VbrDirtyList *list);
 
 /**
  * The queues of a device with these options, in the order of their numbers: `queues` has room for

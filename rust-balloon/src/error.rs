@@ -59,9 +59,21 @@ pub enum Error {
     /// A list of dirty pages with room for more than there can be.
     #[error("a dirty list cannot have room for so many pages")]
     DirtyListSize,
+    /// A dirty trigger that a list of dirty pages has no room for.
+    #[error("a dirty list has no room for as many pages as its trigger counts")]
+    DirtyListTrigger,
+    /// There is no memory for a list of dirty pages.
+    #[error("there is no memory for the dirty list")]
+    DirtyListMemory,
     /// The list of dirty pages is in use.
     #[error("the dirty list is active")]
     DirtyListActive,
+    /// Pages are missing on the list of dirty pages.
+    #[error("pages are missing on the dirty list")]
+    DirtyListOverflow,
+    /// The list of dirty pages was never started.
+    #[error("the dirty list is not active")]
+    DirtyListInactive,
     /// A run in a migration stream's set of ballooned pages reaches past the last PFN.
     #[error("the stream's set of ballooned pages reaches past the last page")]
     StatePagesLimit,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Dirty pages as a list.
+//! Dirty pages as a list. A page is the number of a page of 4 KiB in the host's numbering of guest RAM, below
+//! 2^40.
 //!
 //! Unlike elsewhere calls may come from several threads at the same time: of `vbr_dirty_note` one for each
 //! virtual CPU, and any others besides.
@@ -8,13 +9,50 @@ use super::guard::{guard, output};
 use super::status::VbrStatus;
 use crate::error::Error;
 use crate::migration::dirty::{DirtyIndices, DirtyList, DirtyOptions, Noted};
+use std::ptr::slice_from_raw_parts_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A list of dirty pages. Made by `vbr_dirty_new`, ended by `vbr_dirty_free`.
+/// The list of dirty pages of a machine: one for a consumer, one for the migration. Made by `vbr_dirty_new`,
+/// ended by `vbr_dirty_free`.
 pub struct VbrDirtyList {
     list: DirtyList,
     /// Set when a call panicked; the list is not to be trusted then.
     broken: AtomicBool,
+    _claim: Claim,
+}
+
+/// Whether there is a list in this process.
+static CLAIMED: AtomicBool = AtomicBool::new(false);
+
+/// The right to be the only one.
+struct Claim;
+
+impl Claim {
+    fn new() -> Option<Claim> {
+        (!CLAIMED.swap(true, Ordering::AcqRel)).then_some(Claim)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        CLAIMED.store(false, Ordering::Release);
+    }
+}
+
+fn make(options: DirtyOptions) -> Result<*mut VbrDirtyList, VbrStatus> {
+    options.check()?;
+    let claim = Claim::new().ok_or(VbrStatus::DirtyListTwice)?;
+    // A box alone would end the process when there is no memory.
+    let mut place = Vec::new();
+    place
+        .try_reserve_exact(1)
+        .map_err(|_| VbrStatus::DirtyListMemory)?;
+    place.push(VbrDirtyList {
+        list: DirtyList::new(options)?,
+        broken: AtomicBool::new(false),
+        _claim: claim,
+    });
+    Ok(Box::into_raw(place.into_boxed_slice()).cast())
 }
 
 fn with_list(
@@ -30,13 +68,31 @@ fn with_list(
     let status = guard(|| body(&list.list).map_or_else(VbrStatus::from, |()| VbrStatus::Ok));
     if status == VbrStatus::Broken {
         list.broken.store(true, Ordering::Release);
+        guard(|| {
+            log::error!("the dirty list ran into a bug of its own and is broken for good");
+            VbrStatus::Ok
+        });
     }
     status
 }
 
-/// Makes an empty list that nothing is noted on yet.
+/// The place for `most` pages.
 ///
-/// Returns `DIRTY_LIST_VERSION`, `DIRTY_LIST_ZERO` or `DIRTY_LIST_SIZE` when there cannot be such a list.
+/// # Safety
+///
+/// `pages` is NULL or points at `most` initialised numbers that nothing else uses while the slice lives.
+unsafe fn room<'a>(pages: *mut u64, most: usize) -> Result<&'a mut [u64], Error> {
+    if pages.is_null() || !pages.is_aligned() || most > isize::MAX as usize / size_of::<u64>() {
+        return Err(Error::InvalidArgument);
+    }
+    // SAFETY: not NULL, aligned, not too long; the rest is the caller's contract.
+    Ok(unsafe { std::slice::from_raw_parts_mut(pages, most) })
+}
+
+/// Makes empty lists that nothing is noted on yet.
+///
+/// Returns `DIRTY_LIST_VERSION`, `DIRTY_LIST_ZERO`, `DIRTY_LIST_SIZE` or `DIRTY_LIST_TRIGGER` when there cannot be such
+/// lists, `DIRTY_LIST_TWICE` when there are lists already, and `DIRTY_LIST_MEMORY`.
 ///
 /// # Safety
 ///
@@ -54,18 +110,17 @@ pub unsafe extern "C" fn vbr_dirty_new(
         let (Some(options), Ok(out)) = (options, out) else {
             return VbrStatus::InvalidArgument;
         };
-        match DirtyList::new(*options) {
+        match make(*options) {
             Ok(list) => {
-                let broken = AtomicBool::new(false);
-                out.write(Box::into_raw(Box::new(VbrDirtyList { list, broken })));
+                out.write(list);
                 VbrStatus::Ok
             }
-            Err(error) => error.into(),
+            Err(status) => status,
         }
     })
 }
 
-/// Ends a list. NULL is allowed. Returns `DIRTY_LIST_ACTIVE`, and ends nothing, while pages are noted, unless
+/// Ends the lists. NULL is allowed. Returns `DIRTY_LIST_ACTIVE`, and ends nothing, while pages are noted, unless
 /// `force` says that nobody will call any more.
 ///
 /// # Safety
@@ -74,21 +129,22 @@ pub unsafe extern "C" fn vbr_dirty_new(
 /// afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_dirty_free(list: *mut VbrDirtyList, force: bool) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    if !force && unsafe { vbr_dirty_is_active(list) } {
+        return VbrStatus::DirtyListActive;
+    }
     guard(|| {
-        // SAFETY: NULL or live by contract.
-        let Some(live) = (unsafe { list.as_ref() }) else {
-            return VbrStatus::Ok;
-        };
-        if live.list.is_active() && !force {
-            return VbrStatus::DirtyListActive;
+        if !list.is_null() {
+            // SAFETY: from Box::into_raw in make(), and freed only once by contract.
+            drop(unsafe { Box::from_raw(slice_from_raw_parts_mut(list, 1)) });
         }
-        // SAFETY: from Box::into_raw in vbr_dirty_new, and freed only once by contract.
-        drop(unsafe { Box::from_raw(list) });
         VbrStatus::Ok
     })
 }
 
-/// Begins to note pages, with nothing on the list. Returns `DIRTY_LIST_ACTIVE` when that has begun already.
+/// Begins to note pages for the consumer, with nothing on its list. Pages whose bit is set already are not
+/// noted: behind this the caller clears all bits, or notes their pages. Not while a migration is under way.
+/// Returns `DIRTY_LIST_ACTIVE` when that has begun already.
 ///
 /// # Safety
 ///
@@ -99,7 +155,7 @@ pub unsafe extern "C" fn vbr_dirty_start(list: *const VbrDirtyList) -> VbrStatus
     with_list(unsafe { list.as_ref() }, DirtyList::start)
 }
 
-/// Notes no more pages. What is on the list can still be fetched.
+/// Notes no more pages for the consumer. What is on its list can still be fetched.
 ///
 /// # Safety
 ///
@@ -113,8 +169,9 @@ pub unsafe extern "C" fn vbr_dirty_stop(list: *const VbrDirtyList) -> VbrStatus 
     })
 }
 
-/// Notes that `vcpu` wrote to `page`, once that was logged and the page is protected again. One call at a
-/// time for each virtual CPU. `trigger` gets true when the machine is to be paused.
+/// Notes `page` + i for each bit i of `bits` on the lists that are active, once they are protected again and
+/// their dirty bits are set. `vcpu` is the virtual CPU that wrote to them, for which there is one call at a time, or
+/// any number that is none. `trigger` gets true when the machine is to be paused.
 ///
 /// # Safety
 ///
@@ -124,22 +181,28 @@ pub unsafe extern "C" fn vbr_dirty_note(
     list: *const VbrDirtyList,
     vcpu: usize,
     page: u64,
+    bits: u64,
     trigger: *mut bool,
 ) -> VbrStatus {
     // SAFETY: NULL or writable by contract.
     let trigger = unsafe { output(trigger) };
     // SAFETY: NULL or live by contract.
     with_list(unsafe { list.as_ref() }, |list| {
-        trigger?.write(list.note(vcpu, page) == Noted::Trigger);
+        trigger?.write(list.note(vcpu, page, bits) == Noted::Trigger);
         Ok(())
     })
 }
 
-/// Hands out the next pages, at most `most` of them; `count` gets how many.
+/// Hands out the consumer's next pages, sorted, each once, at most `most` of them; `count` gets how many. Fewer
+/// than `most` say that there was no more. For each of them the caller clears the dirty bit, and reads the page
+/// then.
+///
+/// Returns `DIRTY_LIST_INACTIVE` before the first start, `DIRTY_LIST_OVERFLOW` when pages are missing, until the
+/// next start, and `DIRTY_LIST_MEMORY` when the migration's list could not take the pages.
 ///
 /// # Safety
 ///
-/// `list` is NULL or live, `pages` NULL or writable for `most`, `count` NULL or writable.
+/// `list` is NULL or live, `pages` NULL or valid for `most`, `count` NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_dirty_fetch(
     list: *const VbrDirtyList,
@@ -147,22 +210,21 @@ pub unsafe extern "C" fn vbr_dirty_fetch(
     most: usize,
     count: *mut usize,
 ) -> VbrStatus {
+    // SAFETY: NULL or valid by contract.
+    let pages = unsafe { room(pages, most) };
     // SAFETY: NULL or writable by contract.
     let count = unsafe { output(count) };
-    if pages.is_null() {
-        return VbrStatus::InvalidArgument;
-    }
-    // SAFETY: writable for `most` by contract; any bytes are numbers.
-    let pages = unsafe { std::slice::from_raw_parts_mut(pages, most) };
     // SAFETY: NULL or live by contract.
     with_list(unsafe { list.as_ref() }, |list| {
-        count?.write(list.fetch(pages));
+        let (pages, count) = (pages?, count?);
+        count.write(list.fetch(pages)?);
         Ok(())
     })
 }
 
-/// Gives back the room of all pages that were handed out. `trigger` gets true when so many are there already
-/// that the machine is to be paused.
+/// The consumer is done with all that it fetched: the dirty trigger counts from here on. `trigger` gets true when
+/// so many pages are there already that the machine is to be paused. Returns `DIRTY_LIST_INACTIVE` before the
+/// first start.
 ///
 /// # Safety
 ///
@@ -176,12 +238,13 @@ pub unsafe extern "C" fn vbr_dirty_reset(
     let trigger = unsafe { output(trigger) };
     // SAFETY: NULL or live by contract.
     with_list(unsafe { list.as_ref() }, |list| {
-        trigger?.write(list.reset() == Noted::Trigger);
+        let trigger = trigger?;
+        trigger.write(list.reset()? == Noted::Trigger);
         Ok(())
     })
 }
 
-/// How far the list has come.
+/// How far the consumer's list has come.
 ///
 /// # Safety
 ///
@@ -196,6 +259,87 @@ pub unsafe extern "C" fn vbr_dirty_indices(
     // SAFETY: NULL or live by contract.
     with_list(unsafe { list.as_ref() }, |list| {
         out?.write(list.indices());
+        Ok(())
+    })
+}
+
+/// Whether any of the lists wants pages. Cheap, and false on any doubt. If this is asked to spare a call of
+/// `vbr_dirty_note`, then after the dirty bit was set.
+///
+/// # Safety
+///
+/// `list` is NULL or live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_dirty_is_active(list: *const VbrDirtyList) -> bool {
+    // SAFETY: NULL or live by contract.
+    let list = unsafe { list.as_ref() };
+    list.is_some_and(|list| !list.broken.load(Ordering::Acquire) && list.list.is_active())
+}
+
+/// A synchronization of the migration's bitmap begins. `listed` gets whether the migration's list has every page
+/// whose dirty bit became set since the last one. If not, because it is started here or has lost pages, the caller
+/// looks at all dirty bits itself, after it fetched what there is.
+///
+/// A migration that begins has all pages still to be sent: one that the consumer fetched before, and whose
+/// bit is cleared after this, is noted for nobody.
+///
+/// When this or `vbr_dirty_sync_fetch` returns `BROKEN`, pages may be missing whose dirty bits the consumer cleared:
+/// the migration sends all pages again.
+///
+/// # Safety
+///
+/// `list` is NULL or live, `listed` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_dirty_sync_begin(
+    list: *const VbrDirtyList,
+    listed: *mut bool,
+) -> VbrStatus {
+    // SAFETY: NULL or writable by contract.
+    let listed = unsafe { output(listed) };
+    // SAFETY: NULL or live by contract.
+    with_list(unsafe { list.as_ref() }, |list| {
+        listed?.write(list.sync_begin());
+        Ok(())
+    })
+}
+
+/// Hands out the migration's next pages, as `vbr_dirty_fetch` does, until `count` is 0: these are all that were
+/// there at the first call since `vbr_dirty_sync_begin`. Those that come meanwhile are for the next one. For
+/// each page the caller sets the migration's bit, and clears the dirty bit then. Returns `DIRTY_LIST_INACTIVE`
+/// without a synchronization.
+///
+/// # Safety
+///
+/// `list` is NULL or live, `pages` NULL or valid for `most`, `count` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_dirty_sync_fetch(
+    list: *const VbrDirtyList,
+    pages: *mut u64,
+    most: usize,
+    count: *mut usize,
+) -> VbrStatus {
+    // SAFETY: NULL or valid by contract.
+    let pages = unsafe { room(pages, most) };
+    // SAFETY: NULL or writable by contract.
+    let count = unsafe { output(count) };
+    // SAFETY: NULL or live by contract.
+    with_list(unsafe { list.as_ref() }, |list| {
+        let (pages, count) = (pages?, count?);
+        count.write(list.sync_fetch(pages)?);
+        Ok(())
+    })
+}
+
+/// The migration is over: its list notes no more pages.
+///
+/// # Safety
+///
+/// `list` is NULL or live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_dirty_sync_end(list: *const VbrDirtyList) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    with_list(unsafe { list.as_ref() }, |list| {
+        list.sync_end();
         Ok(())
     })
 }

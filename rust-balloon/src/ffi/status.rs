@@ -51,6 +51,16 @@ pub enum VbrStatus {
     DirtyListSize = 19,
     /// The dirty list is active.
     DirtyListActive = 20,
+    /// The dirty list has no room for as many pages as its trigger counts.
+    DirtyListTrigger = 21,
+    /// There is no memory for the dirty list.
+    DirtyListMemory = 22,
+    /// There is a dirty list already.
+    DirtyListTwice = 23,
+    /// Pages are missing on the dirty list.
+    DirtyListOverflow = 24,
+    /// The dirty list is not active.
+    DirtyListInactive = 25,
 }
 
 impl From<Error> for VbrStatus {
@@ -74,6 +84,10 @@ impl From<Error> for VbrStatus {
             Error::DirtyListZero => VbrStatus::DirtyListZero,
             Error::DirtyListSize => VbrStatus::DirtyListSize,
             Error::DirtyListActive => VbrStatus::DirtyListActive,
+            Error::DirtyListTrigger => VbrStatus::DirtyListTrigger,
+            Error::DirtyListMemory => VbrStatus::DirtyListMemory,
+            Error::DirtyListOverflow => VbrStatus::DirtyListOverflow,
+            Error::DirtyListInactive => VbrStatus::DirtyListInactive,
         }
     }
 }
@@ -123,6 +137,15 @@ pub extern "C" fn vbr_status_str(status: VbrStatus) -> *const c_char {
         VbrStatus::DirtyListZero => c"max-dirty is 0: the list has to have room for pages",
         VbrStatus::DirtyListSize => c"max-dirty is more than a list can have room for",
         VbrStatus::DirtyListActive => c"the dirty list is active: stop it first",
+        VbrStatus::DirtyListTrigger => {
+            c"dirty-trigger is more than max-dirty: the list would be full before"
+        }
+        VbrStatus::DirtyListMemory => c"there is no memory for the dirty list",
+        VbrStatus::DirtyListTwice => c"there is a dirty list already, and only one can be",
+        VbrStatus::DirtyListOverflow => {
+            c"the dirty list has overflowed and pages are missing: stop it, start it again and copy all memory"
+        }
+        VbrStatus::DirtyListInactive => c"the dirty list is not active: start it first",
     };
     text.as_ptr()
 }

@@ -1,27 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Dirty pages as a dense list, for those who would otherwise walk bitmaps of the size of the machine.
 //!
-//! This is the dirty list of KVM's series of 2017, with the names of its parts. One list for each virtual
-//! CPU takes what is noted there, one for the machine is what a consumer fetches from. Each has room for
-//! `max_dirty` pages. What does not fit is not lost but said: the list has overflowed, and its consumer
-//! looks at the bitmaps instead.
+//! This is the dirty list of KVM's series of 2017, with the names of its parts: a ring of `max_dirty` pages
+//! for each virtual CPU, one for the machine. There are two such lists, fed by the same notes: the
+//! *consumer's*, for a tool that makes checkpoints, and the *migration's*.
 //!
 //! # No dirty page is missed
 //!
-//! A page is noted after its write was logged and when it is protected again, so a later write is noted
-//! again. With NO_DUPS a page is noted only if it is not on the list already. It counts as on the list until
-//! it is fetched: the mark is taken away *before* the page is handed out, so whoever then reads the page sees
-//! the write of every note that was left out because of the mark, and a write after that is noted anew.
+//! A page is a number of 4 KiB of the host's view of guest RAM. The caller has a bitmap of dirty pages beside
+//! the lists; it notes a page when its bit becomes set there, and who fetched a page clears the bit and reads the
+//! page then, in this order. While a list is active this holds: a page whose bit is set is on that list and
+//! was not fetched yet, or is about to be cleared and read, or the list has overflowed.
 //!
-//! A virtual CPU's list has one writer and one reader at a time, and no lock between them: the writer
-//! fills a place before it moves `dirty_index` past it, the reader empties a place before it gives it back.
+//! - A page comes here when it is protected again: its next write sets the bit again.
+//! - With NO_DUPS a page is put on a list only if it has no mark there. A mark says that the page is owed to
+//!   the reader. It is taken away *before* the page is handed out: who read the page then sees the write of
+//!   every note that was left out because of the mark, and a write after that is noted anew.
+//! - A page with a mark whose ring is full is found by a sweep over the marks, once the rings are empty. Such a
+//!   list loses nothing; its overflow only says that it was slow. A page in a ring without a mark was found
+//!   by a sweep before, and is passed over.
+//! - Without NO_DUPS what does not fit is lost to the list, and its consumer is told so until the next start.
+//! - The consumer clears bits that the migration has not seen. So each page is noted on the migration's list
+//!   before the consumer gets it.
+//!
+//! A ring has one writer and one reader at a time, and no lock between them. The machine's ring has many
+//! writers, who take turns; its reader does not wait for them.
+
+mod list;
+mod marks;
+mod ring;
+mod sync;
+mod trigger;
 
 use crate::error::Error;
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use list::List;
+pub use list::MACHINE;
+pub use marks::PAGES;
 
-/// The only version of the interface.
+/// The only version of the dirty list.
 pub const VERSION: u32 = 1;
 /// `max_dirty` is rounded up to a multiple of this.
 pub const GRANULARITY: usize = 256;
@@ -32,28 +48,54 @@ pub const MOST: usize = 1 << 30;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct DirtyOptions {
-    /// [`VERSION`].
+    /// `VBR_DIRTY_VERSION`.
     pub version: u32,
-    /// How many pages each list has room for.
-    pub max_dirty: usize,
-    /// Whether a page is on the list once at most.
+    /// Whether a page is on the consumer's list once at most.
     pub no_dups: bool,
-    /// At how many pages the machine is to be paused; 0 for never.
+    /// How many pages each ring has room for; rounded up to a multiple of 256, at most 2^30.
+    pub max_dirty: usize,
+    /// At how many pages on the consumer's list the machine is to be paused; 0 for never.
     pub dirty_trigger: usize,
     /// How many virtual CPUs there can ever be.
     pub vcpus: usize,
 }
 
-/// What came of noting a page.
+impl DirtyOptions {
+    /// Whether there can be such a list, but for the memory that it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DirtyListVersion`], [`Error::DirtyListZero`], [`Error::DirtyListSize`],
+    /// [`Error::DirtyListTrigger`].
+    pub fn check(&self) -> Result<(), Error> {
+        if self.version != VERSION {
+            Err(Error::DirtyListVersion)
+        } else if self.max_dirty == 0 {
+            Err(Error::DirtyListZero)
+        } else if self.max_dirty > MOST {
+            Err(Error::DirtyListSize)
+        } else if self.dirty_trigger > self.rounded() {
+            Err(Error::DirtyListTrigger)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn rounded(&self) -> usize {
+        self.max_dirty.next_multiple_of(GRANULARITY)
+    }
+}
+
+/// What came of noting pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Noted {
-    /// It is on the list, or nobody wants to know.
+    /// They are on the lists, or nobody wants to know.
     Done,
-    /// The same, and the machine is to be paused: that was the page of the dirty trigger.
+    /// The same, and the machine is to be paused: the page of the dirty trigger was among them.
     Trigger,
 }
 
-/// How far a list has come, in pages since it was started.
+/// How far the consumer's list has come, in pages since it was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct DirtyIndices {
@@ -63,125 +105,20 @@ pub struct DirtyIndices {
     pub fetch_index: u64,
     /// Pages handed out that the consumer is done with.
     pub reset_index: u64,
-    /// Whether pages were left out, so that the bitmaps have to be looked at.
+    /// How often a ring had no room any more.
+    pub overflows: u64,
+    /// How many pages each ring has room for.
+    pub max_dirty: usize,
+    /// Whether pages are missing; with `no_dups`, whether they have to be looked for.
     pub overflow: bool,
+    /// Whether pages are noted.
+    pub active: bool,
 }
 
-/// The list of a virtual CPU.
-struct Ring {
-    pages: Box<[AtomicU64]>,
-    dirty_index: AtomicUsize,
-    fetch_index: AtomicUsize,
-}
-
-impl Ring {
-    fn new(max_dirty: usize) -> Ring {
-        Ring {
-            pages: (0..max_dirty).map(|_| AtomicU64::new(0)).collect(),
-            dirty_index: AtomicUsize::new(0),
-            fetch_index: AtomicUsize::new(0),
-        }
-    }
-
-    /// By the one writer. Says whether there was room.
-    fn push(&self, page: u64) -> bool {
-        let dirty = self.dirty_index.load(Ordering::Relaxed);
-        // The reader has read the place before it gave it back.
-        let fetched = self.fetch_index.load(Ordering::Acquire);
-        if dirty.wrapping_sub(fetched) >= self.pages.len() {
-            return false;
-        }
-        self.pages[dirty % self.pages.len()].store(page, Ordering::Relaxed);
-        self.dirty_index
-            .store(dirty.wrapping_add(1), Ordering::Release);
-        true
-    }
-
-    /// By the one reader.
-    fn drain(&self, room: usize, mut take: impl FnMut(u64)) {
-        let fetched = self.fetch_index.load(Ordering::Relaxed);
-        let dirty = self.dirty_index.load(Ordering::Acquire);
-        let count = dirty.wrapping_sub(fetched).min(room);
-        for n in 0..count {
-            let place = fetched.wrapping_add(n) % self.pages.len();
-            take(self.pages[place].load(Ordering::Relaxed));
-        }
-        self.fetch_index
-            .store(fetched.wrapping_add(count), Ordering::Release);
-    }
-}
-
-/// A dirty trigger that is not armed.
-const NEVER: u64 = u64::MAX;
-
-/// Bits of a chunk of pages, and how many pages that are.
-const CHUNK_WORDS: usize = 512;
-const CHUNK_PAGES: u64 = CHUNK_WORDS as u64 * 64;
-/// As many chunks as pages can be told apart: 2^34 pages, 64 TiB.
-const CHUNKS: usize = 1 << 19;
-
-/// The pages on the list. Memory that is plugged in later has its place already.
-struct Marks {
-    chunks: Box<[OnceLock<Box<[AtomicU64; CHUNK_WORDS]>>]>,
-}
-
-impl Marks {
-    fn new() -> Marks {
-        Marks {
-            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
-        }
-    }
-
-    fn word(&self, page: u64) -> Option<(&AtomicU64, u64)> {
-        let chunk = self.chunks.get((page / CHUNK_PAGES) as usize)?;
-        let words = chunk.get_or_init(|| Box::new([const { AtomicU64::new(0) }; CHUNK_WORDS]));
-        let at = page % CHUNK_PAGES;
-        Some((&words[(at / 64) as usize], 1 << (at % 64)))
-    }
-
-    /// Whether the page had no mark. One that there is no place for never has.
-    fn set(&self, page: u64) -> bool {
-        self.word(page)
-            .is_none_or(|(word, bit)| word.fetch_or(bit, Ordering::AcqRel) & bit == 0)
-    }
-
-    fn clear(&self, page: u64) {
-        if let Some((word, bit)) = self.word(page) {
-            word.fetch_and(!bit, Ordering::AcqRel);
-        }
-    }
-
-    fn clear_all(&self) {
-        let chunks = self.chunks.iter().filter_map(OnceLock::get);
-        for word in chunks.flat_map(|chunk| chunk.iter()) {
-            word.store(0, Ordering::Release);
-        }
-    }
-}
-
-/// The list of the machine; its consumer's side.
-#[derive(Default)]
-struct Machine {
-    /// Pages from `reset_index` on; those before `fetch_index` were handed out.
-    pages: VecDeque<u64>,
-    fetch_index: u64,
-    reset_index: u64,
-    /// The virtual CPU to begin with next time, so that none has to wait for the others.
-    next: usize,
-}
-
-/// The lists.
+/// The consumer's list and the migration's.
 pub struct DirtyList {
-    max_dirty: usize,
-    dirty_trigger: usize,
-    marks: Option<Marks>,
-    vcpus: Box<[OnceLock<Ring>]>,
-    machine: Mutex<Machine>,
-    active: AtomicBool,
-    dirty_index: AtomicU64,
-    /// `dirty_index` at which the machine is to be paused next.
-    trigger_at: AtomicU64,
-    overflow: AtomicBool,
+    consumer: List,
+    migration: List,
 }
 
 impl DirtyList {
@@ -189,340 +126,97 @@ impl DirtyList {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListVersion`], [`Error::DirtyListZero`], [`Error::DirtyListSize`] as `options` are.
+    /// As of [`DirtyOptions::check`], and [`Error::DirtyListMemory`].
     pub fn new(options: DirtyOptions) -> Result<DirtyList, Error> {
-        if options.version != VERSION {
-            return Err(Error::DirtyListVersion);
-        }
-        if options.max_dirty == 0 {
-            return Err(Error::DirtyListZero);
-        }
-        if options.max_dirty > MOST {
-            return Err(Error::DirtyListSize);
-        }
+        options.check()?;
+        let (max_dirty, vcpus) = (options.rounded(), options.vcpus);
+        let consumer = List::new(max_dirty, options.no_dups, options.dirty_trigger, vcpus)?;
+        let migration = List::new(max_dirty, true, 0, vcpus)?;
         Ok(DirtyList {
-            max_dirty: options.max_dirty.next_multiple_of(GRANULARITY),
-            dirty_trigger: options.dirty_trigger,
-            marks: options.no_dups.then(Marks::new),
-            vcpus: (0..options.vcpus.max(1)).map(|_| OnceLock::new()).collect(),
-            machine: Mutex::default(),
-            active: AtomicBool::new(false),
-            dirty_index: AtomicU64::new(0),
-            trigger_at: AtomicU64::new(NEVER),
-            overflow: AtomicBool::new(false),
+            consumer,
+            migration,
         })
     }
 
-    /// How many pages each list has room for.
-    pub fn max_dirty(&self) -> usize {
-        self.max_dirty
-    }
-
-    /// Begins to note pages, with nothing on the list.
+    /// Begins to note pages for the consumer, with nothing on its list. Pages whose bit is set already are not
+    /// noted: behind this the caller clears all bits, or notes their pages. No migration must be under way.
     ///
     /// # Errors
     ///
     /// [`Error::DirtyListActive`] when that has begun already.
     pub fn start(&self) -> Result<(), Error> {
-        let mut machine = self.machine();
-        if self.active.load(Ordering::Acquire) {
-            return Err(Error::DirtyListActive);
-        }
-        for ring in self.rings() {
-            ring.drain(usize::MAX, |_| ());
-        }
-        if let Some(marks) = &self.marks {
-            marks.clear_all();
-        }
-        *machine = Machine::default();
-        self.dirty_index.store(0, Ordering::Release);
-        self.overflow.store(false, Ordering::Release);
-        self.arm_trigger(0);
-        self.active.store(true, Ordering::Release);
-        Ok(())
+        self.consumer.start()
     }
 
-    /// Notes no more pages. What is on the list can still be fetched.
+    /// Notes no more pages for the consumer. What is on its list can still be fetched.
     pub fn stop(&self) {
-        self.active.store(false, Ordering::Release);
+        self.consumer.stop();
     }
 
-    /// Whether pages are noted.
+    /// Whether any of the two lists wants pages. If this is asked to spare a call of [`DirtyList::note`], then
+    /// after the bit of the page was set.
     pub fn is_active(&self) -> bool {
-        self.active.load(Ordering::Acquire)
+        self.consumer.is_active() || self.migration.is_active()
     }
 
-    /// Notes `page`, which virtual CPU `vcpu` wrote to. One call at a time for each virtual CPU.
-    pub fn note(&self, vcpu: usize, page: u64) -> Noted {
-        if !self.is_active() || self.marks.as_ref().is_some_and(|marks| !marks.set(page)) {
-            return Noted::Done;
-        }
-        let ring = self.vcpus.get(vcpu);
-        let ring = ring.map(|ring| ring.get_or_init(|| Ring::new(self.max_dirty)));
-        if !ring.is_some_and(|ring| ring.push(page)) {
-            self.overflow.store(true, Ordering::Release);
-        }
-        let count = self.dirty_index.fetch_add(1, Ordering::AcqRel) + 1;
-        self.look_at_trigger(count)
+    /// Notes `page` + i for each bit i of `bits`, after their bits were set. `vcpu` is the virtual CPU that wrote to
+    /// them, for which there is one call at a time, or [`MACHINE`]. A page that is not below [`PAGES`] counts
+    /// as one that does not fit.
+    pub fn note(&self, vcpu: usize, page: u64, bits: u64) -> Noted {
+        self.migration.note(vcpu, page, bits);
+        self.consumer.note(vcpu, page, bits)
     }
 
-    /// Hands out the next pages, at most as many as `out` has room for; returns how many. Behind the last
-    /// one look at [`DirtyList::indices`]: after an overflow the list is not all.
-    pub fn fetch(&self, out: &mut [u64]) -> usize {
-        let mut machine = self.machine();
-        let held = (machine.fetch_index - machine.reset_index) as usize;
-        self.gather(&mut machine, held + out.len());
-        let ready = machine.pages.iter().skip(held);
-        let mut count = 0;
-        for (place, &page) in out.iter_mut().zip(ready) {
-            // Before anybody reads the page: see the top of the module.
-            if let Some(marks) = &self.marks {
-                marks.clear(page);
-            }
-            *place = page;
-            count += 1;
-        }
-        machine.fetch_index += count as u64;
-        count
+    /// Hands out the consumer's next pages, sorted, each once, as many as `out` has room for; returns how
+    /// many. 0 says that there were none; fewer than there is room for, that there was no more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DirtyListInactive`] before the first start; [`Error::DirtyListOverflow`] when pages are
+    /// missing, until the next start; [`Error::DirtyListMemory`] when the migration's list could not take
+    /// the pages, which without `no_dups` are missing then.
+    pub fn fetch(&self, out: &mut [u64]) -> Result<usize, Error> {
+        let to_migration = |pages: &[u64]| self.migration.note_sorted(pages);
+        self.consumer.fetch(out, to_migration)
     }
 
-    /// Gives back the room of all pages that were handed out. The dirty trigger counts from here on; says
-    /// whether it is reached already.
-    pub fn reset(&self) -> Noted {
-        let mut machine = self.machine();
-        let held = (machine.fetch_index - machine.reset_index) as usize;
-        machine.pages.drain(..held);
-        machine.reset_index = machine.fetch_index;
-        self.arm_trigger(machine.reset_index);
-        self.look_at_trigger(self.dirty_index.load(Ordering::Acquire))
+    /// The consumer is done with all that it fetched. The dirty trigger counts from here on; says whether it is
+    /// reached already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DirtyListInactive`] before the first start.
+    pub fn reset(&self) -> Result<Noted, Error> {
+        self.consumer.reset()
     }
 
-    /// How far the list has come.
+    /// How far the consumer's list has come.
     pub fn indices(&self) -> DirtyIndices {
-        let machine = self.machine();
-        DirtyIndices {
-            dirty_index: self.dirty_index.load(Ordering::Acquire),
-            fetch_index: machine.fetch_index,
-            reset_index: machine.reset_index,
-            overflow: self.overflow.load(Ordering::Acquire),
-        }
+        self.consumer.indices()
     }
 
-    fn rings(&self) -> impl Iterator<Item = &Ring> {
-        self.vcpus.iter().filter_map(OnceLock::get)
+    /// A synchronization of the migration's bitmap begins. Says whether the migration's list has every page whose
+    /// bit became set since the last one. If not, because it is started here or has lost pages, the caller looks
+    /// at all bits itself, after it fetched what there is.
+    ///
+    /// A migration that begins has all pages still to be sent: one that the consumer fetched before, and whose
+    /// bit it clears after this, is noted for nobody.
+    pub fn sync_begin(&self) -> bool {
+        self.migration.sync_begin()
     }
 
-    /// Moves pages from the virtual CPUs' lists to the machine's, until that has `wanted` or is full.
-    fn gather(&self, machine: &mut Machine, wanted: usize) {
-        let wanted = wanted.min(self.max_dirty);
-        for _ in 0..self.vcpus.len() {
-            let room = wanted.saturating_sub(machine.pages.len());
-            if room == 0 {
-                return;
-            }
-            if let Some(ring) = self.vcpus[machine.next].get() {
-                ring.drain(room, |page| machine.pages.push_back(page));
-            }
-            machine.next = (machine.next + 1) % self.vcpus.len();
-        }
+    /// Hands out the migration's next pages, as [`DirtyList::fetch`] does; 0 when that were all that were there
+    /// at the first call since [`DirtyList::sync_begin`]. Those that come meanwhile are for the next one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DirtyListInactive`] without a synchronization.
+    pub fn sync_fetch(&self, out: &mut [u64]) -> Result<usize, Error> {
+        self.migration.sync_fetch(out)
     }
 
-    fn arm_trigger(&self, from: u64) {
-        let at = match self.dirty_trigger {
-            0 => NEVER,
-            pages => from.saturating_add(pages as u64),
-        };
-        self.trigger_at.store(at, Ordering::Release);
-    }
-
-    /// Whoever comes first at the page of the trigger, or past it, is the one to say so.
-    fn look_at_trigger(&self, count: u64) -> Noted {
-        let at = self.trigger_at.load(Ordering::Acquire);
-        let (yes, no) = (Ordering::AcqRel, Ordering::Relaxed);
-        let is_there = count >= at && self.trigger_at.compare_exchange(at, NEVER, yes, no).is_ok();
-        if is_there {
-            Noted::Trigger
-        } else {
-            Noted::Done
-        }
-    }
-
-    fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-    use std::thread;
-
-    fn options() -> DirtyOptions {
-        DirtyOptions {
-            version: VERSION,
-            max_dirty: 1000,
-            no_dups: false,
-            dirty_trigger: 0,
-            vcpus: 2,
-        }
-    }
-
-    fn started(options: DirtyOptions) -> DirtyList {
-        let list = DirtyList::new(options).unwrap();
-        list.start().unwrap();
-        list
-    }
-
-    fn fetch_all(list: &DirtyList) -> Vec<u64> {
-        let mut out = vec![0; 100_000];
-        let count = list.fetch(&mut out);
-        out.truncate(count);
-        out
-    }
-
-    #[test]
-    fn a_list_that_cannot_be_is_refused_by_name() {
-        let refused = |options| DirtyList::new(options).err();
-        let base = options();
-        assert_eq!(
-            refused(DirtyOptions { version: 2, ..base }),
-            Some(Error::DirtyListVersion)
-        );
-        assert_eq!(
-            refused(DirtyOptions {
-                max_dirty: 0,
-                ..base
-            }),
-            Some(Error::DirtyListZero)
-        );
-        let too_many = DirtyOptions {
-            max_dirty: MOST + 1,
-            ..base
-        };
-        assert_eq!(refused(too_many), Some(Error::DirtyListSize));
-        let list = started(base);
-        assert_eq!(list.max_dirty(), 1024);
-        assert_eq!(list.start(), Err(Error::DirtyListActive));
-        list.stop();
-        assert_eq!(list.start(), Ok(()));
-    }
-
-    #[test]
-    fn pages_come_out_in_batches_and_once() {
-        let list = started(options());
-        for page in 0..10 {
-            list.note((page % 2) as usize, page);
-        }
-        let mut out = [0; 4];
-        let mut all = Vec::new();
-        loop {
-            let count = list.fetch(&mut out);
-            if count == 0 {
-                break;
-            }
-            all.extend_from_slice(&out[..count]);
-        }
-        all.sort_unstable();
-        assert_eq!(all, (0..10).collect::<Vec<u64>>());
-        let indices = list.indices();
-        assert_eq!((indices.dirty_index, indices.fetch_index), (10, 10));
-        assert_eq!((indices.reset_index, indices.overflow), (0, false));
-        list.reset();
-        assert_eq!(list.indices().reset_index, 10);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_said() {
-        let list = started(options());
-        for page in 0..1025 {
-            list.note(0, page);
-        }
-        assert!(list.indices().overflow);
-        assert_eq!(fetch_all(&list).len(), 1024);
-        // A virtual CPU that nobody had thought of.
-        let list = started(options());
-        list.note(2, 7);
-        assert!(list.indices().overflow);
-        list.stop();
-        list.start().unwrap();
-        assert_eq!(list.indices(), DirtyIndices::default());
-    }
-
-    #[test]
-    fn a_page_is_on_the_list_once_until_it_is_fetched() {
-        let list = started(DirtyOptions {
-            no_dups: true,
-            ..options()
-        });
-        let far = CHUNKS as u64 * CHUNK_PAGES;
-        for _ in 0..3 {
-            for page in [5, far - 1, far] {
-                list.note(0, page);
-            }
-        }
-        let mut pages = fetch_all(&list);
-        pages.sort_unstable();
-        assert_eq!(pages, [5, far - 1, far, far, far]);
-        list.note(1, 5);
-        assert_eq!(fetch_all(&list), [5]);
-    }
-
-    #[test]
-    fn the_trigger_comes_once_a_cycle() {
-        let list = started(DirtyOptions {
-            dirty_trigger: 3,
-            ..options()
-        });
-        let note = |page| list.note(0, page);
-        assert_eq!(
-            [1, 2, 3, 4].map(note),
-            [Noted::Done, Noted::Done, Noted::Trigger, Noted::Done]
-        );
-        assert_eq!(fetch_all(&list).len(), 4);
-        assert_eq!(list.reset(), Noted::Done);
-        assert_eq!(
-            [5, 6, 7].map(note),
-            [Noted::Done, Noted::Done, Noted::Trigger]
-        );
-        // Three are there that were not handed out.
-        assert_eq!(list.reset(), Noted::Trigger);
-    }
-
-    /// Writers and a fetcher at the same time: what is noted is fetched, or the overflow is said.
-    #[test]
-    fn nothing_is_lost_between_threads() {
-        for no_dups in [false, true] {
-            let list = started(DirtyOptions {
-                no_dups,
-                vcpus: 3,
-                ..options()
-            });
-            let mut seen = BTreeSet::new();
-            thread::scope(|scope| {
-                let list = &list;
-                let writers: Vec<_> = (0..3u64)
-                    .map(|vcpu| {
-                        scope.spawn(move || {
-                            for page in 0..20_000 {
-                                list.note(vcpu as usize, vcpu * 50_000 + page);
-                                if page % 100 == 0 {
-                                    thread::yield_now();
-                                }
-                            }
-                        })
-                    })
-                    .collect();
-                while writers.iter().any(|writer| !writer.is_finished()) {
-                    seen.extend(fetch_all(list));
-                    list.reset();
-                }
-            });
-            seen.extend(fetch_all(&list));
-            let indices = list.indices();
-            assert_eq!(indices.dirty_index, 60_000);
-            assert!(indices.overflow || seen.len() == 60_000, "{indices:?}");
-            assert_eq!(indices.overflow, seen.len() < 60_000);
-        }
+    /// The migration is over; its list notes no more pages.
+    pub fn sync_end(&self) {
+        self.migration.stop();
     }
 }
