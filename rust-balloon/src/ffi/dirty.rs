@@ -3,7 +3,7 @@
 //! 2^40.
 //!
 //! Unlike elsewhere calls may come from several threads at the same time: of `vbr_dirty_note` one for each
-//! virtual CPU, and any others besides.
+//! virtual CPU, and any others besides. A list in which one panicked is broken until it is freed.
 
 use super::guard::{guard, output};
 use super::status::VbrStatus;

@@ -32,6 +32,9 @@ mod ring;
 mod sync;
 mod trigger;
 
+#[cfg(test)]
+mod tests;
+
 use crate::error::Error;
 use list::List;
 pub use list::MACHINE;

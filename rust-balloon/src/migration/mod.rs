@@ -4,6 +4,8 @@
 //!
 //! [`skips`] clears their bits in the migration's dirty bitmaps, [`arming`] knows which parts of the
 //! dirty log tell of new writes, and [`window`] says how long the first pass is held back for hints.
+//!
+//! [`dirty`] lists dirty pages, so that neither a migration nor a checkpoint has to look for them.
 
 pub mod arming;
 pub mod bitmaps;
