@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! What a panic in the hints, or in the account of what a migration leaves out, costs: that, and no more.
+//! What a panic in the hints, in the account of what a migration leaves out, or in the dirty list costs: that,
+//! and no more.
 
+use super::dirty::*;
 use super::guard::{Guarded, VbrDevice};
 use super::hints::*;
 use super::host_ops::VbrHostOps;
@@ -10,6 +12,7 @@ use super::status::VbrStatus;
 use crate::device::Options;
 use crate::features::{Features, FreePageSource};
 use crate::migration::arming::Arm;
+use crate::migration::dirty::{DirtyIndices, DirtyOptions, VERSION};
 use crate::migration::skips::{DirtyChange, SkipCounters};
 use crate::queue::hint::{HintRecord, HintState, Hints};
 use std::ptr::{null_mut, without_provenance_mut};
@@ -209,4 +212,51 @@ fn a_broken_account_answers_nothing() {
     }
     // SAFETY: from vbr_ram_new, and not used any more.
     unsafe { vbr_ram_free(ram) };
+}
+
+/// The migration takes it for what it is, and sends all pages again; writers are not kept up.
+#[test]
+fn a_broken_list_answers_nothing() {
+    let options = DirtyOptions {
+        version: VERSION,
+        no_dups: false,
+        max_dirty: 1,
+        dirty_trigger: 0,
+        vcpus: 1,
+    };
+    let (mut list, mut flag, mut page, mut count) = (null_mut(), true, 55, 77);
+    let mut indices = DirtyIndices::default();
+    all! {
+        Ok:
+        vbr_dirty_new(&options, &mut list),
+        vbr_dirty_start(list),
+    }
+    // SAFETY: from vbr_dirty_new and not freed.
+    let status = with_list(unsafe { list.as_ref() }, |_| {
+        panic!("a panic was asked for")
+    });
+    assert_eq!(status, VbrStatus::Broken);
+    all! {
+        Broken:
+        vbr_dirty_start(list),
+        vbr_dirty_stop(list),
+        vbr_dirty_note(list, 0, 1, 1, &mut flag),
+        vbr_dirty_fetch(list, &mut page, 1, &mut count),
+        vbr_dirty_reset(list, &mut flag),
+        vbr_dirty_indices(list, &mut indices),
+        vbr_dirty_sync_begin(list, &mut flag),
+        vbr_dirty_sync_fetch(list, &mut page, 1, &mut count),
+        vbr_dirty_sync_end(list),
+    }
+    assert_eq!((flag, page, count), (true, 55, 77));
+    assert_eq!(indices, DirtyIndices::default());
+    // SAFETY: as above.
+    assert!(!unsafe { vbr_dirty_is_active(list) });
+    // Another one can take its place.
+    all! {
+        Ok:
+        vbr_dirty_free(list, false),
+        vbr_dirty_new(&options, &mut list),
+        vbr_dirty_free(list, false),
+    }
 }

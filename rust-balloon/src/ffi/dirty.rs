@@ -55,7 +55,7 @@ fn make(options: DirtyOptions) -> Result<*mut VbrDirtyList, VbrStatus> {
     Ok(Box::into_raw(place.into_boxed_slice()).cast())
 }
 
-fn with_list(
+pub(super) fn with_list(
     list: Option<&VbrDirtyList>,
     body: impl FnOnce(&DirtyList) -> Result<(), Error>,
 ) -> VbrStatus {

@@ -39,6 +39,16 @@ IS(VBR_STATUS_STATE_HINTS, 13);
 IS(VBR_STATUS_FOUNDING_AND_TODAY, 14);
 IS(VBR_STATUS_FOUNDING_GENERATIONS, 15);
 IS(VBR_STATUS_STATE_FOUNDING, 16);
+IS(VBR_STATUS_DIRTY_LIST_VERSION, 17);
+IS(VBR_STATUS_DIRTY_LIST_ZERO, 18);
+IS(VBR_STATUS_DIRTY_LIST_SIZE, 19);
+IS(VBR_STATUS_DIRTY_LIST_ACTIVE, 20);
+IS(VBR_STATUS_DIRTY_LIST_TRIGGER, 21);
+IS(VBR_STATUS_DIRTY_LIST_MEMORY, 22);
+IS(VBR_STATUS_DIRTY_LIST_TWICE, 23);
+IS(VBR_STATUS_DIRTY_LIST_OVERFLOW, 24);
+IS(VBR_STATUS_DIRTY_LIST_INACTIVE, 25);
+IS(VBR_DIRTY_VERSION, 1);
 IS(VBR_QUEUE_KIND_HOST_REQUEST, 5);
 IS(VBR_QUEUE_KIND_MISC, 6);
 IS(VBR_NUMBERING_HISTORICAL, 1);
@@ -201,9 +211,25 @@ AT(VbrSkipCounters, ballooned_left_out_bytes, 8);
 AT(VbrSkipCounters, refused_not_ram_bytes, 2 * 8);
 AT(VbrSkipCounters, refused_unprotected_bytes, 5 * 8);
 
+IS(sizeof(struct VbrDirtyOptions), 4 * 8);
+AT(VbrDirtyOptions, version, 0);
+AT(VbrDirtyOptions, no_dups, 4);
+AT(VbrDirtyOptions, max_dirty, 8);
+AT(VbrDirtyOptions, dirty_trigger, 2 * 8);
+AT(VbrDirtyOptions, vcpus, 3 * 8);
+
+IS(sizeof(struct VbrDirtyIndices), 6 * 8);
+AT(VbrDirtyIndices, dirty_index, 0);
+AT(VbrDirtyIndices, fetch_index, 8);
+AT(VbrDirtyIndices, reset_index, 2 * 8);
+AT(VbrDirtyIndices, overflows, 3 * 8);
+AT(VbrDirtyIndices, max_dirty, 4 * 8);
+AT(VbrDirtyIndices, overflow, 5 * 8);
+AT(VbrDirtyIndices, active, 5 * 8 + 1);
+
 static void texts_differ_and_have_no_end_mark(void)
 {
-    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_STATE_FOUNDING; status++) {
+    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_DIRTY_LIST_INACTIVE; status++) {
         const char *text = vbr_status_str((enum VbrStatus)status);
         CHECK(text != NULL);
         size_t length = strlen(text);

@@ -30,6 +30,10 @@ struct arguments {
     struct VbrRamOps ram_ops;
     struct VbrDirtyChange change;
     struct VbrSkipCounters skips;
+    struct VbrDirtyList *list;
+    struct VbrDirtyList *made_list;
+    struct VbrDirtyOptions dirty;
+    struct VbrDirtyIndices indices;
     enum VbrAdviceInForce advice;
     uint8_t image[16];
     size_t size;
@@ -167,6 +171,26 @@ struct arguments {
     X(ram_postcopy_change, vbr_ram_postcopy(a->ram, a, NULL))                  \
     X(ram_counters_ram, vbr_ram_counters(NULL, &a->skips))                     \
     X(ram_counters_out, vbr_ram_counters(a->ram, NULL))                        \
+    X(dirty_new_options, vbr_dirty_new(NULL, &a->made_list))                   \
+    X(dirty_new_out, vbr_dirty_new(&a->dirty, NULL))                           \
+    X(dirty_start_list, vbr_dirty_start(NULL))                                 \
+    X(dirty_stop_list, vbr_dirty_stop(NULL))                                   \
+    X(dirty_note_list, vbr_dirty_note(NULL, 0, 1, 1, &a->flag))                \
+    X(dirty_note_trigger, vbr_dirty_note(a->list, 0, 1, 1, NULL))              \
+    X(dirty_fetch_list, vbr_dirty_fetch(NULL, &a->bytes, 1, &a->size))         \
+    X(dirty_fetch_pages, vbr_dirty_fetch(a->list, NULL, 1, &a->size))          \
+    X(dirty_fetch_count, vbr_dirty_fetch(a->list, &a->bytes, 1, NULL))         \
+    X(dirty_fetch_most, vbr_dirty_fetch(a->list, &a->bytes, SIZE_MAX, &a->size)) \
+    X(dirty_reset_list, vbr_dirty_reset(NULL, &a->flag))                       \
+    X(dirty_reset_trigger, vbr_dirty_reset(a->list, NULL))                     \
+    X(dirty_indices_list, vbr_dirty_indices(NULL, &a->indices))                \
+    X(dirty_indices_out, vbr_dirty_indices(a->list, NULL))                     \
+    X(dirty_begin_list, vbr_dirty_sync_begin(NULL, &a->flag))                  \
+    X(dirty_begin_listed, vbr_dirty_sync_begin(a->list, NULL))                 \
+    X(dirty_sync_list, vbr_dirty_sync_fetch(NULL, &a->bytes, 1, &a->size))     \
+    X(dirty_sync_pages, vbr_dirty_sync_fetch(a->list, NULL, 1, &a->size))      \
+    X(dirty_sync_count, vbr_dirty_sync_fetch(a->list, &a->bytes, 1, NULL))     \
+    X(dirty_end_list, vbr_dirty_sync_end(NULL))                                \
     X(misplaced_bytes, vbr_actual_get(a->device, RAM, (void *)&a->image[1]))
 
 #define CALL(name, call)                                                       \
@@ -186,6 +210,39 @@ static const struct {
     ROWS(ROW)
 #undef ROW
 };
+
+/* Lists with a page on each, which no call of the table takes. */
+static struct VbrDirtyList *lively_list(void)
+{
+    const struct VbrDirtyOptions options = {
+        .version = VBR_DIRTY_VERSION, .max_dirty = 1, .dirty_trigger = 3
+    };
+    struct VbrDirtyList *list = NULL;
+    bool flag;
+
+    CHECK_OK(vbr_dirty_new(&options, &list));
+    CHECK_OK(vbr_dirty_start(list));
+    CHECK_OK(vbr_dirty_sync_begin(list, &flag));
+    CHECK_OK(vbr_dirty_note(list, 0, 99, 1, &flag));
+    return list;
+}
+
+static void list_is_untouched(struct VbrDirtyList *list)
+{
+    struct VbrDirtyIndices indices;
+    uint64_t page = 0;
+    size_t count = 0;
+
+    CHECK_OK(vbr_dirty_indices(list, &indices));
+    CHECK(indices.active);
+    CHECK_EQ(indices.dirty_index, 1);
+    CHECK_OK(vbr_dirty_sync_fetch(list, &page, 1, &count));
+    CHECK(count == 1 && page == 99);
+    page = count = 0;
+    CHECK_OK(vbr_dirty_fetch(list, &page, 1, &count));
+    CHECK(count == 1 && page == 99);
+    CHECK_OK(vbr_dirty_free(list, true));
+}
 
 /* All of a device that can be seen from outside. */
 struct view {
@@ -239,6 +296,7 @@ void theme_null(void)
     struct view before = look(host);
     struct VbrHints *hints = NULL;
     struct VbrRam *ram = NULL;
+    struct VbrDirtyList *list = lively_list();
 
     CHECK_OK(vbr_hints_new(&hints));
     CHECK_OK(vbr_ram_new(&(struct VbrRamOps){ .opaque = NULL }, 12, &ram));
@@ -248,6 +306,7 @@ void theme_null(void)
         a.device = host->device;
         a.hints = hints;
         a.ram = ram;
+        a.list = list;
         a.ops = host_ops(host);
         memcpy(&untouched, &a, sizeof(a));
         check_status(__FILE__, __LINE__, rows[i].call, rows[i].run(&a),
@@ -258,6 +317,9 @@ void theme_null(void)
                    memcmp(&before, &after, sizeof(after)) == 0);
         CHECK_EQ(room(host, INFLATE), bytes);
     }
+    list_is_untouched(list);
+    CHECK_OK(vbr_dirty_free(NULL, false));
+    CHECK(!vbr_dirty_is_active(NULL));
     /* The batch that was open all the time is whole. */
     guest_fill(host, 8 * MIB, 1 * MIB);
     run_batch(host);

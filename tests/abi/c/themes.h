@@ -24,7 +24,8 @@
     X(ram)                                                                     \
     X(features)                                                                \
     X(messages)                                                                \
-    X(requests)
+    X(requests)                                                                \
+    X(dirty)
 
 #define DECLARE(name) void theme_##name(void);
 THEMES(DECLARE)

@@ -71,6 +71,7 @@ themes! {
     features: "Bits of both numberings, what goes together, how reports are given back.",
     messages: "Ranges and chunks in parts, and those that make no sense.",
     requests: "Requests for unused pages and their answers.",
+    dirty: "Dirty pages as a list, for a consumer and the migration.",
 }
 
 #[test]
