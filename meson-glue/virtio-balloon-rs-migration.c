@@ -19,6 +19,7 @@
 #include "exec/target_page.h"
 #include "migration/misc.h"
 #include "system/runstate.h"
+#include "dirty-page-list.h"
 #include "virtio-balloon-rs.h"
 #ifdef VBR_QEMU_10_0
 #include "exec/ram_addr.h"
@@ -225,23 +226,13 @@ static bool vbr_before_pass(uint64_t bandwidth)
     return wait;
 }
 
-/* The library does not know any more what was left out: all is sent. */
-static void send_block(RAMBlock *block, VbrDirtyChange *change)
-{
-    unsigned long pages = block->used_length >> qemu_target_page_bits();
-
-    if (block->bmap && !migrate_ram_is_ignored(block)) {
-        change->set += pages - bitmap_count_one(block->bmap, pages);
-        bitmap_set(block->bmap, 0, pages);
-    }
-}
-
 static uint64_t vbr_postcopy(RAMBlock *block)
 {
     VbrDirtyChange change = {};
 
     if (vbr_ram_postcopy(m.ram, block, &change) != VBR_STATUS_OK) {
-        send_block(block, &change);
+        /* It is not known any more what was left out: all is sent. */
+        change.set += dirty_ram_send_all_of(block);
     }
     trace_virtio_balloon_rs_postcopy(block->idstr, change.set);
     return change.set;
@@ -279,7 +270,7 @@ static void send_all(VbrDirtyChange *change)
     m.ram = NULL;
     vbr_ram_new(&ram_ops, qemu_target_page_bits(), &m.ram);
     RAMBLOCK_FOREACH(block) {
-        send_block(block, change);
+        change->set += dirty_ram_send_all_of(block);
     }
 }
 

@@ -12,20 +12,8 @@
 #include "hw/virtio/virtio.h"
 #include "standard-headers/linux/virtio_balloon.h"
 #include "system/iothread.h"
+#include "vbr-compat.h"
 #include "virtio_balloon_rs.h"
-
-#if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR == 0
-#define VBR_QEMU_10_0
-#endif
-
-/* QEMU 10.1 moved headers, and made the argument of class_init const. */
-#ifdef VBR_QEMU_10_0
-#include "exec/memory.h"
-#define VBR_CLASS_DATA void
-#else
-#include "system/memory.h"
-#define VBR_CLASS_DATA const void
-#endif
 
 #define TYPE_VIRTIO_BALLOON_RS "virtio-balloon-rs-device"
 OBJECT_DECLARE_SIMPLE_TYPE(VirtIOBalloonRs, VIRTIO_BALLOON_RS)

@@ -1,0 +1,401 @@
+/*
+ * dirty-page-list: what it has to do with QEMU's bitmaps
+ *
+ * DIRTY_MEMORY_MIGRATION says which pages are dirty; the list says where to
+ * look. Whoever sets a bit there that was clear notes the page:
+ *
+ *   A bit is set => the page is on each list that is active, and not fetched
+ *   yet, or that list has overflowed.
+ *
+ * A page is fetched first and its bit cleared then. Who finds the bit set in
+ * between does not note the page, but wrote to it before the bit was cleared,
+ * and so before anybody reads the page. A processor of TCG writes only after it
+ * looked at the bit; it is waited for (memory_global_after_dirty_log_sync).
+ *
+ * A consumer of the list clears bits that a migration needs, too. The library
+ * notes such a page on the migration's list before, and what is on that list is
+ * dirty for the migration, whatever the bit says.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "qemu/bswap.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "exec/target_page.h"
+#include "hw/core/cpu.h"
+#include "migration/misc.h"
+#include "system/cpus.h"
+#include "system/runstate.h"
+#include "system/tcg.h"
+#include "dirty-page-list.h"
+#ifdef VBR_QEMU_10_0
+#include "exec/ram_addr.h"
+#define physical_memory_set_dirty_lebitmap \
+    cpu_physical_memory_set_dirty_lebitmap
+#define physical_memory_dirty_bits_cleared \
+    cpu_physical_memory_dirty_bits_cleared
+#else
+#include "system/physmem.h"
+#include "system/ram_addr.h"
+#endif
+#include "trace.h"
+
+/* Pages that a migration takes from the list at a time. */
+#define SYNC_BATCH 4096
+
+typedef struct Harvested {
+    int cpu_index;
+    uint64_t addr;
+} Harvested;
+
+static struct {
+    /*
+     * A VbrDirtyList, which QEMU's atomics do not take because nobody here knows
+     * what is in it. Read under RCU, changed under the big lock.
+     */
+    void *list;
+    DirtyPageListCounters *counters;
+    /* The dirty trigger is reached, the machine is being paused. */
+    bool pausing;
+    /* Under the lock of KVM's slots: what is not protected again yet. */
+    GArray *harvest;
+    size_t most_harvested;
+    /* The library ran into a bug of its own. */
+    bool broken;
+} d;
+
+#define NO_VCPU SIZE_MAX
+
+/* The vCPU whose pages this thread publishes. */
+static __thread size_t publishing = NO_VCPU;
+
+/* The vCPU that pages are noted for. */
+static size_t writer(void)
+{
+    if (current_cpu && tcg_enabled()) {
+        return current_cpu->cpu_index;
+    }
+    return publishing;
+}
+
+static void dirty_list_note(uint64_t page, unsigned long bits)
+{
+    VbrDirtyList *list = qatomic_rcu_read(&d.list);
+    bool trigger = false;
+
+    if (!vbr_dirty_is_active(list)) {
+        return;
+    }
+    vbr_dirty_note(list, writer(), page, bits, &trigger);
+    if (trigger) {
+        dirty_ram_pause();
+    }
+    if (unlikely(qatomic_read(&d.pausing))) {
+        /* The main loop may take its time: this vCPU writes no further page. */
+        cpu_stop_current();
+    }
+}
+
+static bool dirty_list_harvest(int cpu_index, uint64_t addr)
+{
+    Harvested harvested = { .cpu_index = cpu_index, .addr = addr };
+
+    if (!vbr_dirty_is_active(d.list) || d.harvest->len >= d.most_harvested) {
+        return false;
+    }
+    g_array_append_val(d.harvest, harvested);
+    return true;
+}
+
+/*
+ * The pages are protected again: a later write makes another entry in the ring.
+ * Had the bits been set before, a migration could have sent such a page, and
+ * the guest could have written to it after that without anybody knowing.
+ */
+static void dirty_list_publish(void)
+{
+    unsigned long one = leul_to_cpu(1);
+    guint i;
+
+    for (i = 0; i < d.harvest->len; i++) {
+        Harvested *page = &g_array_index(d.harvest, Harvested, i);
+
+        publishing = page->cpu_index;
+        physical_memory_set_dirty_lebitmap(&one, page->addr, 1);
+    }
+    publishing = NO_VCPU;
+    g_array_set_size(d.harvest, 0);
+}
+
+RAMBlock *dirty_ram_block(uint64_t page, RAMBlock *hint)
+{
+    ram_addr_t addr = page << qemu_target_page_bits();
+    RAMBlock *block;
+
+    if (hint && addr - hint->offset < hint->used_length) {
+        return hint;
+    }
+    RAMBLOCK_FOREACH(block) {
+        if (addr - block->offset < block->used_length) {
+            return block;
+        }
+    }
+    /* It was unplugged. */
+    return NULL;
+}
+
+/* How many of the pages are in a row, and in the block. */
+static size_t run_of(RAMBlock *block, const uint64_t *pages, size_t count)
+{
+    uint64_t end = (block->offset + block->used_length) >>
+                   qemu_target_page_bits();
+    size_t n = 1;
+
+    while (n < count && pages[n] == pages[0] + n && pages[n] < end) {
+        n++;
+    }
+    return n;
+}
+
+static void clear_bits(uint64_t page, uint64_t count)
+{
+    DirtyMemoryBlocks *map =
+        qatomic_rcu_read(&ram_list.dirty_memory[DIRTY_MEMORY_MIGRATION]);
+
+    while (count) {
+        uint64_t offset = page % DIRTY_MEMORY_BLOCK_SIZE;
+        uint64_t n = MIN(count, DIRTY_MEMORY_BLOCK_SIZE - offset);
+
+        bitmap_test_and_clear_atomic(map->blocks[page / DIRTY_MEMORY_BLOCK_SIZE],
+                                     offset, n);
+        page += n;
+        count -= n;
+    }
+}
+
+/*
+ * Makes TCG look again before it writes to pages from @first to @last.
+ *
+ * Done once when bits were cleared, and once more when all vCPUs were waited
+ * for: one that found the bit set may make its TLB forget to look only after the
+ * bit was cleared.
+ */
+static void look_again(uint64_t first, uint64_t last)
+{
+    unsigned int bits = qemu_target_page_bits();
+
+    physical_memory_dirty_bits_cleared(first << bits, (last - first + 1) << bits);
+}
+
+static void look_again_everywhere(void)
+{
+    RAMBlock *block;
+
+    RAMBLOCK_FOREACH(block) {
+        if (block->used_length) {
+            physical_memory_dirty_bits_cleared(block->offset,
+                                               block->used_length);
+        }
+    }
+}
+
+void dirty_ram_clean(const uint64_t *pages, size_t count)
+{
+    unsigned int bits = qemu_target_page_bits();
+    RAMBlock *block = NULL;
+    size_t at = 0;
+
+    WITH_RCU_READ_LOCK_GUARD() {
+        while (at < count) {
+            size_t n = 1;
+
+            block = dirty_ram_block(pages[at], block);
+            if (block) {
+                n = run_of(block, pages + at, count - at);
+                clear_bits(pages[at], n);
+                memory_region_clear_dirty_bitmap(
+                    block->mr, (pages[at] << bits) - block->offset, n << bits);
+            }
+            at += n;
+        }
+        if (count) {
+            look_again(pages[0], pages[count - 1]);
+        }
+    }
+    memory_global_after_dirty_log_sync();
+    if (count) {
+        look_again(pages[0], pages[count - 1]);
+    }
+}
+
+void dirty_ram_clean_all(void)
+{
+    RAMBlock *block;
+
+    WITH_RCU_READ_LOCK_GUARD() {
+        RAMBLOCK_FOREACH(block) {
+            unsigned int bits = qemu_target_page_bits();
+
+            if (block->used_length) {
+                clear_bits(block->offset >> bits, block->used_length >> bits);
+                memory_region_clear_dirty_bitmap(block->mr, 0,
+                                                 block->used_length);
+            }
+        }
+        look_again_everywhere();
+    }
+    memory_global_after_dirty_log_sync();
+    WITH_RCU_READ_LOCK_GUARD() {
+        look_again_everywhere();
+    }
+}
+
+uint64_t dirty_ram_send_all_of(RAMBlock *block)
+{
+    unsigned long pages = block->used_length >> qemu_target_page_bits();
+    uint64_t dirty = 0;
+
+    if (block->bmap && !migrate_ram_is_ignored(block)) {
+        dirty = pages - bitmap_count_one(block->bmap, pages);
+        bitmap_set(block->bmap, 0, pages);
+    }
+    return dirty;
+}
+
+/* Takes pages in a row off the list. Called with RCU held. */
+static uint64_t sync_run(RAMBlock *block, uint64_t page, size_t count)
+{
+    unsigned int bits = qemu_target_page_bits();
+    unsigned long first = page - (block->offset >> bits);
+    uint64_t dirty = 0;
+    size_t i;
+
+    for (i = 0; i < count; i++) {
+        dirty += !test_and_set_bit(first + i, block->bmap);
+    }
+    clear_bits(page, count);
+    if (block->clear_bmap) {
+        /* The log is armed again before the pages are sent. */
+        clear_bmap_set(block, first, count);
+    } else {
+        memory_region_clear_dirty_bitmap(block->mr, first << bits,
+                                         count << bits);
+    }
+    return dirty;
+}
+
+static uint64_t sync_batch(const uint64_t *pages, size_t count)
+{
+    RAMBlock *block = NULL;
+    uint64_t dirty = 0;
+    size_t at = 0;
+
+    while (at < count) {
+        size_t n = 1;
+
+        block = dirty_ram_block(pages[at], block);
+        if (block && block->bmap && !migrate_ram_is_ignored(block)) {
+            n = run_of(block, pages + at, count - at);
+            dirty += sync_run(block, pages[at], n);
+        }
+        at += n;
+    }
+    look_again(pages[0], pages[count - 1]);
+    return dirty;
+}
+
+/* What is on the list, and whether that is all. Called with RCU held. */
+static VbrStatus sync_list(VbrDirtyList *list, uint64_t *dirty, bool *all)
+{
+    static uint64_t pages[SYNC_BATCH];
+    VbrStatus status = vbr_dirty_sync_begin(list, all);
+    size_t count = 0;
+
+    while (status == VBR_STATUS_OK) {
+        status = vbr_dirty_sync_fetch(list, pages, SYNC_BATCH, &count);
+        if (status != VBR_STATUS_OK || !count) {
+            break;
+        }
+        *dirty += sync_batch(pages, count);
+    }
+    return status;
+}
+
+static bool dirty_list_sync(uint64_t *dirty)
+{
+    RAMBlock *block;
+    bool all = false;
+
+    if (!d.list || d.broken) {
+        return false;
+    }
+    if (sync_list(d.list, dirty, &all) != VBR_STATUS_OK) {
+        /* It is not known any more what a consumer took off: all is sent. */
+        d.broken = true;
+        all = false;
+        RAMBLOCK_FOREACH(block) {
+            *dirty += dirty_ram_send_all_of(block);
+        }
+    }
+    d.counters->list_syncs += all;
+    d.counters->scan_syncs += !all;
+    trace_dirty_page_list_sync(all, *dirty);
+    return all;
+}
+
+static const RAMDirtyListOps ops = {
+    .note = dirty_list_note,
+    .harvest = dirty_list_harvest,
+    .publish = dirty_list_publish,
+    .sync = dirty_list_sync,
+};
+
+/* Called with the big lock held, by the migration thread or the main loop. */
+static int dirty_ram_precopy_notify(NotifierWithReturn *notifier, void *data,
+                                    Error **errp)
+{
+    PrecopyNotifyData *precopy = data;
+
+    if (!d.list) {
+        return 0;
+    }
+    if (precopy->reason == PRECOPY_NOTIFY_AFTER_BITMAP_SYNC) {
+        RCU_READ_LOCK_GUARD();
+        look_again_everywhere();
+    } else if (precopy->reason == PRECOPY_NOTIFY_CLEANUP) {
+        vbr_dirty_sync_end(d.list);
+    }
+    return 0;
+}
+
+void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
+                   DirtyPageListCounters *counters)
+{
+    static NotifierWithReturn notifier = { .notify = dirty_ram_precopy_notify };
+
+    if (!ram_dirty_list_ops) {
+        d.harvest = g_array_new(false, false, sizeof(Harvested));
+        precopy_add_notifier(&notifier);
+    }
+    d.broken = false;
+    d.counters = counters;
+    d.most_harvested = most_harvested;
+    qatomic_rcu_set(&d.list, list);
+    qatomic_set(&ram_dirty_list_ops, &ops);
+}
+
+void dirty_ram_pause(void)
+{
+    trace_dirty_page_list_pause();
+    qatomic_set(&d.pausing, true);
+    qemu_system_vmstop_request_prepare();
+    qemu_system_vmstop_request(RUN_STATE_DIRTY_TRIGGER);
+}
+
+void dirty_ram_paused(void)
+{
+    qatomic_set(&d.pausing, false);
+}

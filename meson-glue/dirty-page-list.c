@@ -1,0 +1,469 @@
+/*
+ * dirty-page-list: the pages that a guest writes to, as a list
+ *
+ * The object, and its commands of QMP.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/rcu.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-migration.h"
+#include "qapi/qapi-events-migration.h"
+#include "qapi/visitor.h"
+#include "migration/misc.h"
+#include "qom/object_interfaces.h"
+#include "system/runstate.h"
+#include "system/tcg.h"
+#include "dirty-page-list.h"
+
+/* The most pages that are handed out at a time. */
+#define MAX_PAGES 65536
+/* More vCPUs than any machine has; those beyond would share a list. */
+#define MAX_VCPUS 4096
+/*
+ * An accelerator that does not say at once what was written to is asked so
+ * often for the dirty trigger, and takes at most a tenth of the time.
+ */
+#define POLL_MS 10
+#define POLL_SHARE 10
+
+OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(DirtyPageList, dirty_page_list,
+                                          DIRTY_PAGE_LIST, OBJECT,
+                                          { TYPE_USER_CREATABLE }, { })
+
+/* There is one at most. */
+static DirtyPageList *the_list;
+
+/* What the library's answer means for the user; true if it was OK. */
+static bool check(VbrStatus status, Error **errp)
+{
+    static const struct {
+        VbrStatus status;
+        int code;
+        const char *text;
+    } answers[] = {
+        { VBR_STATUS_DIRTY_LIST_ZERO, EINVAL,
+          "max-dirty must be at least 1" },
+        { VBR_STATUS_DIRTY_LIST_SIZE, EINVAL,
+          "max-dirty must be at most 1073741824" },
+        { VBR_STATUS_DIRTY_LIST_TRIGGER, EINVAL,
+          "dirty-trigger must not be larger than max-dirty" },
+        { VBR_STATUS_DIRTY_LIST_MEMORY, ENOMEM,
+          "no memory for a dirty page list" },
+        { VBR_STATUS_DIRTY_LIST_TWICE, EBUSY,
+          "there is a dirty-page-list already, and only one is possible" },
+        { VBR_STATUS_DIRTY_LIST_ACTIVE, EBUSY,
+          "the dirty page list was started already; stop it first" },
+        { VBR_STATUS_DIRTY_LIST_INACTIVE, EINVAL,
+          "the dirty page list was never started; start it first" },
+        { VBR_STATUS_DIRTY_LIST_OVERFLOW, EOVERFLOW,
+          "pages are missing on the dirty page list, any page can be dirty; "
+          "stop and start it, with a larger max-dirty or no-dups=on" },
+    };
+    int i;
+
+    if (status == VBR_STATUS_OK) {
+        return true;
+    }
+    for (i = 0; i < ARRAY_SIZE(answers); i++) {
+        if (answers[i].status == status) {
+            error_setg_errno(errp, answers[i].code, "%s", answers[i].text);
+            return false;
+        }
+    }
+    error_setg_errno(errp, EIO, "the dirty page list does not work any more; "
+                     "delete the object and add it again");
+    return false;
+}
+
+static VbrDirtyIndices indices(DirtyPageList *dl)
+{
+    VbrDirtyIndices indices = {};
+
+    vbr_dirty_indices(dl->list, &indices);
+    return indices;
+}
+
+static DirtyPageList *find(const char *id, Error **errp)
+{
+    Object *obj = object_resolve_path_component(object_get_objects_root(), id);
+    DirtyPageList *dl = (DirtyPageList *)
+        object_dynamic_cast(obj, TYPE_DIRTY_PAGE_LIST);
+
+    if (!dl) {
+        error_setg(errp, "there is no dirty-page-list with the id '%s'", id);
+    }
+    return dl;
+}
+
+/* The dirty trigger. */
+
+static void poll_again(DirtyPageList *dl, int64_t took_ms)
+{
+    timer_mod(dl->poll, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+              MAX(POLL_MS, took_ms * POLL_SHARE));
+}
+
+static void poll(void *opaque)
+{
+    int64_t began = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+    memory_global_dirty_log_sync(false);
+    poll_again(opaque, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - began);
+}
+
+/* Only TCG says at once what was written to. */
+static void update_poll(DirtyPageList *dl, bool running)
+{
+    if (running && dl->dirty_trigger && !tcg_enabled() && indices(dl).active) {
+        poll_again(dl, 0);
+    } else {
+        timer_del(dl->poll);
+    }
+}
+
+static void vm_state_changed(void *opaque, bool running, RunState state)
+{
+    DirtyPageList *dl = opaque;
+    VbrDirtyIndices at = indices(dl);
+
+    update_poll(dl, running);
+    dirty_ram_paused();
+    if (state == RUN_STATE_DIRTY_TRIGGER) {
+        const char *id = object_get_canonical_path_component(OBJECT(dl));
+
+        dl->counters.triggers++;
+        qapi_event_send_dirty_page_list_trigger(id, at.dirty_index -
+                                                at.reset_index);
+    } else if (state == RUN_STATE_RESTORE_VM && at.active) {
+        dl->reloaded = true;
+    } else if (running && dl->pause_later) {
+        dl->pause_later = false;
+        dirty_ram_pause();
+    }
+}
+
+/* Commands */
+
+void qmp_dirty_page_list_start(const char *id, Error **errp)
+{
+    DirtyPageList *dl = find(id, errp);
+
+    if (!dl) {
+        return;
+    }
+    if (indices(dl).active) {
+        check(VBR_STATUS_DIRTY_LIST_ACTIVE, errp);
+        return;
+    }
+    if (migration_is_running() || runstate_check(RUN_STATE_INMIGRATE)) {
+        /* It needs the bits that would be cleared below. */
+        error_setg_errno(errp, EBUSY, "a migration is running; start the dirty "
+                         "page list before it or after it");
+        return;
+    }
+    if (!memory_global_dirty_log_start(GLOBAL_DIRTY_LIST, errp)) {
+        return;
+    }
+    /* What KVM knows already need not be listed. */
+    memory_global_dirty_log_sync(false);
+    if (!check(vbr_dirty_start(dl->list), errp)) {
+        memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
+        return;
+    }
+    dl->reloaded = false;
+    dl->pause_later = false;
+    /* A page whose bit is set would not be noted. */
+    dirty_ram_clean_all();
+    update_poll(dl, runstate_is_running());
+}
+
+static void stop(DirtyPageList *dl)
+{
+    if (indices(dl).active) {
+        vbr_dirty_stop(dl->list);
+        memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
+        update_poll(dl, false);
+    }
+}
+
+void qmp_dirty_page_list_stop(const char *id, Error **errp)
+{
+    DirtyPageList *dl = find(id, errp);
+
+    if (dl) {
+        stop(dl);
+    }
+}
+
+void qmp_dirty_page_list_reset(const char *id, Error **errp)
+{
+    DirtyPageList *dl = find(id, errp);
+    bool trigger = false;
+
+    if (!dl || !check(vbr_dirty_reset(dl->list, &trigger), errp)) {
+        return;
+    }
+    if (trigger && runstate_is_running()) {
+        dirty_ram_pause();
+    } else {
+        dl->pause_later = trigger;
+    }
+}
+
+/* Pages that are clean again, in @pages; false with an error. */
+static bool take(DirtyPageList *dl, uint64_t *pages, size_t most, size_t *count,
+                 Error **errp)
+{
+    VbrDirtyIndices at = indices(dl);
+
+    if (dl->reloaded) {
+        return check(VBR_STATUS_DIRTY_LIST_OVERFLOW, errp);
+    }
+    if (at.active && at.dirty_index - at.fetch_index < most) {
+        memory_global_dirty_log_sync(false);
+    }
+    if (!check(vbr_dirty_fetch(dl->list, pages, most, count), errp)) {
+        return false;
+    }
+    if (at.active) {
+        dirty_ram_clean(pages, *count);
+    }
+    return true;
+}
+
+DirtyPages *qmp_dirty_page_list_fetch(const char *id, bool has_max_pages,
+                                      uint32_t max_pages, bool has_gfns,
+                                      bool gfns, Error **errp)
+{
+    g_autofree uint64_t *pages = NULL;
+    DirtyPageList *dl = find(id, errp);
+    uint32_t most = has_max_pages ? max_pages : MAX_PAGES;
+    size_t count = 0;
+
+    if (!dl) {
+        return NULL;
+    }
+    if (!most || most > MAX_PAGES) {
+        error_setg_errno(errp, EINVAL, "max-pages must be from 1 to %d",
+                         MAX_PAGES);
+        return NULL;
+    }
+    pages = g_new(uint64_t, most);
+    if (!take(dl, pages, most, &count, errp)) {
+        return NULL;
+    }
+    return dirty_pages_answer(pages, count, has_gfns && gfns);
+}
+
+/* The object */
+
+static void dirty_page_list_complete(UserCreatable *uc, Error **errp)
+{
+    DirtyPageList *dl = DIRTY_PAGE_LIST(uc);
+    VbrDirtyOptions options = {
+        .version = VBR_DIRTY_VERSION,
+        .max_dirty = dl->max_dirty,
+        .no_dups = dl->no_dups,
+        .dirty_trigger = dl->dirty_trigger,
+        .vcpus = MAX_VCPUS,
+    };
+
+    VbrStatus status = vbr_dirty_new(&options, &dl->list);
+
+    if (status == VBR_STATUS_DIRTY_LIST_TWICE && !the_list) {
+        /* Its predecessor is about to be freed. */
+        drain_call_rcu();
+        status = vbr_dirty_new(&options, &dl->list);
+    }
+    if (!check(status, errp)) {
+        return;
+    }
+    the_list = dl;
+    dl->poll = timer_new_ms(QEMU_CLOCK_REALTIME, poll, dl);
+    dl->vmstate = qemu_add_vm_change_state_handler(vm_state_changed, dl);
+    dirty_ram_use(dl->list, indices(dl).max_dirty, &dl->counters);
+}
+
+/* A migration may be about to look at the list. */
+static bool dirty_page_list_can_be_deleted(UserCreatable *uc)
+{
+    return !indices(DIRTY_PAGE_LIST(uc)).active && !migration_is_running();
+}
+
+typedef struct Ended {
+    struct rcu_head rcu;
+    VbrDirtyList *list;
+} Ended;
+
+static void free_ended(Ended *ended)
+{
+    vbr_dirty_free(ended->list, true);
+    g_free(ended);
+}
+
+static void dirty_page_list_init(Object *obj)
+{
+}
+
+static void dirty_page_list_finalize(Object *obj)
+{
+    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
+    Ended *ended;
+
+    if (!dl->list) {
+        return;
+    }
+    stop(dl);
+    the_list = NULL;
+    dirty_ram_use(NULL, 0, NULL);
+    qemu_del_vm_change_state_handler(dl->vmstate);
+    timer_free(dl->poll);
+    /* A vCPU may be noting a page. */
+    ended = g_new0(Ended, 1);
+    ended->list = dl->list;
+    call_rcu(ended, free_ended, rcu);
+}
+
+static void get_option(Object *obj, Visitor *v, const char *name, void *opaque,
+                       Error **errp)
+{
+    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
+    uint64_t value = dl->dirty_trigger;
+
+    if (!strcmp(name, "max-dirty")) {
+        value = dl->list ? indices(dl).max_dirty : dl->max_dirty;
+    }
+    visit_type_uint64(v, name, &value, errp);
+}
+
+static void set_option(Object *obj, Visitor *v, const char *name, void *opaque,
+                       Error **errp)
+{
+    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
+    uint64_t value;
+
+    if (!visit_type_uint64(v, name, &value, errp)) {
+        return;
+    }
+    if (dl->list) {
+        error_setg(errp, "%s cannot be changed; delete the object and add it "
+                   "again", name);
+    } else if (!strcmp(name, "max-dirty")) {
+        dl->max_dirty = value;
+    } else {
+        dl->dirty_trigger = value;
+    }
+}
+
+static bool get_no_dups(Object *obj, Error **errp)
+{
+    return DIRTY_PAGE_LIST(obj)->no_dups;
+}
+
+static void set_no_dups(Object *obj, bool value, Error **errp)
+{
+    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
+
+    if (dl->list) {
+        error_setg(errp, "no-dups cannot be changed; delete the object and add "
+                   "it again");
+        return;
+    }
+    dl->no_dups = value;
+}
+
+static bool get_active(Object *obj, Error **errp)
+{
+    return indices(DIRTY_PAGE_LIST(obj)).active;
+}
+
+static bool get_overflow(Object *obj, Error **errp)
+{
+    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
+
+    return indices(dl).overflow || dl->reloaded;
+}
+
+static uint64_t count_of(DirtyPageList *dl, const char *name)
+{
+    VbrDirtyIndices at = indices(dl);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } counts[] = {
+        { "dirty-index", at.dirty_index },
+        { "fetch-index", at.fetch_index },
+        { "reset-index", at.reset_index },
+        { "overflows", at.overflows },
+        { "triggers", dl->counters.triggers },
+        { "list-syncs", dl->counters.list_syncs },
+        { "scan-syncs", dl->counters.scan_syncs },
+    };
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(counts); i++) {
+        if (!strcmp(counts[i].name, name)) {
+            return counts[i].value;
+        }
+    }
+    g_assert_not_reached();
+}
+
+static void get_count(Object *obj, Visitor *v, const char *name, void *opaque,
+                      Error **errp)
+{
+    uint64_t value = count_of(DIRTY_PAGE_LIST(obj), name);
+
+    visit_type_uint64(v, name, &value, errp);
+}
+
+static void dirty_page_list_class_init(ObjectClass *oc, VBR_CLASS_DATA *data)
+{
+    static const struct {
+        const char *name;
+        const char *description;
+    } counts[] = {
+        { "dirty-index", "pages that were listed since the start" },
+        { "fetch-index", "pages of those that were taken off the list" },
+        { "reset-index", "pages of those that are dealt with" },
+        { "overflows", "how often there was no room on the list" },
+        { "triggers", "how often the guest was paused for dirty-trigger" },
+        { "list-syncs", "synchronizations of a migration from the list" },
+        { "scan-syncs", "synchronizations of a migration from all bitmaps" },
+    };
+    UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
+    int i;
+
+    ucc->complete = dirty_page_list_complete;
+    ucc->can_be_deleted = dirty_page_list_can_be_deleted;
+
+    object_class_property_add(oc, "max-dirty", "uint64", get_option, set_option,
+                              NULL, NULL);
+    object_class_property_set_description(oc, "max-dirty",
+        "pages that each vCPU's list has room for");
+    object_class_property_add(oc, "dirty-trigger", "uint64", get_option,
+                              set_option, NULL, NULL);
+    object_class_property_set_description(oc, "dirty-trigger",
+        "at how many pages the guest is paused; 0: never");
+    object_class_property_add_bool(oc, "no-dups", get_no_dups, set_no_dups);
+    object_class_property_set_description(oc, "no-dups",
+        "list a page once until it is taken off the list");
+    object_class_property_add_bool(oc, "active", get_active, NULL);
+    object_class_property_set_description(oc, "active",
+        "whether pages are listed");
+    object_class_property_add_bool(oc, "overflow", get_overflow, NULL);
+    object_class_property_set_description(oc, "overflow",
+        "whether there was no room; without no-dups pages are missing then");
+    for (i = 0; i < ARRAY_SIZE(counts); i++) {
+        object_class_property_add(oc, counts[i].name, "uint64", get_count, NULL,
+                                  NULL, NULL);
+        object_class_property_set_description(oc, counts[i].name,
+                                              counts[i].description);
+    }
+}

@@ -1,0 +1,69 @@
+/*
+ * dirty-page-list: the pages that a guest writes to, as a list
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef DIRTY_PAGE_LIST_H
+#define DIRTY_PAGE_LIST_H
+
+#include "exec/cpu-common.h"
+#include "qapi/qapi-types-migration.h"
+#include "qom/object.h"
+#include "vbr-compat.h"
+#include "virtio_balloon_rs.h"
+
+#define TYPE_DIRTY_PAGE_LIST "dirty-page-list"
+OBJECT_DECLARE_SIMPLE_TYPE(DirtyPageList, DIRTY_PAGE_LIST)
+
+/* Changed under the big lock only. */
+typedef struct DirtyPageListCounters {
+    /* Synchronizations of a migration that took the list, or had to look at all. */
+    uint64_t list_syncs;
+    uint64_t scan_syncs;
+    /* How often the machine was paused. */
+    uint64_t triggers;
+} DirtyPageListCounters;
+
+struct DirtyPageList {
+    Object parent_obj;
+
+    uint64_t max_dirty;
+    uint64_t dirty_trigger;
+    bool no_dups;
+
+    VbrDirtyList *list;
+    DirtyPageListCounters counters;
+    VMChangeStateEntry *vmstate;
+    QEMUTimer *poll;
+    /* The dirty trigger was reached while the machine did not run. */
+    bool pause_later;
+    /* A snapshot was loaded: any page can have changed. */
+    bool reloaded;
+};
+
+/* Pages in ascending order as QMP has them (dirty-page-list-answer.c). */
+DirtyPages *dirty_pages_answer(const uint64_t *pages, size_t count, bool gfns);
+
+/* What has to do with RAM (dirty-page-list-ram.c). */
+
+/*
+ * From here on pages are noted on @list; NULL: on none. Of KVM's dirty rings up
+ * to @most_harvested entries are taken at a time, the rest through bitmaps.
+ */
+void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
+                   DirtyPageListCounters *counters);
+/* Makes all of RAM clean, so that each write from here on is noted. */
+void dirty_ram_clean_all(void);
+/* The same for pages in ascending order, before they are handed out. */
+void dirty_ram_clean(const uint64_t *pages, size_t count);
+/* Pauses the machine for the dirty trigger. Any thread. */
+void dirty_ram_pause(void);
+/* The machine was paused, or goes on. */
+void dirty_ram_paused(void);
+/* Called with RCU held. */
+RAMBlock *dirty_ram_block(uint64_t page, RAMBlock *hint);
+/* Has a migration send all of @block; the number of pages that it would not. */
+uint64_t dirty_ram_send_all_of(RAMBlock *block);
+
+#endif
