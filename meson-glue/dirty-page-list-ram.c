@@ -147,11 +147,15 @@ RAMBlock *dirty_ram_block(uint64_t page, RAMBlock *hint)
     return NULL;
 }
 
+static uint64_t end_of(const RAMBlock *block)
+{
+    return (block->offset + block->used_length) >> qemu_target_page_bits();
+}
+
 /* How many of the pages are in a row, and in the block. */
 static size_t run_of(RAMBlock *block, const uint64_t *pages, size_t count)
 {
-    uint64_t end = (block->offset + block->used_length) >>
-                   qemu_target_page_bits();
+    uint64_t end = end_of(block);
     size_t n = 1;
 
     while (n < count && pages[n] == pages[0] + n && pages[n] < end) {
@@ -177,17 +181,32 @@ static void clear_bits(uint64_t page, uint64_t count)
 }
 
 /*
- * Makes TCG look again before it writes to pages from @first to @last.
+ * Makes TCG look again before it writes to these pages, and what is between.
  *
  * Done once when bits were cleared, and once more when all vCPUs were waited
  * for: one that found the bit set may make its TLB forget to look only after the
- * bit was cleared.
+ * bit was cleared. Called with RCU held.
  */
-static void look_again(uint64_t first, uint64_t last)
+static void look_again(const uint64_t *pages, size_t count)
 {
     unsigned int bits = qemu_target_page_bits();
+    RAMBlock *block = NULL;
+    size_t at = 0;
 
-    physical_memory_dirty_bits_cleared(first << bits, (last - first + 1) << bits);
+    while (at < count) {
+        size_t n = 1;
+
+        block = dirty_ram_block(pages[at], block);
+        if (block) {
+            while (at + n < count && pages[at + n] < end_of(block)) {
+                n++;
+            }
+            physical_memory_dirty_bits_cleared(
+                pages[at] << bits,
+                (pages[at + n - 1] - pages[at] + 1) << bits);
+        }
+        at += n;
+    }
 }
 
 static void look_again_everywhere(void)
@@ -221,13 +240,11 @@ void dirty_ram_clean(const uint64_t *pages, size_t count)
             }
             at += n;
         }
-        if (count) {
-            look_again(pages[0], pages[count - 1]);
-        }
+        look_again(pages, count);
     }
     memory_global_after_dirty_log_sync();
-    if (count) {
-        look_again(pages[0], pages[count - 1]);
+    WITH_RCU_READ_LOCK_GUARD() {
+        look_again(pages, count);
     }
 }
 
@@ -303,7 +320,7 @@ static uint64_t sync_batch(const uint64_t *pages, size_t count)
         }
         at += n;
     }
-    look_again(pages[0], pages[count - 1]);
+    look_again(pages, count);
     return dirty;
 }
 
