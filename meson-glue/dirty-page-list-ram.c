@@ -53,8 +53,8 @@ typedef struct Harvested {
 
 static struct {
     /*
-     * A VbrDirtyList, which QEMU's atomics do not take because nobody here knows
-     * what is in it. Read under RCU, changed under the big lock.
+     * A VbrDirtyList, which QEMU's atomics do not take because nobody here
+     * knows what is in it. Read under RCU, changed under the big lock.
      */
     void *list;
     DirtyPageListCounters *counters;
@@ -172,9 +172,9 @@ static void clear_bits(uint64_t page, uint64_t count)
     while (count) {
         uint64_t offset = page % DIRTY_MEMORY_BLOCK_SIZE;
         uint64_t n = MIN(count, DIRTY_MEMORY_BLOCK_SIZE - offset);
+        unsigned long *bits = map->blocks[page / DIRTY_MEMORY_BLOCK_SIZE];
 
-        bitmap_test_and_clear_atomic(map->blocks[page / DIRTY_MEMORY_BLOCK_SIZE],
-                                     offset, n);
+        bitmap_test_and_clear_atomic(bits, offset, n);
         page += n;
         count -= n;
     }
@@ -184,8 +184,8 @@ static void clear_bits(uint64_t page, uint64_t count)
  * Makes TCG look again before it writes to these pages, and what is between.
  *
  * Done once when bits were cleared, and once more when all vCPUs were waited
- * for: one that found the bit set may make its TLB forget to look only after the
- * bit was cleared. Called with RCU held.
+ * for: one that found the bit set may make its TLB forget to look only after
+ * the bit was cleared. Called with RCU held.
  */
 static void look_again(const uint64_t *pages, size_t count)
 {

@@ -18,7 +18,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(DirtyPageList, DIRTY_PAGE_LIST)
 
 /* Changed under the big lock only. */
 typedef struct DirtyPageListCounters {
-    /* Synchronizations of a migration that took the list, or had to look at all. */
+    /* A migration's synchronizations from the list, and from all bitmaps. */
     uint64_t list_syncs;
     uint64_t scan_syncs;
     /* How often the machine was paused. */
