@@ -14,7 +14,7 @@ use crate::series::{Series, patch_files};
 use crate::source::BASE;
 
 /// The most changed lines that a series should have.
-const AIM: usize = 150;
+const AIM: usize = 500;
 /// What `git format-patch --zero-commit` writes first.
 const FIRST_LINE: &str = "From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001";
 
