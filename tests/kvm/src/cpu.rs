@@ -34,6 +34,8 @@ pub enum Stop {
     Done,
     /// The dirty ring must be read before it can go on.
     RingFull,
+    /// It wrote to where no slot is.
+    NoRam,
 }
 
 impl Cpu {
@@ -100,6 +102,7 @@ impl Cpu {
             match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(..)) => return Ok(Stop::Done),
                 Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => return Ok(Stop::RingFull),
+                Ok(VcpuExit::MmioWrite(..)) => return Ok(Stop::NoRam),
                 Ok(VcpuExit::Intr) => {}
                 Ok(other) => return Err(io::Error::other(format!("the guest left: {other:?}"))),
                 Err(error) if error.errno() == libc::EINTR => {}
@@ -117,7 +120,7 @@ impl Cpu {
         self.set_mail(mailbox::VALUE, value);
         match self.run()? {
             Stop::Done => Ok(()),
-            Stop::RingFull => Err(io::Error::other("the ring is full")),
+            other => Err(io::Error::other(format!("the guest came to {other:?}"))),
         }
     }
 

@@ -28,6 +28,9 @@ const MAILBOX_STEP: u64 = 0x1_0000;
 /// So many processors have a mailbox.
 pub const CPUS: u64 = (LOW_BYTES - MAILBOXES) / MAILBOX_STEP;
 
+/// No ring is larger.
+const MAX_RING_SHIFT: u32 = 20;
+
 /// The guest's page tables reach that far.
 pub const MAPPED_GIB: u64 = 16;
 /// Present, writable, for user programs, accessed, and with PAGE_SIZE also dirty.
@@ -53,6 +56,30 @@ impl Slot {
         // its processors keeps, keeps it until KVM has let go of the slot.
         Ok(unsafe { vm.set_user_memory_region(region) }?)
     }
+}
+
+/// How many entries a dirty ring may have, in steps of two, from the fewest to the most.
+/// The fewest depend on what the processor keeps to itself at first.
+///
+/// # Errors
+/// What KVM says, and when there is no such number.
+pub fn ring_sizes(kvm: &Kvm) -> io::Result<Vec<u32>> {
+    let mut sizes = Vec::new();
+    for entries in (0..=MAX_RING_SHIFT).map(|shift| 1 << shift) {
+        match Vm::new(kvm, Tracking::Ring, entries) {
+            Ok(_) => sizes.push(entries),
+            Err(error) if is_refusal(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match sizes.is_empty() {
+        true => Err(io::Error::other("KVM allows no dirty ring of any size")),
+        false => Ok(sizes),
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::E2BIG))
 }
 
 /// A virtual machine. Its processors keep it.
