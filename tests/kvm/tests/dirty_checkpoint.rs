@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Checkpoints by the library's list of dirty pages, with KVM's dirty rings: a copy that
+//! takes the listed pages and no other is the guest's memory, byte for byte, also when
+//! guest, harvest and copy go on at once.
+
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+use std::collections::BTreeSet;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, ScopedJoinHandle};
+
+use kvm::PAGE;
+use kvm::block::Block;
+use kvm::cases;
+use kvm::checkpoint::Checkpoint;
+use kvm::cpu::Cpu;
+use kvm::harvest::{Noting, Signals};
+use kvm::program::{Program, mailbox};
+use kvm::rig::{Rig, Setup};
+use kvm::testing::Case;
+use kvm::vm::ring_sizes;
+use kvm_ioctls::Kvm;
+use virtio_balloon_rs::error::Error;
+
+const BASE: u64 = 1 << 30;
+const SLOT: u32 = 1;
+const FIRST: u64 = 1 << 20;
+const ROUNDS: u64 = 100;
+/// So few that the guest writes to each of them again and again.
+const PAGES: u64 = 256;
+/// So many pages are copied while the guest runs.
+const COPIES: usize = 4 * PAGES as usize;
+
+/// Both ways to note, with and without duplicates on the list.
+const KINDS: [(Noting, bool); 4] = [
+    (Noting::Entries, false),
+    (Noting::Entries, true),
+    (Noting::NewBits, false),
+    (Noting::NewBits, true),
+];
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) % limit
+    }
+}
+
+struct World {
+    rig: Rig,
+    block: Arc<Block>,
+    cpus: Vec<Cpu>,
+    checkpoint: Checkpoint,
+}
+
+impl World {
+    fn new(kvm: &Kvm, setup: Setup, pages: u64) -> io::Result<World> {
+        let rig = Rig::new(kvm, setup)?;
+        let block = Block::new(FIRST..FIRST + pages)?;
+        rig.plug(SLOT, BASE, &block)?;
+        let cpus = (0..2)
+            .map(|index| {
+                let (random, written) = (0x9e37_79b9_7f4a_7c15 + index, (index + 1) << 60);
+                let set = |word, value| rig.vm.mail(index, word).store(value, Ordering::Relaxed);
+                set(mailbox::RANDOM, random);
+                set(mailbox::WRITTEN, written);
+                rig.cpu(index, BASE..BASE + pages * PAGE)
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(World {
+            rig,
+            block,
+            cpus,
+            checkpoint: Checkpoint::default(),
+        })
+    }
+
+    /// The list is started, and then everything is copied once.
+    fn begin(&mut self) -> io::Result<()> {
+        self.rig.start()?;
+        self.checkpoint.add(&self.block);
+        Ok(())
+    }
+
+    /// The guest stands still: after one more harvest the copy must be what it has.
+    fn assert_complete(&mut self) -> io::Result<()> {
+        self.rig.harvest()?;
+        self.checkpoint.copy(&self.rig.fetch().unwrap());
+        assert_eq!(self.checkpoint.differing(), [0; 0]);
+        Ok(())
+    }
+}
+
+/// What the readers want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    GoOn,
+    /// The guest is to stop.
+    Enough,
+}
+
+/// Runs all processors, each in a thread, and `meanwhile` over and over until they have
+/// come to the ends of their programs.
+fn together(
+    rig: &Rig,
+    cpus: &mut [Cpu],
+    mut meanwhile: impl FnMut() -> io::Result<Wish>,
+) -> io::Result<()> {
+    thread::scope(|scope| {
+        let guests: Vec<_> = cpus
+            .iter_mut()
+            .map(|cpu| scope.spawn(|| rig.run(cpu)))
+            .collect();
+        let mut result = Ok(Wish::GoOn);
+        while !guests.iter().all(ScopedJoinHandle::is_finished) {
+            if matches!(result, Ok(Wish::GoOn)) {
+                result = meanwhile();
+            } else {
+                (0..2).for_each(|cpu| rig.vm.mail(cpu, mailbox::STOP).store(1, Ordering::SeqCst));
+            }
+        }
+        for guest in guests {
+            guest.join().expect("its thread lives")?;
+        }
+        result.map(|_| ())
+    })
+}
+
+fn run(case: Case, test: fn(&Kvm) -> io::Result<()>) {
+    if let Some(kvm) = case.kvm() {
+        test(&kvm).expect("KVM does what it is asked for");
+    }
+}
+
+fn setup((noting, no_dups): (Noting, bool)) -> Setup {
+    let mut setup = Setup {
+        noting,
+        ..Setup::default()
+    };
+    setup.list.no_dups = no_dups;
+    setup
+}
+
+/// A guest writes to pages that are known, some of them often, then stands still.
+fn each_round_lists_what_was_written_and_no_other(kvm: &Kvm) -> io::Result<()> {
+    for kind in KINDS {
+        let mut world = World::new(kvm, setup(kind), PAGES)?;
+        world.begin()?;
+        let mut random = Random(4711);
+        for _ in 0..ROUNDS {
+            let count = 1 + random.below(PAGES);
+            let spread = 1 + random.below(PAGES);
+            let mut expected = BTreeSet::new();
+            for at in 0..count {
+                let page = random.below(spread);
+                expected.insert(FIRST + page);
+                let address = BASE + page * PAGE + random.below(PAGE / 8) * 8;
+                let entry = world.rig.vm.mail(0, mailbox::LIST + at * 8);
+                entry.store(address, Ordering::Relaxed);
+            }
+            let cpu = &mut world.cpus[0];
+            cpu.start(Program::List, count)?;
+            world.rig.run(cpu)?;
+            world.rig.harvest()?;
+            let mut listed = world.rig.fetch().unwrap();
+            if kind == (Noting::Entries, false) {
+                listed.dedup();
+            }
+            assert!(listed.iter().eq(&expected), "{kind:?}");
+            world.checkpoint.copy(&listed);
+            assert_eq!(world.checkpoint.differing(), [0; 0], "{kind:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Two processors write to pages of their own and to some that both write to, while a third
+/// thread reads the rings and the list.
+fn two_processors_list_what_they_wrote_and_no_other(kvm: &Kvm) -> io::Result<()> {
+    let least = ring_sizes(kvm)?[0];
+    for kind in KINDS {
+        for ring_entries in [least, 4096] {
+            let setup = Setup {
+                ring_entries,
+                ..setup(kind)
+            };
+            let mut world = World::new(kvm, setup, 1024)?;
+            world.begin()?;
+            let wrote: [Range<u64>; 2] = [50..600, 400..950];
+            for (cpu, pages) in world.cpus.iter_mut().zip(&wrote) {
+                let ram = BASE + pages.start * PAGE..BASE + pages.end * PAGE;
+                cpu.start_in(ram, Program::Sweep, 2)?;
+            }
+            let mut listed = BTreeSet::new();
+            let (rig, checkpoint) = (&world.rig, &mut world.checkpoint);
+            let mut look = || -> io::Result<Wish> {
+                rig.harvest()?;
+                let pages = rig.fetch().unwrap();
+                checkpoint.copy(&pages);
+                listed.extend(pages);
+                Ok(Wish::GoOn)
+            };
+            together(rig, &mut world.cpus, &mut look)?;
+            look()?;
+            assert!(listed.into_iter().eq(FIRST + 50..FIRST + 950), "{kind:?}");
+            world.assert_complete()?;
+        }
+    }
+    Ok(())
+}
+
+/// Both processors write at random until they are told to stop.
+fn scatter(cpus: &mut [Cpu]) -> io::Result<()> {
+    cpus.iter_mut()
+        .try_for_each(|cpu| cpu.start(Program::Scatter, u64::MAX))
+}
+
+/// Everything at once, on few pages: harvests hit pages that are being written to.
+fn a_copy_made_while_the_guest_runs_is_complete(kvm: &Kvm) -> io::Result<()> {
+    let least = ring_sizes(kvm)?[0];
+    for kind in KINDS {
+        for ring_entries in [least, 4096] {
+            let setup = Setup {
+                ring_entries,
+                ..setup(kind)
+            };
+            let mut world = World::new(kvm, setup, PAGES)?;
+            world.begin()?;
+            for _ in 0..3 {
+                scatter(&mut world.cpus)?;
+                let (rig, checkpoint) = (&world.rig, &mut world.checkpoint);
+                let mut copied = 0;
+                together(rig, &mut world.cpus, || {
+                    rig.harvest()?;
+                    copied += checkpoint.copy(&rig.fetch().unwrap());
+                    Ok(enough(copied >= COPIES))
+                })?;
+                world.assert_complete()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn enough(is: bool) -> Wish {
+    if is { Wish::Enough } else { Wish::GoOn }
+}
+
+/// Pages that were written before the list was started are on it or not, but no write after
+/// the start is lost.
+fn a_list_started_while_the_guest_runs_is_complete(kvm: &Kvm) -> io::Result<()> {
+    for kind in KINDS {
+        let mut world = World::new(kvm, setup(kind), PAGES)?;
+        for _ in 0..3 {
+            world.checkpoint = Checkpoint::default();
+            scatter(&mut world.cpus)?;
+            let (rig, block) = (&world.rig, &world.block);
+            let checkpoint = &mut world.checkpoint;
+            let (mut harvested, mut begun, mut copied) = (0, false, 0);
+            together(rig, &mut world.cpus, || {
+                harvested += rig.harvest()?.pages;
+                if begun {
+                    copied += checkpoint.copy(&rig.fetch().unwrap());
+                } else if harvested >= PAGES {
+                    rig.list.stop();
+                    rig.start()?;
+                    checkpoint.add(block);
+                    begun = true;
+                }
+                Ok(enough(copied >= COPIES))
+            })?;
+            world.assert_complete()?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies what is dirty, by the bits if the list has lost pages.
+fn fetch_or_scan(rig: &Rig, checkpoint: &mut Checkpoint) -> io::Result<()> {
+    let pages = match rig.fetch() {
+        Err(Error::DirtyListOverflow) => {
+            rig.list.stop();
+            // What comes before the bits are taken is among them, the rest is noted.
+            rig.list.start().map_err(io::Error::other)?;
+            rig.scan()
+        }
+        fetched => fetched.map_err(io::Error::other)?,
+    };
+    checkpoint.copy(&pages);
+    Ok(())
+}
+
+/// A list of 256 pages under a guest that writes to many more: without duplicates it finds
+/// them by its marks, and else the consumer finds them by the bits.
+fn an_overflow_while_the_guest_runs_loses_nothing(kvm: &Kvm) -> io::Result<()> {
+    for kind in KINDS {
+        let mut setup = setup(kind);
+        setup.list.max_dirty = 256;
+        let mut world = World::new(kvm, setup, 4 * PAGES)?;
+        world.begin()?;
+        scatter(&mut world.cpus)?;
+        let (rig, checkpoint) = (&world.rig, &mut world.checkpoint);
+        let mut overflows = 0;
+        together(rig, &mut world.cpus, || {
+            rig.harvest()?;
+            // A consumer that is slow.
+            if rig.list.indices().overflow {
+                overflows += 1;
+                fetch_or_scan(rig, checkpoint)?;
+            }
+            Ok(enough(overflows == 5))
+        })?;
+        // They may have gone on writing for a while.
+        rig.harvest()?;
+        fetch_or_scan(rig, checkpoint)?;
+        world.assert_complete()?;
+    }
+    Ok(())
+}
+
+/// A migration and a tool that makes checkpoints, each with its list and its copy.
+fn a_migration_beside_it_is_complete(kvm: &Kvm) -> io::Result<()> {
+    for (max_dirty, pages) in [(1 << 17, PAGES), (256, 8 * PAGES)] {
+        let mut setup = setup((Noting::NewBits, true));
+        setup.list.max_dirty = max_dirty;
+        let mut world = World::new(kvm, setup, pages)?;
+        world.begin()?;
+        let (rig, block) = (&world.rig, &world.block);
+        let mut destination = Checkpoint::default();
+        // Its first synchronization, with all pages to be sent.
+        assert!(!rig.list.sync_begin());
+        rig.sync_fetch().unwrap();
+        destination.add(block);
+        let mut synchronize = || -> io::Result<usize> {
+            rig.harvest()?;
+            assert!(rig.list.sync_begin(), "the list has all");
+            Ok(destination.copy(&rig.sync_fetch().unwrap()))
+        };
+        scatter(&mut world.cpus)?;
+        let checkpoint = &mut world.checkpoint;
+        let (mut copied, mut sent) = (0, 0);
+        together(rig, &mut world.cpus, || {
+            // Now the one has more, now the other.
+            if copied < sent {
+                rig.harvest()?;
+                copied += checkpoint.copy(&rig.fetch().unwrap());
+            } else {
+                sent += 1 + synchronize()?;
+            }
+            Ok(enough(copied >= COPIES))
+        })?;
+        synchronize()?;
+        rig.list.sync_end();
+        assert_eq!(destination.differing(), [0; 0]);
+        world.assert_complete()?;
+    }
+    Ok(())
+}
+
+/// Calls `call` while signals come to this thread all the time.
+fn under_signals<T>(call: impl FnOnce() -> T) -> T {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler = nothing as extern "C" fn(libc::c_int);
+    // SAFETY: the handler does nothing, which is allowed at any time.
+    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+    // SAFETY: the call takes and changes nothing.
+    let me = unsafe { libc::pthread_self() };
+    let (over, begun) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // SAFETY: that thread waits for this one to end.
+                unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
+                begun.store(true, Ordering::Relaxed);
+                (0..500).for_each(|_| std::hint::spin_loop());
+            }
+        });
+        while !begun.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+        let result = call();
+        over.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+/// KVM stops for a signal while it protects pages, and leaves some as they are that it
+/// counts as done: see [`Signals`].
+fn signals_in_a_harvest_lose_nothing(kvm: &Kvm) -> io::Result<()> {
+    for signals in [Signals::Held, Signals::Let] {
+        let mut world = World::new(kvm, setup((Noting::Entries, true)), 2048)?;
+        world.rig.harvester().set_signals(signals);
+        world.begin()?;
+        for round in 0..12 {
+            // Every third page, so that KVM has much to do.
+            for at in 0..600 {
+                let address = BASE + (at * 3 + round % 3) * PAGE;
+                let entry = world.rig.vm.mail(0, mailbox::LIST + at * 8);
+                entry.store(address, Ordering::Relaxed);
+            }
+            let cpu = &mut world.cpus[0];
+            cpu.start(Program::List, 600)?;
+            world.rig.run(cpu)?;
+            let harvest = under_signals(|| world.rig.harvest())?;
+            let listed = world.rig.fetch().unwrap();
+            match signals {
+                Signals::Held => assert_eq!((harvest.all, listed.len()), (0, 600)),
+                Signals::Let => assert!(listed.len() == if harvest.all > 0 { 2048 } else { 600 }),
+            }
+            world.checkpoint.copy(&listed);
+            assert_eq!(world.checkpoint.differing(), [0; 0], "{signals:?}");
+        }
+        // The last writes are the first ones again.
+        world.assert_complete()?;
+    }
+    Ok(())
+}
+
+cases!(run, dirty_ring, Ring:
+    each_round_lists_what_was_written_and_no_other
+    two_processors_list_what_they_wrote_and_no_other
+    a_copy_made_while_the_guest_runs_is_complete
+    a_list_started_while_the_guest_runs_is_complete
+    an_overflow_while_the_guest_runs_loses_nothing
+    a_migration_beside_it_is_complete
+    signals_in_a_harvest_lose_nothing
+);
