@@ -207,5 +207,7 @@ int main(int argc, char **argv)
     vbr_add_hold_tests();
     vbr_add_hold_huge_tests();
     vbr_add_hold_ram_tests();
+    vbr_add_dirty_tests();
+    vbr_add_dirty_fetch_tests();
     return g_test_run();
 }

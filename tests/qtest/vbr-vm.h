@@ -70,5 +70,7 @@ void vbr_add_advice_tests(void);
 void vbr_add_hold_tests(void);
 void vbr_add_hold_huge_tests(void);
 void vbr_add_hold_ram_tests(void);
+void vbr_add_dirty_tests(void);
+void vbr_add_dirty_fetch_tests(void);
 
 #endif
