@@ -209,5 +209,7 @@ int main(int argc, char **argv)
     vbr_add_hold_ram_tests();
     vbr_add_dirty_tests();
     vbr_add_dirty_fetch_tests();
+    vbr_add_dirty_blocks_tests();
+    vbr_add_dirty_trigger_tests();
     return g_test_run();
 }

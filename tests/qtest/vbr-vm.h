@@ -72,5 +72,7 @@ void vbr_add_hold_huge_tests(void);
 void vbr_add_hold_ram_tests(void);
 void vbr_add_dirty_tests(void);
 void vbr_add_dirty_fetch_tests(void);
+void vbr_add_dirty_blocks_tests(void);
+void vbr_add_dirty_trigger_tests(void);
 
 #endif
