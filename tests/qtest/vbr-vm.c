@@ -211,5 +211,7 @@ int main(int argc, char **argv)
     vbr_add_dirty_fetch_tests();
     vbr_add_dirty_blocks_tests();
     vbr_add_dirty_trigger_tests();
+    vbr_add_dirty_move_tests();
+    vbr_add_dirty_accel_tests();
     return g_test_run();
 }

@@ -74,5 +74,7 @@ void vbr_add_dirty_tests(void);
 void vbr_add_dirty_fetch_tests(void);
 void vbr_add_dirty_blocks_tests(void);
 void vbr_add_dirty_trigger_tests(void);
+void vbr_add_dirty_move_tests(void);
+void vbr_add_dirty_accel_tests(void);
 
 #endif
