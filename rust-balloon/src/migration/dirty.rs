@@ -20,8 +20,9 @@
 //!   list loses nothing; its overflow only says that it was slow. A page in a ring without a mark was found
 //!   by a sweep before, and is passed over.
 //! - Without NO_DUPS what does not fit is lost to the list, and its consumer is told so until the next start.
-//! - The consumer clears bits that the migration has not seen. So each page is noted on the migration's list
-//!   before the consumer gets it.
+//! - The consumer clears bits that the migration has not seen. So each page that it gets is marked as owed to
+//!   the migration before. Otherwise the migration's list has no marks: if a ring is full the migration looks at
+//!   all bits, which is quicker then, and at what is owed.
 //!
 //! A ring has one writer and one reader at a time, and no lock between them. The machine's ring has many
 //! writers, who take turns; its reader does not wait for them.
@@ -36,7 +37,7 @@ mod trigger;
 mod tests;
 
 use crate::error::Error;
-use list::List;
+use list::{List, Marked};
 pub use list::MACHINE;
 pub use marks::PAGES;
 
@@ -133,8 +134,13 @@ impl DirtyList {
     pub fn new(options: DirtyOptions) -> Result<DirtyList, Error> {
         options.check()?;
         let (max_dirty, vcpus) = (options.rounded(), options.vcpus);
-        let consumer = List::new(max_dirty, options.no_dups, options.dirty_trigger, vcpus)?;
-        let migration = List::new(max_dirty, true, 0, vcpus)?;
+        let marked = if options.no_dups {
+            Marked::Listed
+        } else {
+            Marked::No
+        };
+        let consumer = List::new(max_dirty, marked, options.dirty_trigger, vcpus)?;
+        let migration = List::new(max_dirty, Marked::Owed, 0, vcpus)?;
         Ok(DirtyList {
             consumer,
             migration,
@@ -179,8 +185,7 @@ impl DirtyList {
     /// missing, until the next start; [`Error::DirtyListMemory`] when the migration's list could not take
     /// the pages, which without `no_dups` are missing then.
     pub fn fetch(&self, out: &mut [u64]) -> Result<usize, Error> {
-        let to_migration = |pages: &[u64]| self.migration.note_sorted(pages);
-        self.consumer.fetch(out, to_migration)
+        self.consumer.fetch(out, |pages| self.migration.owe(pages))
     }
 
     /// The consumer is done with all that it fetched. The dirty trigger counts from here on; says whether it is

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! One list with one reader: a ring for each virtual CPU, one for the machine, and the marks.
+//! One list with one reader: a ring for each virtual CPU, one for the machine, and marks.
 
 use super::marks::{Marks, PAGES, word_at};
 use super::ring::Ring;
-use super::sync::{AtomicBool, AtomicU64, Ordering, Padded, filled};
+use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering, Padded, filled};
 use super::trigger::Trigger;
 use super::{DirtyIndices, Noted};
 use crate::error::Error;
@@ -31,11 +31,25 @@ struct Reader {
     may_sweep: bool,
 }
 
+/// Which pages a list has marks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marked {
+    /// None.
+    No,
+    /// All that are on it (NO_DUPS).
+    Listed,
+    /// Those that another list's reader took off (the migration's list).
+    Owed,
+}
+
 pub(super) struct List {
     max_dirty: usize,
     marks: Option<Marks>,
+    owed: Option<Marks>,
     /// Made when a virtual CPU first has something to note.
-    rings: Box<[OnceLock<Ring>]>,
+    rings: Box<[OnceLock<Box<Ring>>]>,
+    /// How many of them to look at.
+    used: AtomicUsize,
     /// Of all that is noted by no virtual CPU.
     machine: Ring,
     /// Whose turn it is to write to `machine`.
@@ -56,14 +70,17 @@ impl List {
     /// [`Error::DirtyListMemory`]
     pub(super) fn new(
         max_dirty: usize,
-        no_dups: bool,
+        marked: Marked,
         dirty_trigger: usize,
         vcpus: usize,
     ) -> Result<List, Error> {
+        let marks = |which| (marked == which).then(Marks::new).transpose();
         Ok(List {
             max_dirty,
-            marks: no_dups.then(Marks::new).transpose()?,
+            marks: marks(Marked::Listed)?,
+            owed: marks(Marked::Owed)?,
             rings: filled(vcpus, OnceLock::new)?,
+            used: AtomicUsize::new(0),
             machine: Ring::new(max_dirty)?,
             turns: Mutex::new(()),
             active: Padded(AtomicBool::new(false)),
@@ -93,10 +110,10 @@ impl List {
     /// mark, which is passed over, or a flag too many. Never a mark without a place: it would keep its
     /// page off the list for good. Hence this order, against that of `put`.
     fn start_anew(&self, reader: &mut Reader) {
-        self.each_ring(Ring::clear);
+        self.all_rings().for_each(Ring::clear);
         self.missing.0.store(false, Ordering::Release);
         self.unlisted.store(false, Ordering::Release);
-        if let Some(marks) = &self.marks {
+        for marks in self.marks.iter().chain(&self.owed) {
             marks.clear();
         }
         self.overflows.store(0, Ordering::Relaxed);
@@ -125,17 +142,21 @@ impl List {
         })
     }
 
-    /// Notes `pages`, which are sorted, if the list is active.
+    /// Marks `pages`, which are sorted, as owed, if the list is active.
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListMemory`]: not all of them could be noted.
-    pub(super) fn note_sorted(&self, pages: &[u64]) -> Result<(), Error> {
+    /// [`Error::DirtyListMemory`]: not all of them could be marked.
+    pub(super) fn owe(&self, pages: &[u64]) -> Result<(), Error> {
+        let Some(owed) = self.owed.as_ref().filter(|_| self.is_active()) else {
+            return Ok(());
+        };
         let mut next = 0;
-        while self.is_active() && next < pages.len() {
+        while next < pages.len() {
             let (first, bits) = word_at(pages, &mut next);
-            self.put(MACHINE, first, bits)?;
+            owed.set(first, bits)?;
         }
+        self.unlisted.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -178,9 +199,14 @@ impl List {
         let place = self.rings.get(vcpu)?;
         if place.get().is_none() {
             // If somebody else was faster, theirs is kept.
-            let _lost = place.set(Ring::new(self.max_dirty).ok()?);
+            let _lost = place.set(Box::new(Ring::new(self.max_dirty).ok()?));
+            self.used.fetch_max(vcpu + 1, Ordering::AcqRel);
         }
-        place.get()
+        place.get().map(Box::as_ref)
+    }
+
+    fn used(&self) -> &[OnceLock<Box<Ring>>] {
+        &self.rings[..self.used.load(Ordering::Acquire)]
     }
 
     /// Says so, after what it is about was marked: whoever takes the flag away then sees the marks.
@@ -215,7 +241,7 @@ impl List {
     /// How far the reader goes is what is there now. Without such a bound a writer that is as fast as the
     /// reader would keep it for ever.
     fn look(&self, reader: &mut Reader) {
-        self.each_ring(Ring::look);
+        self.all_rings().for_each(Ring::look);
         reader.look = false;
         reader.may_sweep = true;
     }
@@ -241,9 +267,10 @@ impl List {
                 return if filled == 0 { Err(error) } else { Ok(filled) };
             }
             // The order that all depends on: see the top of the module.
-            let kept = match &self.marks {
-                Some(marks) => marks.take(&mut gathered[..distinct]),
-                None => distinct,
+            let kept = match (&self.marks, &self.owed) {
+                (Some(marks), _) => marks.take(&mut gathered[..distinct]),
+                (None, Some(owed)) => owed.forget(&gathered[..distinct]),
+                (None, None) => distinct,
             };
             reader.fetch_index += match &self.marks {
                 Some(_) => kept as u64,
@@ -273,13 +300,15 @@ impl List {
     /// Fills `out` from the rings, or else from the marks; returns how many. Only 0 says that there is no
     /// more.
     fn gather(&self, reader: &mut Reader, out: &mut [u64]) -> usize {
-        let rings = self.rings.len() + 1;
+        let rings = self.used();
         let mut count = 0;
-        for _ in 0..rings {
-            if let Some(ring) = self.ring_at(reader.next) {
-                count += ring.take(&mut out[count..]);
-            }
-            reader.next = (reader.next + 1) % rings;
+        for _ in 0..=rings.len() {
+            let ring = match rings.get(reader.next) {
+                Some(ring) => ring.get().map(Box::as_ref),
+                None => Some(&self.machine),
+            };
+            count += ring.map_or(0, |ring| ring.take(&mut out[count..]));
+            reader.next = (reader.next + 1) % (rings.len() + 1);
             if count == out.len() {
                 return count;
             }
@@ -287,7 +316,7 @@ impl List {
         if count > 0 {
             return count;
         }
-        let Some(marks) = &self.marks else {
+        let Some(marks) = self.marks.as_ref().or(self.owed.as_ref()) else {
             return 0;
         };
         loop {
@@ -306,21 +335,13 @@ impl List {
         }
     }
 
-    fn ring_at(&self, at: usize) -> Option<&Ring> {
-        match self.rings.get(at) {
-            Some(ring) => ring.get(),
-            None => Some(&self.machine),
-        }
-    }
-
-    fn each_ring(&self, act: impl Fn(&Ring)) {
-        self.rings.iter().filter_map(OnceLock::get).for_each(&act);
-        act(&self.machine);
+    fn all_rings(&self) -> impl Iterator<Item = &Ring> {
+        let rings = self.used().iter().filter_map(OnceLock::get);
+        rings.map(Box::as_ref).chain([&self.machine])
     }
 
     fn noted(&self) -> u64 {
-        let rings = self.rings.iter().filter_map(OnceLock::get);
-        rings.map(Ring::noted).sum::<u64>() + self.machine.noted()
+        self.all_rings().map(Ring::noted).sum()
     }
 
     /// # Errors
@@ -357,7 +378,12 @@ impl List {
             return false;
         }
         reader.look = true;
-        !self.missing.0.swap(false, Ordering::AcqRel)
+        let complete = !self.missing.0.swap(false, Ordering::AcqRel);
+        if !complete {
+            // The caller's look at all bits finds these, too. What is owed has no bit any more.
+            self.all_rings().for_each(Ring::clear);
+        }
+        complete
     }
 
     /// See [`super::DirtyList::sync_fetch`].

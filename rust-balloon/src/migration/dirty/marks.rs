@@ -103,6 +103,18 @@ impl Marks {
         kept
     }
 
+    /// Takes marks of `pages`, which are sorted, from them, where there are any; returns how many pages there are.
+    pub(super) fn forget(&self, pages: &[u64]) -> usize {
+        let mut next = 0;
+        while next < pages.len() {
+            let (first, bits) = word_at(pages, &mut next);
+            if let Some(word) = self.word(first) {
+                word.fetch_and(!bits, Ordering::AcqRel);
+            }
+        }
+        pages.len()
+    }
+
     /// Fills `out` with pages that have a mark, in order, from `from` on; returns how many, and where to go
     /// on, if there may be more.
     pub(super) fn find(&self, from: u64, out: &mut [u64]) -> (usize, Option<u64>) {

@@ -33,9 +33,15 @@ struct Expected {
     active: bool,
     started: bool,
     owed: BTreeSet<u64>,
-    /// What of it was there when a synchronization looked.
-    looked: Option<BTreeSet<u64>>,
+    /// Of the migration's list: what the consumer fetched.
+    fetched: BTreeSet<u64>,
+    /// What of the two was there when a synchronization looked.
+    looked: Option<[BTreeSet<u64>; 2]>,
+    /// Notes since it was started, or lost pages.
     noted: u64,
+    /// Pages were missing, which the next synchronization has to say.
+    is_incomplete: bool,
+    ever: BTreeSet<u64>,
 }
 
 impl Expected {
@@ -49,9 +55,25 @@ impl Expected {
 
     /// Notes a page; whether it was not owed yet.
     fn note(&mut self, page: u64) -> bool {
-        let new = self.active && self.owed.insert(page);
-        self.noted += u64::from(new);
-        new
+        self.noted += u64::from(self.active);
+        self.active && self.owed.insert(page)
+    }
+
+    /// `batch` is in order, and has only what was noted at some time.
+    fn synced(&mut self, batch: &[u64], is_all: bool) {
+        assert!(batch.windows(2).all(|pair| pair[0] < pair[1]), "{batch:?}");
+        let both = || [self.owed.clone(), self.fetched.clone()];
+        let looked = self.looked.get_or_insert_with(both);
+        for page in batch {
+            assert!(self.ever.contains(page), "{page} was never noted");
+            for set in looked.iter_mut().chain([&mut self.owed, &mut self.fetched]) {
+                set.remove(page);
+            }
+        }
+        if is_all {
+            self.is_incomplete |= !looked[0].is_empty();
+            assert!(looked[1].is_empty(), "{looked:?} is missing");
+        }
     }
 
     /// `batch` is in order, and only of what is owed.
@@ -59,9 +81,6 @@ impl Expected {
         assert!(batch.windows(2).all(|pair| pair[0] < pair[1]), "{batch:?}");
         for page in batch {
             assert!(self.owed.remove(page), "{page} was not owed");
-            if let Some(looked) = &mut self.looked {
-                looked.remove(page);
-            }
         }
     }
 }
@@ -105,6 +124,7 @@ impl World {
             .map(|bit| page + bit)
         {
             self.migration.note(page);
+            self.migration.ever.insert(page);
             let is_new = self.consumer.note(page);
             if !self.consumer.active || (self.options.no_dups && !is_new) {
                 continue;
@@ -167,8 +187,8 @@ impl World {
             }
             self.fetched = indices.fetch_index;
         }
-        for &page in batch {
-            self.migration.note(page);
+        if self.migration.active {
+            self.migration.fetched.extend(batch);
         }
     }
 
@@ -178,15 +198,8 @@ impl World {
         if !self.migration.active {
             return assert_eq!(answer, Err(Error::DirtyListInactive));
         }
-        let migration = &mut self.migration;
-        migration
-            .looked
-            .get_or_insert_with(|| migration.owed.clone());
         let batch = &out[..answer.unwrap()];
-        migration.took(batch);
-        if batch.len() < most {
-            assert_eq!(migration.looked, Some(BTreeSet::new()));
-        }
+        self.migration.synced(batch, batch.len() < most);
     }
 
     fn step(&mut self, step: Step) {
@@ -223,11 +236,22 @@ impl World {
             }
             Step::SyncBegin => {
                 let listed = self.list.sync_begin();
-                assert_eq!(listed, self.migration.active);
-                if !listed {
-                    self.migration.start();
+                let migration = &mut self.migration;
+                if !migration.active {
+                    assert!(!listed);
+                    let ever = std::mem::take(&mut migration.ever);
+                    migration.start();
+                    migration.ever = ever;
+                } else if !listed {
+                    assert!(migration.noted > RING, "there was room");
+                    // The caller finds them in the bitmap.
+                    migration.owed.clear();
+                    migration.noted = 0;
+                } else {
+                    assert!(!migration.is_incomplete, "pages were missing");
                 }
-                self.migration.looked = None;
+                migration.looked = None;
+                migration.is_incomplete = false;
             }
             Step::SyncFetch(most) => self.sync_fetch(most),
             Step::SyncEnd => {

@@ -55,16 +55,18 @@ impl World {
     }
 
     fn sync(&self, copy: &mut [u64]) {
-        if !self.list.sync_begin() {
-            panic!("nothing is missing on it");
-        }
+        let listed = self.list.sync_begin();
         let mut out = [0; 64];
         loop {
             let count = self.list.sync_fetch(&mut out).unwrap();
             if count == 0 {
-                return;
+                break;
             }
             self.copy(&out[..count], copy, true);
+        }
+        let dirty = |page: &u64| self.bits[*page as usize].load(Ordering::SeqCst);
+        for page in (0..PAGES as u64).filter(|page| !listed && dirty(page)) {
+            self.copy(&[page], copy, true);
         }
     }
 }
