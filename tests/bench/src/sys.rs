@@ -2,9 +2,11 @@
 //! What the kernel does for this process itself: the limit that devices are held against.
 //! The only place here with unsafe code.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::plan::Backing;
 
@@ -174,6 +176,48 @@ pub fn thread_cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, and how much it gave.
+struct Counting;
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Bytes that this process has allocated and not given back. Zeros that nobody wrote to yet count,
+/// too.
+pub fn allocated() -> usize {
+    ALLOCATED.load(Ordering::Relaxed)
+}
+
+// SAFETY: all is done by the system's allocator, with what it is asked for.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) };
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATED.fetch_add(size, Ordering::Relaxed);
+        ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +234,16 @@ mod tests {
             assert!(bytes[4096..8192].iter().all(|&b| b == 0), "{backing:?}");
             assert!(bytes[8192..].iter().all(|&b| b == 0x5a), "{backing:?}");
         }
+    }
+
+    #[test]
+    fn what_is_allocated_counts_until_it_is_given_back() {
+        // Other tests allocate less.
+        const MUCH: usize = 1 << 30;
+        let memory: Vec<u8> = Vec::with_capacity(MUCH);
+        assert!(allocated() >= MUCH);
+        drop(memory);
+        assert!(allocated() < MUCH);
     }
 
     #[test]
