@@ -10,12 +10,14 @@
 //! - [`latency`] measures how long the monitor waits for [`hostile`] input
 //! - [`linux`] measures a Linux guest's way into the balloon and back
 //! - [`cost`] measures what it costs to have the device
+//! - [`dirty`] measures what it costs to find the pages that a guest wrote
 //! - [`figures`] holds what was measured, [`results`] all of it with the [`host`]
 //! - [`table`] prints it, [`report`] makes a page of it with [`plot`], [`markdown`]
 //!   makes tables for a README, [`floors`] says what fell
 
 pub mod cost;
 pub mod device;
+pub mod dirty;
 pub mod figures;
 pub mod floors;
 pub mod host;

@@ -422,7 +422,7 @@ fn accept(socket: &UnixListener, child: &mut Child) -> Result<UnixStream> {
 }
 
 /// A new folder for the sockets; short, as a socket's path may have 107 bytes.
-fn scratch_dir() -> Result<PathBuf> {
+pub(crate) fn scratch_dir() -> Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("vbr-bench-{}-{number}", std::process::id());

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use bench::host::Host;
 use bench::results::Results;
-use bench::{cost, device, floors, latency, linux, markdown};
+use bench::{cost, device, dirty, floors, latency, linux, markdown};
 use clap::{Args, Parser, Subcommand};
 use guest::{Result, testing};
 
@@ -41,7 +41,7 @@ struct Output {
 
 #[derive(Subcommand)]
 enum Door {
-    /// All that follow
+    /// Device, latency, guest and cost
     All {
         /// How often each thing is measured
         #[arg(long, value_name = "N", default_value_t = 3)]
@@ -55,6 +55,8 @@ enum Door {
     Guest(linux::Options),
     /// What it costs to have the device: memory, time to start, size of the program
     Cost(cost::Options),
+    /// What it costs to find the pages that a guest wrote: bitmaps and the dirty list
+    Dirty(dirty::Options),
 }
 
 fn main() -> Result<ExitCode> {
@@ -119,5 +121,6 @@ fn measure(qemu: &Path, door: Door, results: &mut Results) -> Result<()> {
         Door::Latency(options) => latency::run(qemu, &options, &mut results.latency),
         Door::Guest(options) => linux::run(&options, &mut results.guest),
         Door::Cost(options) => cost::run(qemu, &options, &mut results.cost),
+        Door::Dirty(options) => dirty::run(qemu, &options, &mut results.dirty),
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use crate::cost::{self, Costs, fill, start};
+use crate::dirty;
 use crate::figures::{RAW, Samples};
 use crate::latency::Answers;
 use crate::linux::{self, FIGURES, Run};
@@ -11,7 +12,7 @@ use crate::plan::Device;
 use crate::results::Results;
 
 /// What is written for a value that is not there.
-const NONE: &str = "-";
+pub(crate) const NONE: &str = "-";
 
 /// Tables of all that was measured by `command`.
 pub fn tables(results: &Results, command: &str) -> String {
@@ -28,15 +29,16 @@ pub fn tables(results: &Results, command: &str) -> String {
     if !results.cost.is_empty() {
         cost(&mut text, &results.cost);
     }
+    dirty::readme::tables(&mut text, &results.dirty);
     text
 }
 
-fn head(text: &mut String, cells: &[&str]) {
+pub(crate) fn head(text: &mut String, cells: &[&str]) {
     let line = cells.iter().map(|_| "---|").collect::<String>();
     let _ = writeln!(text, "\n| {} |\n|{line}", cells.join(" | "));
 }
 
-fn row(text: &mut String, cells: &[String]) {
+pub(crate) fn row(text: &mut String, cells: &[String]) {
     let _ = writeln!(text, "| {} |", cells.join(" | "));
 }
 

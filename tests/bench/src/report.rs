@@ -6,6 +6,7 @@ use std::fmt::Write;
 use guest::Result;
 
 use crate::cost::{self, Costs, fill, link, start};
+use crate::dirty;
 use crate::figures::{Case, RAW, Samples, Spread};
 use crate::latency::Answers;
 use crate::linux::{self, FIGURES, Run};
@@ -68,6 +69,9 @@ pub fn page(results: &Results) -> Result<String> {
     }
     if !results.cost.is_empty() {
         cost(&mut body, &results.cost)?;
+    }
+    if !results.dirty.is_empty() {
+        body += &dirty::page::of(&results.dirty)?;
     }
     Ok(format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -388,11 +392,14 @@ fn starts(body: &mut String, costs: &Costs) -> Result<()> {
     Ok(())
 }
 
-fn html_table(
+/// What a line is about, and its cells.
+pub(crate) type Line = (String, Vec<Option<String>>);
+
+pub(crate) fn html_table(
     body: &mut String,
     corner: &str,
     head: &[String],
-    rows: impl Iterator<Item = (String, Vec<Option<String>>)>,
+    rows: impl Iterator<Item = Line>,
 ) {
     let _ = write!(
         body,

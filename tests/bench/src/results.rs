@@ -7,6 +7,7 @@ use guest::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::cost::{self, Costs, start};
+use crate::dirty::{self, Dirty};
 use crate::figures::{Sample, Samples};
 use crate::host::Host;
 use crate::latency::{self, Answers};
@@ -26,6 +27,8 @@ pub struct Results {
     pub guest: Vec<Run>,
     /// Of `bench cost`.
     pub cost: Costs,
+    /// Of `bench dirty`.
+    pub dirty: Dirty,
 }
 
 impl Results {
@@ -37,6 +40,7 @@ impl Results {
             latency: Vec::new(),
             guest: Vec::new(),
             cost: Costs::default(),
+            dirty: Dirty::default(),
         }
     }
 
@@ -56,6 +60,9 @@ impl Results {
         if !self.cost.is_empty() {
             cost::print(&self.cost);
         }
+        if !self.dirty.is_empty() {
+            dirty::table::print(&self.dirty);
+        }
     }
 
     /// Writes every single figure.
@@ -72,6 +79,7 @@ impl Results {
             "latency": latency,
             "guest": guest,
             "cost": of_costs(&self.cost),
+            "dirty": dirty::json::of(&self.dirty),
         });
         write(path, &format!("{all:#}\n"))
     }
