@@ -52,6 +52,9 @@ pub(crate) enum Bench {
     Guest(CostArgs),
     /// What it costs to have the device: memory, time to start, size of the program
     Cost(CostArgs),
+    /// What it costs to find the pages that a guest wrote: bitmaps of the size of the machine and
+    /// the dirty page list; takes five minutes
+    Dirty(CostArgs),
     /// The bitmap of pages beside fixedbitset and roaring; takes two minutes
     Bitmap,
 }
@@ -123,6 +126,7 @@ pub(crate) fn run(paths: &Paths, benches: Benches) -> Result<()> {
         Bench::Latency(args) => costs::run(paths, "latency", args),
         Bench::Guest(args) => costs::run(paths, "guest", args),
         Bench::Cost(args) => costs::run(paths, "cost", args),
+        Bench::Dirty(args) => costs::run(paths, "dirty", args),
         Bench::Bitmap => bitmap(paths),
     }
 }
