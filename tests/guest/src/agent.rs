@@ -21,6 +21,13 @@ pub struct Agent {
 #[derive(Debug, Clone, Copy)]
 pub struct Worker(u64);
 
+/// What the guest was asked for.
+#[derive(Debug)]
+pub struct Asked {
+    id: String,
+    request: String,
+}
+
 /// What a checking program is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerState {
@@ -62,13 +69,33 @@ impl Agent {
     /// # Errors
     /// [`Error::Agent`] when the guest could not do it.
     pub fn call(&mut self, request: &str) -> Result<String> {
+        let asked = self.ask(request)?;
+        self.answer(&asked)
+    }
+
+    /// Asks for one thing and does not wait: the guest may be paused meanwhile.
+    ///
+    /// # Errors
+    /// When the line is closed.
+    pub fn ask(&mut self, request: &str) -> Result<Asked> {
         self.last_id += 1;
         let id = self.last_id.to_string();
         self.lines.send(&format!("{id} {request}"))?;
+        Ok(Asked {
+            id,
+            request: request.into(),
+        })
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// [`Error::Agent`] when the guest could not do it.
+    pub fn answer(&mut self, Asked { id, request }: &Asked) -> Result<String> {
         let deadline = Instant::now() + ANSWER_LIMIT;
         while let Some(line) = self.lines.next(deadline)? {
             let mut parts = line.splitn(3, ' ');
-            if parts.next() != Some(&id) {
+            if parts.next() != Some(id) {
                 continue;
             }
             let status = parts.next().unwrap_or_default();
@@ -77,7 +104,7 @@ impl Agent {
                 return Ok(text);
             }
             return Err(Error::Agent {
-                request: request.into(),
+                request: request.clone(),
                 reason: text,
             });
         }
@@ -127,6 +154,15 @@ impl Agent {
     /// When it cannot be started.
     pub fn start_rewriter(&mut self, mib: u64, seed: u64) -> Result<Worker> {
         self.start("start", &format!("{mib} {seed} rewrite"))
+    }
+
+    /// Starts a program that writes at random places of its `mib` MiB, some at a time; its
+    /// passes say that it goes on.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_scatterer(&mut self, mib: u64, seed: u64) -> Result<Worker> {
+        self.start("scatter", &format!("{mib} {seed}"))
     }
 
     /// Starts a checking program with the guest's command for its kind.

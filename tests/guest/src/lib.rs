@@ -8,6 +8,9 @@
 //! - [`founding`] reads what our driver counts and tells it what to do
 //! - [`balloon`] is what a user does with a balloon, [`migrate`] moves guests
 //! - [`churn`] is the program in a guest that checks memory while it uses it
+//! - [`bare`] is a machine without Linux, [`boot`] the few instructions that it runs
+//! - [`dirty`] is a list of dirty pages and the checkpoints that are made with it,
+//!   [`pages`] are pages of a guest whose place is known
 //! - [`resident`] says how much host memory a guest uses, [`hugepages`] reserves huge pages
 //! - [`testing`] is what the integration tests share
 //! - [`demo`] shows the device at work, [`plot`] draws it
@@ -18,10 +21,13 @@
 pub mod accel;
 pub mod agent;
 pub mod balloon;
+pub mod bare;
 pub mod bench;
+pub mod boot;
 pub mod churn;
 pub mod config;
 pub mod demo;
+pub mod dirty;
 pub mod driver;
 pub mod error;
 pub mod founding;
@@ -30,6 +36,7 @@ pub mod image;
 pub mod lines;
 pub mod migrate;
 mod packages;
+pub mod pages;
 pub mod plot;
 pub mod qmp;
 pub mod resident;

@@ -248,11 +248,11 @@ impl Drop for Vm {
 }
 
 /// QEMU while it starts: ended unless the start is completed.
-struct Starting(Option<Child>);
+pub(crate) struct Starting(pub(crate) Option<Child>);
 
 impl Starting {
     /// The connection that QEMU makes to `socket`.
-    fn accept(&mut self, socket: &UnixListener, log: &Path) -> Result<UnixStream> {
+    pub(crate) fn accept(&mut self, socket: &UnixListener, log: &Path) -> Result<UnixStream> {
         let what = "wait for QEMU to connect";
         socket.set_nonblocking(true).map_err(Error::io(what))?;
         let deadline = Instant::now() + CONNECT_LIMIT;
@@ -287,12 +287,12 @@ impl Drop for Starting {
     }
 }
 
-fn end(child: &mut Child) {
+pub(crate) fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
 }
 
-fn no_child() -> Error {
+pub(crate) fn no_child() -> Error {
     Error::Protocol("QEMU was not started".into())
 }
 
@@ -310,14 +310,14 @@ fn listen(mut stream: UnixStream) -> Arc<Mutex<String>> {
     text
 }
 
-fn with_said(source: Error, said: &str) -> Error {
+pub(crate) fn with_said(source: Error, said: &str) -> Error {
     Error::Machine {
         source: Box::new(source),
         said: said.into(),
     }
 }
 
-fn tail_of_file(path: &Path) -> String {
+pub(crate) fn tail_of_file(path: &Path) -> String {
     tail(&fs::read_to_string(path).unwrap_or_default())
 }
 
@@ -327,7 +327,7 @@ fn tail(text: &str) -> String {
 }
 
 /// A new folder for the sockets; short, as a socket's path may have 107 bytes.
-fn scratch_dir() -> Result<PathBuf> {
+pub(crate) fn scratch_dir() -> Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("vbr-guest-{}-{number}", std::process::id());

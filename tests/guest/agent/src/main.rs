@@ -11,13 +11,16 @@
 mod bench;
 mod churn;
 mod memory;
+mod pages;
 mod piece;
+mod scatter;
 mod worker;
 
 use std::fs;
 use std::io::{self, BufRead, Write};
 use std::process::{Command, Stdio};
 
+use pages::Pages;
 use worker::Workers;
 
 type Answer = Result<String, String>;
@@ -27,6 +30,7 @@ fn main() {
     match args.get(1).map(String::as_str) {
         Some("work") => memory::main(&args[2..]),
         Some("churn") => churn::main(&args[2..]),
+        Some("scatter") => scatter::main(&args[2..]),
         _ => serve(),
     }
 }
@@ -37,13 +41,13 @@ fn serve() {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     say(&format!("ready {}", release.trim()));
-    let mut workers = Workers::default();
+    let mut own = Own::default();
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { break };
         let Some((id, request)) = line.split_once(' ') else {
             continue;
         };
-        match run(request, &mut workers) {
+        match run(request, &mut own) {
             Ok(text) => say(&format!("{id} ok {}", escape(&text))),
             Err(text) => say(&format!("{id} err {}", escape(&text))),
         }
@@ -60,7 +64,14 @@ fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\n', "\\n")
 }
 
-fn run(request: &str, workers: &mut Workers) -> Answer {
+/// What requests have left behind.
+#[derive(Default)]
+struct Own {
+    workers: Workers,
+    pages: Pages,
+}
+
+fn run(request: &str, Own { workers, pages }: &mut Own) -> Answer {
     let (command, rest) = request.split_once(' ').unwrap_or((request, ""));
     match command {
         "ping" => Ok("pong".into()),
@@ -71,6 +82,11 @@ fn run(request: &str, workers: &mut Workers) -> Answer {
         "reboot" => reboot(),
         "start" => workers.start("work", rest),
         "churn" => workers.start("churn", rest),
+        "scatter" => workers.start("scatter", rest),
+        "pages" => pages.take(rest),
+        "frames" => pages.frames(),
+        "store" => pages.store(rest),
+        "check" => pages.check(),
         "worker" => workers.state(rest),
         "counts" => workers.counts(rest),
         "stop" => workers.stop(rest),

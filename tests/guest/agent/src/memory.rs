@@ -70,11 +70,11 @@ fn fill(bytes: usize, chunk_bytes: usize, seed: u64) -> Vec<Chunk> {
         .collect()
 }
 
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(crate) const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The first word of a page; the following ones go up by `STEP`. Never the same
 /// for two pages, so a page that came back in another's place is seen.
-fn pattern(page: u64, seed: u64) -> u64 {
+pub(crate) fn pattern(page: u64, seed: u64) -> u64 {
     let mixed = (page ^ (seed << 32)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed ^ (mixed >> 33) | 1
 }
