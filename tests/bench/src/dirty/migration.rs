@@ -96,7 +96,7 @@ pub const FIGURES: [Figure; 4] = [
     }),
     (
         "late_sync_rest_us",
-        "  of it neither reading the ring nor protecting pages",
+        "  of it without reading the ring, and noting what was in it",
         |m| m.late.iter().map(|sync| sync.us - sync.reap_us).collect(),
     ),
     (
