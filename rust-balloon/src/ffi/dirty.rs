@@ -194,8 +194,8 @@ pub unsafe extern "C" fn vbr_dirty_note(
 }
 
 /// Hands out the consumer's next pages, sorted, each once, at most `most` of them; `count` gets how many. Fewer
-/// than `most` say that there was no more. For each of them the caller clears the dirty bit, and reads the page
-/// then.
+/// than `most` say that there was no more. The caller clears the dirty bits of all of them before the next
+/// `vbr_dirty_sync_begin` (one lock for both), and reads the pages then.
 ///
 /// Returns `DIRTY_LIST_INACTIVE` before the first start, `DIRTY_LIST_OVERFLOW` when pages are missing, until the
 /// next start, and `DIRTY_LIST_MEMORY` when the migration's list could not take the pages.

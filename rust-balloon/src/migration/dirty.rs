@@ -23,6 +23,9 @@
 //! - The consumer clears bits that the migration has not seen. So each page that it gets is marked as owed to
 //!   the migration before. Otherwise the migration's list has no marks: if a ring is full the migration looks at
 //!   all bits, which is quicker then, and at what is owed.
+//! - Between a fetch of the consumer and its clearing of those bits there is no synchronization of the migration:
+//!   QEMU's big lock sees to that. Otherwise the migration could take what is owed too early: a page that is
+//!   written then, and does not fit into its list, would lose the bit by which it is to be found.
 //!
 //! A ring has one writer and one reader at a time, and no lock between them. The machine's ring has many
 //! writers, who take turns; its reader does not wait for them.
@@ -37,8 +40,8 @@ mod trigger;
 mod tests;
 
 use crate::error::Error;
-use list::{List, Marked};
 pub use list::MACHINE;
+use list::{List, Marked};
 pub use marks::PAGES;
 
 /// The only version of the dirty list.
@@ -177,7 +180,8 @@ impl DirtyList {
     }
 
     /// Hands out the consumer's next pages, sorted, each once, as many as `out` has room for; returns how
-    /// many. 0 says that there were none; fewer than there is room for, that there was no more.
+    /// many. 0 says that there were none; fewer than there is room for, that there was no more. The caller clears
+    /// their bits before the next [`DirtyList::sync_begin`].
     ///
     /// # Errors
     ///
