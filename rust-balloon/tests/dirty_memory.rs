@@ -100,7 +100,7 @@ fn a_list_is_made_whole_or_not_at_all() {
         assert_eq!(LIVE.get(), live, "something was left behind");
         refused += 1;
     }
-    // The list, and its marks, rings and machine's ring, twice.
+    // The list, and the marks, rings and machine's ring of both.
     assert!(refused >= 6, "{refused}");
 }
 
@@ -118,21 +118,11 @@ fn without_a_ring_of_its_own_a_processor_uses_the_machines() {
 
 #[test]
 fn a_page_without_a_place_for_its_mark_is_missing() {
-    // Far away two parts are missing, beside another page one. The migration's list is the first to get it.
+    // Far away two parts are missing, beside another page one.
     let beside = (1 << 15, 1);
     let across = ((1 << 15) - 1, 0b11);
     let far = (1 << 30, 1);
-    let cases = [
-        (beside, 0, false),
-        (beside, 1, true),
-        (across, 0, false),
-        (across, 1, true),
-        (far, 0, false),
-        (far, 1, false),
-        (far, 2, true),
-        (far, 3, true),
-    ];
-    for ((page, bits), left, listed) in cases {
+    for ((page, bits), left) in [(beside, 0), (across, 0), (far, 0), (far, 1)] {
         let list = started(true);
         assert!(!list.sync_begin());
         list.note(0, 5, 1);
@@ -140,7 +130,11 @@ fn a_page_without_a_place_for_its_mark_is_missing() {
         assert_eq!(list.note(0, 6, 1), Noted::Done);
         assert!(list.indices().overflow);
         assert_eq!(fetch(&list), Err(Error::DirtyListOverflow));
-        assert_eq!(list.sync_begin(), listed, "{page:#x} after {left}");
+        // The migration's has no need of one.
+        let mut out = [0; 9];
+        assert!(list.sync_begin());
+        let count = list.sync_fetch(&mut out).unwrap();
+        assert!(out[..count].contains(&page));
         list.stop();
         list.start().unwrap();
         list.note(0, page, bits);
