@@ -212,6 +212,12 @@ static void test_plug(void)
     part = vbr_dirty_fetch(qts, 1);
     g_assert(g_str_has_prefix(part, "mem-dimm1 0+1000 @"));
     vbr_vm_free(vm);
+
+    /* A list that has no room for all of it says so. */
+    vm = vbr_dirty_pc(PLUGGABLE, "max-dirty=256");
+    plug(vm->qts, "dimm0");
+    vbr_assert_dirty_refused(vm->qts, "fetch", VBR_DL_EOVERFLOW);
+    vbr_vm_free(vm);
 }
 
 /* Memory goes while pages of it are on the list, in a ring or by a mark. */

@@ -53,6 +53,7 @@ static void check_again(const char *props)
 {
     VbrVm *vm = vbr_dirty_pc("", props);
     QTestState *qts = vm->qts;
+    uint64_t before;
     int i;
 
     /* Far more often than there is room for. */
@@ -69,6 +70,13 @@ static void check_again(const char *props)
     }
     vbr_assert_fetch(qts, "");
     g_assert(!vbr_dirty_is(qts, "overflow"));
+
+    /* One write to three pages, the middle one of which is dirty already. */
+    before = vbr_dirty_get(qts, "dirty-index");
+    qtest_writeb(qts, 0x301000, 1);
+    qtest_memset(qts, 0x300000, 1, 3 * VBR_PAGE);
+    vbr_assert_dirty(qts, "dirty-index", before + 3);
+    vbr_assert_fetch(qts, "pc.ram 300000+3000 @300000");
     vbr_vm_free(vm);
 }
 

@@ -134,14 +134,20 @@ static void test_command_line_refused(void)
                     VBR_DL_EBUSY);
 }
 
-static QDict *object_add(QTestState *qts, const char *id, const char *props)
+static void send_add(QTestState *qts, const char *id, const char *props)
 {
     g_autofree char *json = g_strdup_printf(
         "{ 'qom-type': 'dirty-page-list', 'id': '%s'%s%s }", id,
         *props ? ", " : "", props);
 
-    return qtest_qmp(qts, "{ 'execute': 'object-add', 'arguments': %p }",
-                     qobject_from_json(json, &error_abort));
+    qtest_qmp_send(qts, "{ 'execute': 'object-add', 'arguments': %p }",
+                   qobject_from_json(json, &error_abort));
+}
+
+static QDict *object_add(QTestState *qts, const char *id, const char *props)
+{
+    send_add(qts, id, props);
+    return qtest_qmp_receive(qts);
 }
 
 static void add(QTestState *qts, const char *props)
@@ -152,18 +158,24 @@ static void add(QTestState *qts, const char *props)
     qobject_unref(rsp);
 }
 
-static QDict *object_del(QTestState *qts)
+static void send_del(QTestState *qts)
 {
-    return qtest_qmp(qts, "{ 'execute': 'object-del', 'arguments': "
-                     "{ 'id': '" VBR_DL_ID "' } }");
+    qtest_qmp_send(qts, "{ 'execute': 'object-del', 'arguments': "
+                   "{ 'id': '" VBR_DL_ID "' } }");
+}
+
+static void receive_success(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp_receive(qts);
+
+    g_assert(qdict_haskey(rsp, "return"));
+    qobject_unref(rsp);
 }
 
 static void del(QTestState *qts)
 {
-    QDict *rsp = object_del(qts);
-
-    g_assert(qdict_haskey(rsp, "return"));
-    qobject_unref(rsp);
+    send_del(qts);
+    receive_success(qts);
 }
 
 /* What is refused leaves nothing behind. */
@@ -311,25 +323,27 @@ static void test_max_pages(void)
 static void test_delete(void)
 {
     VbrVm *vm = vbr_dirty_pc("", "max-dirty=256");
+    QTestState *qts = vm->qts;
     int i;
 
-    vbr_assert_says(vbr_dirty_error(object_del(vm->qts)), "in use");
-    vbr_dirty_write(vm->qts, 1 * MiB, 1, VBR_PAGE, 1);
-    vbr_assert_fetch(vm->qts, "pc.ram 100000+1000 @100000");
-    vbr_dirty_do(vm->qts, "stop");
-    del(vm->qts);
-    /* The next one is welcome at once. */
+    send_del(qts);
+    vbr_assert_says(vbr_dirty_error(qtest_qmp_receive(qts)), "in use");
+    vbr_dirty_write(qts, 1 * MiB, 1, VBR_PAGE, 1);
+    vbr_assert_fetch(qts, "pc.ram 100000+1000 @100000");
     for (i = 0; i < 50; i++) {
-        add(vm->qts, i % 2 ? "'max-dirty': 300"
-                           : "'max-dirty': 1, 'no-dups': true");
-        assert_new(vm->qts, i % 2 ? 512 : 256, i % 2 == 0, 0);
+        vbr_dirty_do(qts, "stop");
+        /* The next one is welcome at once. */
+        send_del(qts);
+        send_add(qts, VBR_DL_ID, i % 2 ? "'max-dirty': 300"
+                                       : "'max-dirty': 1, 'no-dups': true");
+        receive_success(qts);
+        receive_success(qts);
+        assert_new(qts, i % 2 ? 512 : 256, i % 2 == 0, 0);
         if (i % 3) {
-            vbr_dirty_do(vm->qts, "start");
-            vbr_dirty_write(vm->qts, i * MiB, 1, VBR_PAGE, 1);
-            vbr_assert_dirty(vm->qts, "dirty-index", 1);
-            vbr_dirty_do(vm->qts, "stop");
+            vbr_dirty_do(qts, "start");
+            vbr_dirty_write(qts, i * MiB, 1, VBR_PAGE, 1);
+            vbr_assert_dirty(qts, "dirty-index", 1);
         }
-        del(vm->qts);
     }
     vbr_vm_free(vm);
 }
