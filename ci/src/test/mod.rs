@@ -77,6 +77,9 @@ fn quick(paths: &Paths, run: &mut Run) {
     run.section("unit and property tests", || {
         rust::test(paths, &["virtio-balloon-rs", "xtask", "guest-agent"])
     });
+    run.section("orders of memory accesses of the dirty list", || {
+        rust::orders(paths)
+    });
     run.section("a C program on the C interface", || {
         rust::test(paths, &["abi"])
     });

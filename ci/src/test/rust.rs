@@ -48,6 +48,19 @@ pub(crate) fn test(paths: &Paths, packages: &[&str]) -> Result<Tally> {
     run_counted(paths, &packages.join(", "), &mut command)
 }
 
+/// The tests with loom, which tries out orders of memory accesses. They need a build of their own, in a place of
+/// its own, so that it does not take turns with the others.
+pub(crate) fn orders(paths: &Paths) -> Result<Tally> {
+    let mut command = cargo(paths);
+    command
+        .args(["test", "--locked", "-p", "virtio-balloon-rs", "--lib"])
+        .arg("--target-dir")
+        .arg(paths.target().join("loom"))
+        .arg("::orders::")
+        .env("RUSTFLAGS", "--cfg loom");
+    run_counted(paths, "orders", &mut command)
+}
+
 /// Runs a `cargo test` command and counts; a failed test is a count, not an error.
 ///
 /// Without `--show-output` the reason why a test did not run is lost.

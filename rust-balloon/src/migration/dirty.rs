@@ -36,7 +36,9 @@ mod ring;
 mod sync;
 mod trigger;
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod orders;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 use crate::error::Error;

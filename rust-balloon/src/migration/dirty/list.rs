@@ -3,11 +3,13 @@
 
 use super::marks::{Marks, PAGES, word_at};
 use super::ring::Ring;
-use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering, Padded, filled};
+use super::sync::{
+    AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, Padded, PoisonError, filled,
+};
 use super::trigger::Trigger;
 use super::{DirtyIndices, Noted};
 use crate::error::Error;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 /// A writer that is no virtual CPU.
 pub const MACHINE: usize = usize::MAX;
@@ -88,7 +90,7 @@ impl List {
             unlisted: AtomicBool::new(false),
             overflows: AtomicU64::new(0),
             trigger: Padded(Trigger::new(dirty_trigger)),
-            reader: Mutex::default(),
+            reader: Mutex::new(Reader::default()),
         })
     }
 
@@ -111,8 +113,8 @@ impl List {
     /// page off the list for good. Hence this order, against that of `put`.
     fn start_anew(&self, reader: &mut Reader) {
         self.all_rings().for_each(Ring::clear);
-        self.missing.0.store(false, Ordering::Release);
-        self.unlisted.store(false, Ordering::Release);
+        self.missing.0.swap(false, Ordering::AcqRel);
+        self.unlisted.swap(false, Ordering::AcqRel);
         for marks in self.marks.iter().chain(&self.owed) {
             marks.clear();
         }
@@ -156,7 +158,7 @@ impl List {
             let (first, bits) = word_at(pages, &mut next);
             owed.set(first, bits)?;
         }
-        self.unlisted.store(true, Ordering::Release);
+        self.unlisted.swap(true, Ordering::AcqRel);
         Ok(())
     }
 
@@ -291,7 +293,7 @@ impl List {
         match &self.marks {
             Some(_) => {
                 reader.sweep = None;
-                self.unlisted.store(true, Ordering::Release);
+                self.unlisted.swap(true, Ordering::AcqRel);
             }
             None => self.overflowed(&self.missing.0),
         }

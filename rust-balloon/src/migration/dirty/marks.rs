@@ -6,13 +6,14 @@ use crate::error::Error;
 use std::sync::OnceLock;
 
 /// Pages that can be told apart are below this: 2^40, for guest memory of up to 2^52 bytes.
-pub const PAGES: u64 = 1 << 40;
+pub const PAGES: u64 = if cfg!(loom) { 256 } else { 1 << 40 };
 
-/// Words of a chunk, which takes 4 KiB and stands for 128 MiB of guest memory.
-const CHUNK_WORDS: usize = 512;
+/// Words of a chunk, which takes 4 KiB and stands for 128 MiB of guest memory. With loom, which makes everything
+/// anew for each order that it tries, all is small.
+const CHUNK_WORDS: usize = if cfg!(loom) { 2 } else { 512 };
 const CHUNK_PAGES: u64 = CHUNK_WORDS as u64 * 64;
 /// Chunks of a table, which stands for 1 TiB.
-const TABLE_CHUNKS: usize = 1 << 13;
+const TABLE_CHUNKS: usize = if cfg!(loom) { 2 } else { 1 << 13 };
 const TABLE_PAGES: u64 = TABLE_CHUNKS as u64 * CHUNK_PAGES;
 const TABLES: usize = (PAGES / TABLE_PAGES) as usize;
 
@@ -151,7 +152,9 @@ impl Marks {
         let tables = self.tables.iter().filter_map(OnceLock::get);
         let chunks = tables.flat_map(|table| table.iter().filter_map(OnceLock::get));
         for word in chunks.flat_map(|chunk| chunk.iter()) {
-            word.store(0, Ordering::Relaxed);
+            if word.load(Ordering::Relaxed) != 0 {
+                word.swap(0, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -2,8 +2,15 @@
 //! What threads share, and memory for it.
 
 use crate::error::Error;
+#[cfg(loom)]
+pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+#[cfg(loom)]
+pub(super) use loom::sync::{Mutex, MutexGuard};
+pub(super) use std::sync::PoisonError;
+#[cfg(not(loom))]
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use zerocopy::FromZeros;
+#[cfg(not(loom))]
+pub(super) use std::sync::{Mutex, MutexGuard};
 
 /// On cache lines of its own, so that those who change it do not slow down those who do not.
 #[repr(align(128))]
@@ -14,8 +21,17 @@ pub(super) struct Padded<T>(pub(super) T);
 /// # Errors
 ///
 /// [`Error::DirtyListMemory`] when there is none; nothing is left behind then.
+#[cfg(not(loom))]
 pub(super) fn zeroed(len: usize) -> Result<Box<[AtomicU64]>, Error> {
+    use zerocopy::FromZeros;
+
     <[AtomicU64]>::new_box_zeroed_with_elems(len).map_err(|_| Error::DirtyListMemory)
+}
+
+/// Those of loom are more than their bytes.
+#[cfg(loom)]
+pub(super) fn zeroed(len: usize) -> Result<Box<[AtomicU64]>, Error> {
+    filled(len, || AtomicU64::new(0))
 }
 
 /// `len` of what `make` makes.

@@ -131,4 +131,9 @@ fn a_start_forgets_marks_and_sweeps() {
     assert_eq!(fetch_all(&list), []);
     list.note(1, 2 * RING - 1, 1);
     assert_eq!(fetch_all(&list), [2 * RING - 1]);
+    // Also one that had not begun.
+    note_all(&list, 0, 0..2 * RING);
+    list.stop();
+    list.start().unwrap();
+    assert!(!list.indices().overflow);
 }
