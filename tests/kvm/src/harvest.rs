@@ -133,8 +133,18 @@ impl Harvester {
     /// # Errors
     /// What KVM says.
     pub fn harvest(&mut self) -> io::Result<Harvest> {
+        self.harvest_slowly(|| ())
+    }
+
+    /// The same, with `pause` between the steps.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn harvest_slowly(&mut self, pause: impl Fn()) -> io::Result<Harvest> {
         self.collect();
+        pause();
         self.protect()?;
+        pause();
         Ok(self.publish())
     }
 

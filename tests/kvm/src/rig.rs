@@ -18,6 +18,10 @@ use crate::vm::Vm;
 
 /// How many pages are asked for at a time.
 const BATCH: usize = 1000;
+/// No test has so many pages.
+const ENDLESS: usize = 1 << 24;
+/// So often in a row may a ring be full and nothing be found in any.
+const FRUITLESS: u32 = 1000;
 
 /// What a machine and its list are made of.
 #[derive(Debug, Clone, Copy)]
@@ -93,8 +97,17 @@ impl Rig {
     /// # Errors
     /// What KVM and the library say.
     pub fn start(&self) -> io::Result<()> {
+        self.start_slowly(|| ())
+    }
+
+    /// The same, with `pause` between the steps.
+    ///
+    /// # Errors
+    /// What KVM and the library say.
+    pub fn start_slowly(&self, pause: impl Fn()) -> io::Result<()> {
         self.harvest()?;
         self.list.start().map_err(io::Error::other)?;
+        pause();
         self.blocks().iter().for_each(|block| block.clear_all());
         Ok(())
     }
@@ -162,15 +175,21 @@ impl Rig {
     /// # Errors
     /// What KVM says, and a write to where no slot is.
     pub fn run(&self, cpu: &mut Cpu) -> io::Result<Ran> {
-        let mut ran = Ran::default();
+        let (mut ran, mut fruitless) = (Ran::default(), 0);
         loop {
             match cpu.run()? {
                 Stop::Done => return Ok(ran),
                 Stop::NoRam => return Err(io::Error::other("the guest wrote to no RAM")),
-                Stop::RingFull => {
-                    ran.full += 1;
-                    ran.triggers += self.harvest()?.triggers;
-                }
+                Stop::RingFull => {}
+            }
+            let harvest = self.harvest()?;
+            ran.full += 1;
+            ran.triggers += harvest.triggers;
+            // Another thread may have read it in between, but not for ever.
+            let found = harvest.pages + harvest.dropped > 0;
+            fruitless = if found { 0 } else { fruitless + 1 };
+            if fruitless == FRUITLESS {
+                return Err(io::Error::other("the ring stays full"));
             }
         }
     }
@@ -201,6 +220,7 @@ impl Rig {
                 break;
             }
             all.extend_from_slice(&batch[..count]);
+            assert!(all.len() < ENDLESS, "the list has no end");
         }
         all.sort_unstable();
         for block in self.blocks().iter() {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
 use kvm::PAGE;
@@ -17,7 +17,7 @@ use kvm::block::Block;
 use kvm::cases;
 use kvm::checkpoint::Checkpoint;
 use kvm::cpu::Cpu;
-use kvm::harvest::{Noting, Signals};
+use kvm::harvest::Noting;
 use kvm::program::{Program, mailbox};
 use kvm::rig::{Rig, Setup};
 use kvm::testing::Case;
@@ -33,6 +33,8 @@ const ROUNDS: u64 = 100;
 const PAGES: u64 = 256;
 /// So many pages are copied while the guest runs.
 const COPIES: usize = 4 * PAGES as usize;
+/// So often is looked for them: a list that has nothing any more fails, and does not hang.
+const LOOKS: u32 = 300_000;
 
 /// Both ways to note, with and without duplicates on the list.
 const KINDS: [(Noting, bool); 4] = [
@@ -106,8 +108,60 @@ enum Wish {
     Enough,
 }
 
-/// Runs all processors, each in a thread, and `meanwhile` over and over until they have
-/// come to the ends of their programs.
+/// What one thread did, for another that waits for it.
+#[derive(Default)]
+struct Turns {
+    done: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Turns {
+    fn add(&self) {
+        self.done.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn are_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// Waits for one that began after this was called, unless they are over.
+    fn wait(&self) {
+        let end = self.done.load(Ordering::SeqCst) + 2;
+        while self.done.load(Ordering::SeqCst) < end && !self.are_over() {
+            thread::yield_now();
+        }
+    }
+}
+
+/// Ends them when it goes, also when a test fails.
+struct End<'a>(&'a Turns);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::SeqCst);
+    }
+}
+
+fn enough(is: bool) -> Wish {
+    if is { Wish::Enough } else { Wish::GoOn }
+}
+
+fn fetch(rig: &Rig) -> io::Result<Vec<u64>> {
+    rig.fetch().map_err(io::Error::other)
+}
+
+/// Stops the processors when it goes, also when a test fails: their threads are waited for.
+struct Stopper<'a>(&'a Rig);
+
+impl Drop for Stopper<'_> {
+    fn drop(&mut self) {
+        let stop = |cpu| self.0.vm.mail(cpu, mailbox::STOP);
+        (0..2).for_each(|cpu| stop(cpu).store(1, Ordering::SeqCst));
+    }
+}
+
+/// Runs all processors, each in a thread, and `meanwhile` over and over until it has enough
+/// or they have come to the ends of their programs.
 fn together(
     rig: &Rig,
     cpus: &mut [Cpu],
@@ -118,18 +172,18 @@ fn together(
             .iter_mut()
             .map(|cpu| scope.spawn(|| rig.run(cpu)))
             .collect();
-        let mut result = Ok(Wish::GoOn);
-        while !guests.iter().all(ScopedJoinHandle::is_finished) {
-            if matches!(result, Ok(Wish::GoOn)) {
-                result = meanwhile();
-            } else {
-                (0..2).for_each(|cpu| rig.vm.mail(cpu, mailbox::STOP).store(1, Ordering::SeqCst));
+        let stopper = Stopper(rig);
+        for _ in 0..LOOKS {
+            let ended = guests.iter().all(ScopedJoinHandle::is_finished);
+            if ended || meanwhile()? == Wish::Enough {
+                break;
             }
         }
+        drop(stopper);
         for guest in guests {
             guest.join().expect("its thread lives")?;
         }
-        result.map(|_| ())
+        Ok(())
     })
 }
 
@@ -202,7 +256,7 @@ fn two_processors_list_what_they_wrote_and_no_other(kvm: &Kvm) -> io::Result<()>
             let (rig, checkpoint) = (&world.rig, &mut world.checkpoint);
             let mut look = || -> io::Result<Wish> {
                 rig.harvest()?;
-                let pages = rig.fetch().unwrap();
+                let pages = fetch(rig)?;
                 checkpoint.copy(&pages);
                 listed.extend(pages);
                 Ok(Wish::GoOn)
@@ -222,35 +276,59 @@ fn scatter(cpus: &mut [Cpu]) -> io::Result<()> {
         .try_for_each(|cpu| cpu.start(Program::Scatter, u64::MAX))
 }
 
-/// Everything at once, on few pages: harvests hit pages that are being written to.
+/// Everything at once, on few pages: while some thread is between two steps of a harvest,
+/// the guest writes to the pages of that harvest, and what is on the list is copied.
 fn a_copy_made_while_the_guest_runs_is_complete(kvm: &Kvm) -> io::Result<()> {
-    let least = ring_sizes(kvm)?[0];
     for kind in KINDS {
-        for ring_entries in [least, 4096] {
-            let setup = Setup {
-                ring_entries,
-                ..setup(kind)
-            };
-            let mut world = World::new(kvm, setup, PAGES)?;
-            world.begin()?;
-            for _ in 0..3 {
-                scatter(&mut world.cpus)?;
-                let (rig, checkpoint) = (&world.rig, &mut world.checkpoint);
-                let mut copied = 0;
-                together(rig, &mut world.cpus, || {
-                    rig.harvest()?;
-                    copied += checkpoint.copy(&rig.fetch().unwrap());
-                    Ok(enough(copied >= COPIES))
-                })?;
-                world.assert_complete()?;
-            }
+        let mut world = World::new(kvm, setup(kind), PAGES)?;
+        world.begin()?;
+        for _ in 0..3 {
+            scatter(&mut world.cpus)?;
+            let (rig, checkpoint) = (&world.rig, &mut world.checkpoint);
+            let (copies, mut copied) = (Turns::default(), 0);
+            thread::scope(|scope| {
+                let reaper = scope.spawn(|| -> io::Result<()> {
+                    while !copies.are_over() {
+                        rig.harvester().harvest_slowly(|| copies.wait())?;
+                    }
+                    Ok(())
+                });
+                let end = End(&copies);
+                let result = together(rig, &mut world.cpus, || {
+                    copied += checkpoint.copy(&fetch(rig)?);
+                    copies.add();
+                    Ok(enough(copied >= COPIES || reaper.is_finished()))
+                });
+                drop(end);
+                reaper.join().expect("its thread lives").and(result)
+            })?;
+            world.assert_complete()?;
         }
     }
     Ok(())
 }
 
-fn enough(is: bool) -> Wish {
-    if is { Wish::Enough } else { Wish::GoOn }
+/// The same with rings that are full all the time, which the processors' threads read then.
+fn a_copy_made_while_rings_are_full_is_complete(kvm: &Kvm) -> io::Result<()> {
+    let least = ring_sizes(kvm)?[0];
+    for kind in KINDS {
+        let setup = Setup {
+            ring_entries: least,
+            ..setup(kind)
+        };
+        let pages = 4 * u64::from(least);
+        let mut world = World::new(kvm, setup, pages)?;
+        world.begin()?;
+        scatter(&mut world.cpus)?;
+        let (rig, checkpoint) = (&world.rig, &mut world.checkpoint);
+        let mut copied = 0;
+        together(rig, &mut world.cpus, || {
+            copied += checkpoint.copy(&fetch(rig)?);
+            Ok(enough(copied >= COPIES))
+        })?;
+        world.assert_complete()?;
+    }
+    Ok(())
 }
 
 /// Pages that were written before the list was started are on it or not, but no write after
@@ -259,22 +337,34 @@ fn a_list_started_while_the_guest_runs_is_complete(kvm: &Kvm) -> io::Result<()> 
     for kind in KINDS {
         let mut world = World::new(kvm, setup(kind), PAGES)?;
         for _ in 0..3 {
+            world.rig.list.stop();
             world.checkpoint = Checkpoint::default();
             scatter(&mut world.cpus)?;
             let (rig, block) = (&world.rig, &world.block);
             let checkpoint = &mut world.checkpoint;
-            let (mut harvested, mut begun, mut copied) = (0, false, 0);
-            together(rig, &mut world.cpus, || {
-                harvested += rig.harvest()?.pages;
-                if begun {
-                    copied += checkpoint.copy(&rig.fetch().unwrap());
-                } else if harvested >= PAGES {
-                    rig.list.stop();
-                    rig.start()?;
-                    checkpoint.add(block);
-                    begun = true;
-                }
-                Ok(enough(copied >= COPIES))
+            let (harvests, mut begun, mut copied) = (Turns::default(), false, 0);
+            thread::scope(|scope| {
+                let reaper = scope.spawn(|| -> io::Result<()> {
+                    while !harvests.are_over() {
+                        rig.harvest()?;
+                        harvests.add();
+                    }
+                    Ok(())
+                });
+                let end = End(&harvests);
+                let result = together(rig, &mut world.cpus, || {
+                    if begun {
+                        copied += checkpoint.copy(&fetch(rig)?);
+                    } else {
+                        harvests.wait();
+                        rig.start_slowly(|| harvests.wait())?;
+                        checkpoint.add(block);
+                        begun = true;
+                    }
+                    Ok(enough(copied >= COPIES || reaper.is_finished()))
+                });
+                drop(end);
+                reaper.join().expect("its thread lives").and(result)
             })?;
             world.assert_complete()?;
         }
@@ -341,7 +431,8 @@ fn a_migration_beside_it_is_complete(kvm: &Kvm) -> io::Result<()> {
         let mut synchronize = || -> io::Result<usize> {
             rig.harvest()?;
             assert!(rig.list.sync_begin(), "the list has all");
-            Ok(destination.copy(&rig.sync_fetch().unwrap()))
+            let pages = rig.sync_fetch().map_err(io::Error::other)?;
+            Ok(destination.copy(&pages))
         };
         scatter(&mut world.cpus)?;
         let checkpoint = &mut world.checkpoint;
@@ -350,7 +441,7 @@ fn a_migration_beside_it_is_complete(kvm: &Kvm) -> io::Result<()> {
             // Now the one has more, now the other.
             if copied < sent {
                 rig.harvest()?;
-                copied += checkpoint.copy(&rig.fetch().unwrap());
+                copied += checkpoint.copy(&fetch(rig)?);
             } else {
                 sent += 1 + synchronize()?;
             }
@@ -364,71 +455,12 @@ fn a_migration_beside_it_is_complete(kvm: &Kvm) -> io::Result<()> {
     Ok(())
 }
 
-/// Calls `call` while signals come to this thread all the time.
-fn under_signals<T>(call: impl FnOnce() -> T) -> T {
-    extern "C" fn nothing(_: libc::c_int) {}
-    let handler = nothing as extern "C" fn(libc::c_int);
-    // SAFETY: the handler does nothing, which is allowed at any time.
-    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
-    // SAFETY: the call takes and changes nothing.
-    let me = unsafe { libc::pthread_self() };
-    let (over, begun) = (AtomicBool::new(false), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                // SAFETY: that thread waits for this one to end.
-                unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
-                begun.store(true, Ordering::Relaxed);
-                (0..500).for_each(|_| std::hint::spin_loop());
-            }
-        });
-        while !begun.load(Ordering::Relaxed) {
-            std::hint::spin_loop();
-        }
-        let result = call();
-        over.store(true, Ordering::Relaxed);
-        result
-    })
-}
-
-/// KVM stops for a signal while it protects pages, and leaves some as they are that it
-/// counts as done: see [`Signals`].
-fn signals_in_a_harvest_lose_nothing(kvm: &Kvm) -> io::Result<()> {
-    for signals in [Signals::Held, Signals::Let] {
-        let mut world = World::new(kvm, setup((Noting::Entries, true)), 2048)?;
-        world.rig.harvester().set_signals(signals);
-        world.begin()?;
-        for round in 0..12 {
-            // Every third page, so that KVM has much to do.
-            for at in 0..600 {
-                let address = BASE + (at * 3 + round % 3) * PAGE;
-                let entry = world.rig.vm.mail(0, mailbox::LIST + at * 8);
-                entry.store(address, Ordering::Relaxed);
-            }
-            let cpu = &mut world.cpus[0];
-            cpu.start(Program::List, 600)?;
-            world.rig.run(cpu)?;
-            let harvest = under_signals(|| world.rig.harvest())?;
-            let listed = world.rig.fetch().unwrap();
-            match signals {
-                Signals::Held => assert_eq!((harvest.all, listed.len()), (0, 600)),
-                Signals::Let => assert!(listed.len() == if harvest.all > 0 { 2048 } else { 600 }),
-            }
-            world.checkpoint.copy(&listed);
-            assert_eq!(world.checkpoint.differing(), [0; 0], "{signals:?}");
-        }
-        // The last writes are the first ones again.
-        world.assert_complete()?;
-    }
-    Ok(())
-}
-
 cases!(run, dirty_ring, Ring:
     each_round_lists_what_was_written_and_no_other
     two_processors_list_what_they_wrote_and_no_other
     a_copy_made_while_the_guest_runs_is_complete
+    a_copy_made_while_rings_are_full_is_complete
     a_list_started_while_the_guest_runs_is_complete
     an_overflow_while_the_guest_runs_loses_nothing
     a_migration_beside_it_is_complete
-    signals_in_a_harvest_lose_nothing
 );

@@ -7,12 +7,15 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use kvm::block::Block;
 use kvm::cases;
 use kvm::checkpoint::Checkpoint;
 use kvm::cpu::{Cpu, Stop};
-use kvm::program::Program;
+use kvm::harvest::Signals;
+use kvm::program::{Program, mailbox};
 use kvm::rig::{Rig, Setup};
 use kvm::testing::Case;
 use kvm::vm::ring_sizes;
@@ -345,6 +348,63 @@ fn what_is_known_after_it_is_protected_arrives(kvm: &Kvm) -> io::Result<()> {
     Ok(())
 }
 
+/// Calls `call` while signals come to this thread all the time.
+fn under_signals<T>(call: impl FnOnce() -> T) -> T {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler = nothing as extern "C" fn(libc::c_int);
+    // SAFETY: the handler does nothing, which is allowed at any time.
+    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+    // SAFETY: the call takes and changes nothing.
+    let me = unsafe { libc::pthread_self() };
+    let (over, begun) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // SAFETY: that thread waits for this one to end.
+                unsafe { libc::pthread_kill(me, libc::SIGUSR1) };
+                begun.store(true, Ordering::Relaxed);
+                (0..100).for_each(|_| std::hint::spin_loop());
+            }
+        });
+        while !begun.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+        let result = call();
+        over.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+/// KVM stops for a signal while it protects pages, and leaves some as they are that it
+/// counts as done: see [`Signals`].
+fn signals_in_a_harvest_lose_nothing(kvm: &Kvm) -> io::Result<()> {
+    const WRITTEN: u64 = 500;
+    for signals in [Signals::Held, Signals::Let] {
+        let mut world = World::new(kvm, setup(true), 1024)?;
+        world.rig.harvester().set_signals(signals);
+        let mut checkpoint = Checkpoint::default();
+        checkpoint.add(&world.block);
+        // Every second page, backwards and forwards, so that KVM has much to do.
+        for at in 0..WRITTEN {
+            let page = if at % 2 == 0 { at } else { 1023 - at };
+            let entry = world.rig.vm.mail(0, mailbox::LIST + at * 8);
+            entry.store(BASE + page * kvm::PAGE, Ordering::Relaxed);
+        }
+        for _ in 0..30 {
+            world.cpu.start(Program::List, WRITTEN)?;
+            world.rig.run(&mut world.cpu)?;
+            let harvest = under_signals(|| world.rig.harvest())?;
+            let listed = world.rig.fetch().unwrap();
+            let all = harvest.all > 0;
+            assert!(!all || signals == Signals::Let, "a signal came");
+            assert_eq!(listed.len() as u64, if all { 1024 } else { WRITTEN });
+            checkpoint.copy(&listed);
+        }
+        assert_eq!(checkpoint.differing(), [0; 0]);
+    }
+    Ok(())
+}
+
 cases!(run, dirty_ring, Ring:
     the_list_has_the_pages_written_and_no_other
     a_guest_in_real_mode_is_seen
@@ -357,4 +417,5 @@ cases!(run, dirty_ring, Ring:
     the_trigger_comes_once_in_a_harvest_of_many
     what_is_known_before_it_is_protected_is_lost
     what_is_known_after_it_is_protected_arrives
+    signals_in_a_harvest_lose_nothing
 );
