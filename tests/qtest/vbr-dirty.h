@@ -45,8 +45,11 @@ bool vbr_dirty_is(QTestState *qts, const char *name);
 void vbr_dirty_write(QTestState *qts, uint64_t gpa, size_t pages,
                      uint64_t step, uint8_t byte);
 
+/* The most pages of an answer if nobody says how many it may have. */
+#define VBR_DL_DEFAULT 8192
+
 /*
- * Fetches up to @most pages, and writes the answer as text: for each range
+ * Fetches up to @most pages, 0: as many as QEMU likes, and writes the answer as text: for each range
  * "block offset+size @gpa" with numbers in hex, ", " between them.
  */
 char *vbr_dirty_fetch(QTestState *qts, unsigned int most);
@@ -55,7 +58,7 @@ char *vbr_dirty_fetch_gfns(QTestState *qts, unsigned int most);
 /* Frees @fetched. */
 void vbr_assert_text(char *fetched, const char *want);
 #define vbr_assert_fetch(qts, want) \
-    vbr_assert_text(vbr_dirty_fetch(qts, 65536), want)
+    vbr_assert_text(vbr_dirty_fetch(qts, 0), want)
 
 /*
  * Fetches @most pages at a time until there are no more: in pc.ram, where an
