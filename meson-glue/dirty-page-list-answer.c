@@ -68,10 +68,16 @@ typedef struct Answer {
     bool gfns;
 } Answer;
 
+/* A block that is not plugged in yet goes by the name of its memory region. */
+static const char *name_of(const RAMBlock *block)
+{
+    return *block->idstr ? block->idstr : memory_region_name(block->mr);
+}
+
 static bool joins(const DirtyPageRange *range, const RAMBlock *block,
                   uint64_t offset, const hwaddr *gpa)
 {
-    return range && !strcmp(range->block, block->idstr) &&
+    return range && !strcmp(range->block, name_of(block)) &&
            range->offset + range->size == offset &&
            range->has_gpa == !!gpa &&
            (!gpa || range->gpa + range->size == *gpa);
@@ -91,7 +97,7 @@ static void add_page(Answer *answer, const RAMBlock *block, uint64_t offset,
         return;
     }
     answer->last = g_new0(DirtyPageRange, 1);
-    answer->last->block = g_strdup(block->idstr);
+    answer->last->block = g_strdup(name_of(block));
     answer->last->offset = offset;
     answer->last->size = size;
     if (gpa) {

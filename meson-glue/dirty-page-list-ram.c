@@ -58,8 +58,9 @@ static struct {
      */
     void *list;
     DirtyPageListCounters *counters;
-    /* The dirty trigger is reached, the machine is being paused. */
-    bool pausing;
+    /* The dirty trigger is reached, and the machine was not paused for it. */
+    bool pause_owed;
+    QEMUBH *pause_bh;
     /* Under the lock of KVM's slots: what is not protected again yet. */
     GArray *harvest;
     size_t most_harvested;
@@ -93,8 +94,11 @@ static void dirty_list_note(uint64_t page, unsigned long bits)
     if (trigger) {
         dirty_ram_pause();
     }
-    if (unlikely(qatomic_read(&d.pausing))) {
-        /* The main loop may take its time: this vCPU writes no further page. */
+    if (unlikely(qatomic_read(&d.pause_owed))) {
+        /*
+         * The main loop may take its time: this vCPU writes no further page. It
+         * goes on when the machine was paused and goes on.
+         */
         cpu_stop_current();
     }
 }
@@ -181,11 +185,12 @@ static void clear_bits(uint64_t page, uint64_t count)
 }
 
 /*
- * Makes TCG look again before it writes to these pages, and what is between.
+ * Makes TCG look again before it writes to these pages, and what is between,
+ * after their bits were cleared. Called with RCU held.
  *
- * Done once when bits were cleared, and once more when all vCPUs were waited
- * for: one that found the bit set may make its TLB forget to look only after
- * the bit was cleared. Called with RCU held.
+ * All vCPUs have to be waited for before this: one that found a bit set may
+ * make its TLB forget to look only after the bit was cleared. And once more
+ * after this: one that looked before may write now.
  */
 static void look_again(const uint64_t *pages, size_t count)
 {
@@ -221,6 +226,16 @@ static void look_again_everywhere(void)
     }
 }
 
+/* KVM's log is of pages of the host. */
+static void arm_log(RAMBlock *block, uint64_t start, uint64_t size)
+{
+    uint64_t host_page = qemu_real_host_page_size();
+    uint64_t end = MIN(ROUND_UP(start + size, host_page), block->used_length);
+
+    start = ROUND_DOWN(start, host_page);
+    memory_region_clear_dirty_bitmap(block->mr, start, end - start);
+}
+
 void dirty_ram_clean(const uint64_t *pages, size_t count)
 {
     unsigned int bits = qemu_target_page_bits();
@@ -234,18 +249,20 @@ void dirty_ram_clean(const uint64_t *pages, size_t count)
             block = dirty_ram_block(pages[at], block);
             if (block) {
                 n = run_of(block, pages + at, count - at);
-                clear_bits(pages[at], n);
-                memory_region_clear_dirty_bitmap(
-                    block->mr, (pages[at] << bits) - block->offset, n << bits);
+            }
+            /* Also where RAM was unplugged: other RAM may take its place. */
+            clear_bits(pages[at], n);
+            if (block) {
+                arm_log(block, (pages[at] << bits) - block->offset, n << bits);
             }
             at += n;
         }
-        look_again(pages, count);
     }
     memory_global_after_dirty_log_sync();
     WITH_RCU_READ_LOCK_GUARD() {
         look_again(pages, count);
     }
+    memory_global_after_dirty_log_sync();
 }
 
 void dirty_ram_clean_all(void)
@@ -253,21 +270,19 @@ void dirty_ram_clean_all(void)
     RAMBlock *block;
 
     WITH_RCU_READ_LOCK_GUARD() {
+        /* Also where there is no RAM now: what is plugged in there is noted. */
+        clear_bits(0, ram_list.num_dirty_blocks * DIRTY_MEMORY_BLOCK_SIZE);
         RAMBLOCK_FOREACH(block) {
-            unsigned int bits = qemu_target_page_bits();
-
             if (block->used_length) {
-                clear_bits(block->offset >> bits, block->used_length >> bits);
-                memory_region_clear_dirty_bitmap(block->mr, 0,
-                                                 block->used_length);
+                arm_log(block, 0, block->used_length);
             }
         }
-        look_again_everywhere();
     }
     memory_global_after_dirty_log_sync();
     WITH_RCU_READ_LOCK_GUARD() {
         look_again_everywhere();
     }
+    memory_global_after_dirty_log_sync();
 }
 
 uint64_t dirty_ram_send_all_of(RAMBlock *block)
@@ -294,12 +309,8 @@ static uint64_t sync_run(RAMBlock *block, uint64_t page, size_t count)
         dirty += !test_and_set_bit(first + i, block->bmap);
     }
     clear_bits(page, count);
-    if (block->clear_bmap) {
-        /* The log is armed again before the pages are sent. */
-        clear_bmap_set(block, first, count);
-    } else {
-        memory_region_clear_dirty_bitmap(block->mr, first << bits,
-                                         count << bits);
+    if (!block->clear_bmap) {
+        arm_log(block, first << bits, count << bits);
     }
     return dirty;
 }
@@ -320,7 +331,6 @@ static uint64_t sync_batch(const uint64_t *pages, size_t count)
         }
         at += n;
     }
-    look_again(pages, count);
     return dirty;
 }
 
@@ -341,6 +351,22 @@ static VbrStatus sync_list(VbrDirtyList *list, uint64_t *dirty, bool *all)
     return status;
 }
 
+/*
+ * As a scan does, for a bit a GiB: the log is armed again before any page is
+ * sent. Whoever left pages out relies on that, too, whatever was written to.
+ */
+static void arm_before_sending(void)
+{
+    RAMBlock *block;
+
+    RAMBLOCK_FOREACH(block) {
+        if (block->clear_bmap && !migrate_ram_is_ignored(block)) {
+            clear_bmap_set(block, 0,
+                           block->used_length >> qemu_target_page_bits());
+        }
+    }
+}
+
 static bool dirty_list_sync(uint64_t *dirty)
 {
     RAMBlock *block;
@@ -357,10 +383,52 @@ static bool dirty_list_sync(uint64_t *dirty)
             *dirty += dirty_ram_send_all_of(block);
         }
     }
+    if (all) {
+        arm_before_sending();
+    }
     d.counters->list_syncs += all;
     d.counters->scan_syncs += !all;
     trace_dirty_page_list_sync(all, *dirty);
     return all;
+}
+
+/*
+ * In the main loop, at its top: neither in the middle of what a device does, nor
+ * can another command that stops or continues the machine come in between.
+ */
+static void pause_machine(void *opaque)
+{
+    if (qatomic_read(&d.pause_owed)) {
+        trace_dirty_page_list_pause();
+        vm_stop(RUN_STATE_DIRTY_TRIGGER);
+    }
+}
+
+/*
+ * If it does not run it is paused when it goes on. A request for a vmstop would
+ * be forgotten then.
+ */
+static void vm_state_changed(void *opaque, bool running, RunState state)
+{
+    if (state == RUN_STATE_DIRTY_TRIGGER) {
+        qatomic_set(&d.pause_owed, false);
+    } else if (running && qatomic_read(&d.pause_owed)) {
+        qemu_bh_schedule(d.pause_bh);
+    }
+}
+
+void dirty_ram_pause(void)
+{
+    qatomic_set(&d.pause_owed, true);
+    qemu_bh_schedule(d.pause_bh);
+}
+
+/* A vCPU that runs may have stopped already, and has to be woken by a pause. */
+void dirty_ram_forget_pause(void)
+{
+    if (!runstate_is_live(runstate_get())) {
+        qatomic_set(&d.pause_owed, false);
+    }
 }
 
 static const RAMDirtyListOps ops = {
@@ -380,8 +448,10 @@ static int dirty_ram_precopy_notify(NotifierWithReturn *notifier, void *data,
         return 0;
     }
     if (precopy->reason == PRECOPY_NOTIFY_AFTER_BITMAP_SYNC) {
-        RCU_READ_LOCK_GUARD();
-        look_again_everywhere();
+        WITH_RCU_READ_LOCK_GUARD() {
+            look_again_everywhere();
+        }
+        memory_global_after_dirty_log_sync();
     } else if (precopy->reason == PRECOPY_NOTIFY_CLEANUP) {
         vbr_dirty_sync_end(d.list);
     }
@@ -393,26 +463,21 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
 {
     static NotifierWithReturn notifier = { .notify = dirty_ram_precopy_notify };
 
-    if (!ram_dirty_list_ops) {
-        d.harvest = g_array_new(false, false, sizeof(Harvested));
-        precopy_add_notifier(&notifier);
-    }
     d.broken = false;
     d.counters = counters;
     d.most_harvested = most_harvested;
     qatomic_rcu_set(&d.list, list);
-    qatomic_set(&ram_dirty_list_ops, &ops);
-}
-
-void dirty_ram_pause(void)
-{
-    trace_dirty_page_list_pause();
-    qatomic_set(&d.pausing, true);
-    qemu_system_vmstop_request_prepare();
-    qemu_system_vmstop_request(RUN_STATE_DIRTY_TRIGGER);
-}
-
-void dirty_ram_paused(void)
-{
-    qatomic_set(&d.pausing, false);
+    if (!ram_dirty_list_ops) {
+        d.harvest = g_array_new(false, false, sizeof(Harvested));
+        d.pause_bh = aio_bh_new(iohandler_get_aio_context(), pause_machine,
+                                NULL);
+        precopy_add_notifier(&notifier);
+        qemu_add_vm_change_state_handler(vm_state_changed, NULL);
+        qatomic_set(&ram_dirty_list_ops, &ops);
+        /*
+         * Who found that there was nobody to tell and sets its bit only later
+         * is done with that. It must not be after a start.
+         */
+        drain_call_rcu();
+    }
 }

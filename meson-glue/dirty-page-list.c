@@ -15,14 +15,18 @@
 #include "qapi/qapi-commands-migration.h"
 #include "qapi/qapi-events-migration.h"
 #include "qapi/visitor.h"
+#include "migration/colo.h"
 #include "migration/misc.h"
 #include "qom/object_interfaces.h"
+#include "system/reset.h"
 #include "system/runstate.h"
 #include "system/tcg.h"
 #include "dirty-page-list.h"
 
 /* The most pages that are handed out at a time. */
 #define MAX_PAGES 65536
+/* As many take some ten milliseconds at worst, all of them half a second. */
+#define DEFAULT_PAGES 8192
 /* More vCPUs than any machine has; those beyond would share a list. */
 #define MAX_VCPUS 4096
 /*
@@ -34,7 +38,8 @@
 
 OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(DirtyPageList, dirty_page_list,
                                           DIRTY_PAGE_LIST, OBJECT,
-                                          { TYPE_USER_CREATABLE }, { })
+                                          { TYPE_USER_CREATABLE },
+                                          { TYPE_RESETTABLE_INTERFACE }, { })
 
 /* There is one at most. */
 static DirtyPageList *the_list;
@@ -63,7 +68,8 @@ static bool check(VbrStatus status, Error **errp)
           "the dirty page list was never started; start it first" },
         { VBR_STATUS_DIRTY_LIST_OVERFLOW, EOVERFLOW,
           "pages are missing on the dirty page list, any page can be dirty; "
-          "stop and start it, with a larger max-dirty or no-dups=on" },
+          "stop and start it when no migration runs; no-dups=on or a larger "
+          "max-dirty avoids this" },
     };
     int i;
 
@@ -120,7 +126,7 @@ static void poll(void *opaque)
 /* Only TCG says at once what was written to. */
 static void update_poll(DirtyPageList *dl, bool running)
 {
-    if (running && dl->dirty_trigger && !tcg_enabled() && indices(dl).active) {
+    if (running && dl->armed && !tcg_enabled() && indices(dl).active) {
         poll_again(dl, 0);
     } else {
         timer_del(dl->poll);
@@ -130,22 +136,17 @@ static void update_poll(DirtyPageList *dl, bool running)
 static void vm_state_changed(void *opaque, bool running, RunState state)
 {
     DirtyPageList *dl = opaque;
-    VbrDirtyIndices at = indices(dl);
 
-    update_poll(dl, running);
-    dirty_ram_paused();
     if (state == RUN_STATE_DIRTY_TRIGGER) {
+        VbrDirtyIndices at = indices(dl);
         const char *id = object_get_canonical_path_component(OBJECT(dl));
 
+        dl->armed = false;
         dl->counters.triggers++;
         qapi_event_send_dirty_page_list_trigger(id, at.dirty_index -
                                                 at.reset_index);
-    } else if (state == RUN_STATE_RESTORE_VM && at.active) {
-        dl->reloaded = true;
-    } else if (running && dl->pause_later) {
-        dl->pause_later = false;
-        dirty_ram_pause();
     }
+    update_poll(dl, running);
 }
 
 /* Commands */
@@ -161,7 +162,8 @@ void qmp_dirty_page_list_start(const char *id, Error **errp)
         check(VBR_STATUS_DIRTY_LIST_ACTIVE, errp);
         return;
     }
-    if (migration_is_running() || runstate_check(RUN_STATE_INMIGRATE)) {
+    if (migration_is_running() || runstate_check(RUN_STATE_INMIGRATE) ||
+        migration_incoming_in_colo_state()) {
         /* It needs the bits that would be cleared below. */
         error_setg_errno(errp, EBUSY, "a migration is running; start the dirty "
                          "page list before it or after it");
@@ -176,8 +178,11 @@ void qmp_dirty_page_list_start(const char *id, Error **errp)
         memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
         return;
     }
+    dl->tracking = true;
+    dl->armed = dl->dirty_trigger;
+    dl->more = false;
     dl->reloaded = false;
-    dl->pause_later = false;
+    dirty_ram_forget_pause();
     /* A page whose bit is set would not be noted. */
     dirty_ram_clean_all();
     update_poll(dl, runstate_is_running());
@@ -185,10 +190,12 @@ void qmp_dirty_page_list_start(const char *id, Error **errp)
 
 static void stop(DirtyPageList *dl)
 {
-    if (indices(dl).active) {
+    if (dl->tracking) {
+        dl->tracking = false;
         vbr_dirty_stop(dl->list);
         memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
         update_poll(dl, false);
+        dirty_ram_forget_pause();
     }
 }
 
@@ -209,10 +216,12 @@ void qmp_dirty_page_list_reset(const char *id, Error **errp)
     if (!dl || !check(vbr_dirty_reset(dl->list, &trigger), errp)) {
         return;
     }
-    if (trigger && runstate_is_running()) {
+    dl->armed = dl->dirty_trigger;
+    update_poll(dl, runstate_is_running());
+    if (trigger) {
         dirty_ram_pause();
     } else {
-        dl->pause_later = trigger;
+        dirty_ram_forget_pause();
     }
 }
 
@@ -220,18 +229,19 @@ void qmp_dirty_page_list_reset(const char *id, Error **errp)
 static bool take(DirtyPageList *dl, uint64_t *pages, size_t most, size_t *count,
                  Error **errp)
 {
-    VbrDirtyIndices at = indices(dl);
+    bool active = indices(dl).active;
 
     if (dl->reloaded) {
         return check(VBR_STATUS_DIRTY_LIST_OVERFLOW, errp);
     }
-    if (at.active && at.dirty_index - at.fetch_index < most) {
+    if (active && !dl->more) {
         memory_global_dirty_log_sync(false);
     }
     if (!check(vbr_dirty_fetch(dl->list, pages, most, count), errp)) {
         return false;
     }
-    if (at.active) {
+    dl->more = *count == most;
+    if (active) {
         dirty_ram_clean(pages, *count);
     }
     return true;
@@ -243,7 +253,8 @@ DirtyPages *qmp_dirty_page_list_fetch(const char *id, bool has_max_pages,
 {
     g_autofree uint64_t *pages = NULL;
     DirtyPageList *dl = find(id, errp);
-    uint32_t most = has_max_pages ? max_pages : MAX_PAGES;
+    uint32_t most = has_max_pages ? max_pages : DEFAULT_PAGES;
+    DirtyPages *answer = NULL;
     size_t count = 0;
 
     if (!dl) {
@@ -255,10 +266,15 @@ DirtyPages *qmp_dirty_page_list_fetch(const char *id, bool has_max_pages,
         return NULL;
     }
     pages = g_new(uint64_t, most);
-    if (!take(dl, pages, most, &count, errp)) {
-        return NULL;
-    }
-    return dirty_pages_answer(pages, count, has_gfns && gfns);
+    do {
+        qapi_free_DirtyPages(answer);
+        if (!take(dl, pages, most, &count, errp)) {
+            return NULL;
+        }
+        answer = dirty_pages_answer(pages, count, has_gfns && gfns);
+        /* All of what was taken may have been of RAM that was unplugged. */
+    } while (count && !answer->ranges && !answer->gfns);
+    return answer;
 }
 
 /* The object */
@@ -287,6 +303,7 @@ static void dirty_page_list_complete(UserCreatable *uc, Error **errp)
     the_list = dl;
     dl->poll = timer_new_ms(QEMU_CLOCK_REALTIME, poll, dl);
     dl->vmstate = qemu_add_vm_change_state_handler(vm_state_changed, dl);
+    qemu_register_resettable(OBJECT(dl));
     dirty_ram_use(dl->list, indices(dl).max_dirty, &dl->counters);
 }
 
@@ -320,6 +337,7 @@ static void dirty_page_list_finalize(Object *obj)
         return;
     }
     stop(dl);
+    qemu_unregister_resettable(obj);
     the_list = NULL;
     dirty_ram_use(NULL, 0, NULL);
     qemu_del_vm_change_state_handler(dl->vmstate);
@@ -423,6 +441,21 @@ static void get_count(Object *obj, Visitor *v, const char *name, void *opaque,
     visit_type_uint64(v, name, &value, errp);
 }
 
+static ResettableState *get_reset_state(Object *obj)
+{
+    return &DIRTY_PAGE_LIST(obj)->reset_state;
+}
+
+/* A snapshot brings memory past all logs, whatever the run state is. */
+static void dirty_page_list_reset_hold(Object *obj, ResetType type)
+{
+    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
+
+    if (type == RESET_TYPE_SNAPSHOT_LOAD && dl->tracking) {
+        dl->reloaded = true;
+    }
+}
+
 static void dirty_page_list_class_init(ObjectClass *oc, VBR_CLASS_DATA *data)
 {
     static const struct {
@@ -438,10 +471,13 @@ static void dirty_page_list_class_init(ObjectClass *oc, VBR_CLASS_DATA *data)
         { "scan-syncs", "synchronizations of a migration from all bitmaps" },
     };
     UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
+    ResettableClass *rc = RESETTABLE_CLASS(oc);
     int i;
 
     ucc->complete = dirty_page_list_complete;
     ucc->can_be_deleted = dirty_page_list_can_be_deleted;
+    rc->get_state = get_reset_state;
+    rc->phases.hold = dirty_page_list_reset_hold;
 
     object_class_property_add(oc, "max-dirty", "uint64", get_option, set_option,
                               NULL, NULL);

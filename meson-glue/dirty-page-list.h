@@ -8,6 +8,7 @@
 #define DIRTY_PAGE_LIST_H
 
 #include "exec/cpu-common.h"
+#include "hw/resettable.h"
 #include "qapi/qapi-types-migration.h"
 #include "qom/object.h"
 #include "vbr-compat.h"
@@ -27,6 +28,7 @@ typedef struct DirtyPageListCounters {
 
 struct DirtyPageList {
     Object parent_obj;
+    ResettableState reset_state;
 
     uint64_t max_dirty;
     uint64_t dirty_trigger;
@@ -36,8 +38,12 @@ struct DirtyPageList {
     DirtyPageListCounters counters;
     VMChangeStateEntry *vmstate;
     QEMUTimer *poll;
-    /* The dirty trigger was reached while the machine did not run. */
-    bool pause_later;
+    /* Writes are logged for it. */
+    bool tracking;
+    /* The dirty trigger was not reached since it was armed. */
+    bool armed;
+    /* The last fetch did not take all that was on the list. */
+    bool more;
     /* A snapshot was loaded: any page can have changed. */
     bool reloaded;
 };
@@ -57,10 +63,10 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
 void dirty_ram_clean_all(void);
 /* The same for pages in ascending order, before they are handed out. */
 void dirty_ram_clean(const uint64_t *pages, size_t count);
-/* Pauses the machine for the dirty trigger. Any thread. */
+/* Pauses the machine for the dirty trigger, as soon as it runs. Any thread. */
 void dirty_ram_pause(void);
-/* The machine was paused, or goes on. */
-void dirty_ram_paused(void);
+/* The trigger does not hold any more. */
+void dirty_ram_forget_pause(void);
 /* Called with RCU held. */
 RAMBlock *dirty_ram_block(uint64_t page, RAMBlock *hint);
 /* Has a migration send all of @block; the number of pages that it would not. */
