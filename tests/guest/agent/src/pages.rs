@@ -2,7 +2,7 @@
 //! Pages whose place in the guest's physical memory is known, and which are written to one
 //! by one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -14,6 +14,8 @@ use crate::Answer;
 use crate::memory::{STEP, pattern};
 
 const PAGE: usize = 4096;
+/// Whether the kernel may move locked pages.
+const MAY_MOVE: &str = "/proc/sys/vm/compact_unevictable_allowed";
 /// The bits of /proc/self/pagemap with the number of the frame.
 const FRAME: u64 = (1 << 55) - 1;
 const PRESENT: u64 = 1 << 63;
@@ -35,6 +37,7 @@ impl Pages {
     pub(crate) fn take(&mut self, args: &str) -> Answer {
         let [count, seed] = numbers(args)?;
         *self = Pages::default();
+        fs::write(MAY_MOVE, "0").map_err(|e| format!("{MAY_MOVE}: {e}"))?;
         self.seed = seed;
         self.pages = (0..count).map(|n| filled(n, seed)).collect();
         self.stored = (0..count).map(|n| pattern(n, seed)).collect();
