@@ -29,7 +29,7 @@ pub enum Noting {
 
 /// Whether signals wait while KVM protects pages.
 ///
-/// KVM stops for a signal since Linux 6.16, and says how many entries it has done with.
+/// KVM stops for a signal since Linux 6.17, and says how many entries it has done with.
 /// It counts those that it has only gathered, up to 64, and their pages are not protected
 /// then, nor ever will be: who asks again for the rest loses their writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
