@@ -1,11 +1,12 @@
 /*
- * dirty-page-list: the answer to a fetch
+ * dirty-page-list: what QMP is answered
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qemu/rcu.h"
+#include "qapi/error.h"
 #include "exec/target_page.h"
 #include "dirty-page-list.h"
 #ifdef VBR_QEMU_10_0
@@ -151,4 +152,46 @@ DirtyPages *dirty_pages_answer(const uint64_t *pages, size_t count, bool gfns)
     answer.pages->has_gfns = gfns;
     add_pages(&answer, pages, count);
     return answer.pages;
+}
+
+bool dirty_list_check(VbrStatus status, Error **errp)
+{
+    static const struct {
+        VbrStatus status;
+        int code;
+        const char *text;
+    } answers[] = {
+        { VBR_STATUS_DIRTY_LIST_ZERO, EINVAL,
+          "max-dirty must be at least 1" },
+        { VBR_STATUS_DIRTY_LIST_SIZE, EINVAL,
+          "max-dirty must be at most 1073741824" },
+        { VBR_STATUS_DIRTY_LIST_TRIGGER, EINVAL,
+          "dirty-trigger must not be larger than max-dirty" },
+        { VBR_STATUS_DIRTY_LIST_MEMORY, ENOMEM,
+          "no memory for a dirty page list" },
+        { VBR_STATUS_DIRTY_LIST_TWICE, EBUSY,
+          "there is a dirty-page-list already, and only one is possible" },
+        { VBR_STATUS_DIRTY_LIST_ACTIVE, EBUSY,
+          "the dirty page list was started already; stop it first" },
+        { VBR_STATUS_DIRTY_LIST_INACTIVE, EINVAL,
+          "the dirty page list was never started; start it first" },
+        { VBR_STATUS_DIRTY_LIST_OVERFLOW, EOVERFLOW,
+          "pages are missing on the dirty page list, any page can be dirty; "
+          "stop and start it when no migration runs; no-dups=on or a larger "
+          "max-dirty avoids this" },
+    };
+    int i;
+
+    if (status == VBR_STATUS_OK) {
+        return true;
+    }
+    for (i = 0; i < ARRAY_SIZE(answers); i++) {
+        if (answers[i].status == status) {
+            error_setg_errno(errp, answers[i].code, "%s", answers[i].text);
+            return false;
+        }
+    }
+    error_setg_errno(errp, EIO, "the dirty page list does not work any more; "
+                     "delete the object and add it again");
+    return false;
 }

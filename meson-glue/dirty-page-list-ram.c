@@ -393,8 +393,8 @@ static bool dirty_list_sync(uint64_t *dirty)
 }
 
 /*
- * In the main loop, at its top: neither in the middle of what a device does, nor
- * can another command that stops or continues the machine come in between.
+ * In the main loop, at its top: not in the middle of what a device does, and no
+ * other command that stops or continues the machine comes in between.
  */
 static void pause_machine(void *opaque)
 {

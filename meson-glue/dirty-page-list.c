@@ -44,49 +44,6 @@ OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(DirtyPageList, dirty_page_list,
 /* There is one at most. */
 static DirtyPageList *the_list;
 
-/* What the library's answer means for the user; true if it was OK. */
-static bool check(VbrStatus status, Error **errp)
-{
-    static const struct {
-        VbrStatus status;
-        int code;
-        const char *text;
-    } answers[] = {
-        { VBR_STATUS_DIRTY_LIST_ZERO, EINVAL,
-          "max-dirty must be at least 1" },
-        { VBR_STATUS_DIRTY_LIST_SIZE, EINVAL,
-          "max-dirty must be at most 1073741824" },
-        { VBR_STATUS_DIRTY_LIST_TRIGGER, EINVAL,
-          "dirty-trigger must not be larger than max-dirty" },
-        { VBR_STATUS_DIRTY_LIST_MEMORY, ENOMEM,
-          "no memory for a dirty page list" },
-        { VBR_STATUS_DIRTY_LIST_TWICE, EBUSY,
-          "there is a dirty-page-list already, and only one is possible" },
-        { VBR_STATUS_DIRTY_LIST_ACTIVE, EBUSY,
-          "the dirty page list was started already; stop it first" },
-        { VBR_STATUS_DIRTY_LIST_INACTIVE, EINVAL,
-          "the dirty page list was never started; start it first" },
-        { VBR_STATUS_DIRTY_LIST_OVERFLOW, EOVERFLOW,
-          "pages are missing on the dirty page list, any page can be dirty; "
-          "stop and start it when no migration runs; no-dups=on or a larger "
-          "max-dirty avoids this" },
-    };
-    int i;
-
-    if (status == VBR_STATUS_OK) {
-        return true;
-    }
-    for (i = 0; i < ARRAY_SIZE(answers); i++) {
-        if (answers[i].status == status) {
-            error_setg_errno(errp, answers[i].code, "%s", answers[i].text);
-            return false;
-        }
-    }
-    error_setg_errno(errp, EIO, "the dirty page list does not work any more; "
-                     "delete the object and add it again");
-    return false;
-}
-
 static VbrDirtyIndices indices(DirtyPageList *dl)
 {
     VbrDirtyIndices indices = {};
@@ -159,7 +116,7 @@ void qmp_dirty_page_list_start(const char *id, Error **errp)
         return;
     }
     if (indices(dl).active) {
-        check(VBR_STATUS_DIRTY_LIST_ACTIVE, errp);
+        dirty_list_check(VBR_STATUS_DIRTY_LIST_ACTIVE, errp);
         return;
     }
     if (migration_is_running() || runstate_check(RUN_STATE_INMIGRATE) ||
@@ -174,7 +131,7 @@ void qmp_dirty_page_list_start(const char *id, Error **errp)
     }
     /* What KVM knows already need not be listed. */
     memory_global_dirty_log_sync(false);
-    if (!check(vbr_dirty_start(dl->list), errp)) {
+    if (!dirty_list_check(vbr_dirty_start(dl->list), errp)) {
         memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
         return;
     }
@@ -213,7 +170,7 @@ void qmp_dirty_page_list_reset(const char *id, Error **errp)
     DirtyPageList *dl = find(id, errp);
     bool trigger = false;
 
-    if (!dl || !check(vbr_dirty_reset(dl->list, &trigger), errp)) {
+    if (!dl || !dirty_list_check(vbr_dirty_reset(dl->list, &trigger), errp)) {
         return;
     }
     dl->armed = dl->dirty_trigger;
@@ -232,12 +189,13 @@ static bool take(DirtyPageList *dl, uint64_t *pages, size_t most, size_t *count,
     bool active = indices(dl).active;
 
     if (dl->reloaded) {
-        return check(VBR_STATUS_DIRTY_LIST_OVERFLOW, errp);
+        return dirty_list_check(VBR_STATUS_DIRTY_LIST_OVERFLOW, errp);
     }
     if (active && !dl->more) {
         memory_global_dirty_log_sync(false);
     }
-    if (!check(vbr_dirty_fetch(dl->list, pages, most, count), errp)) {
+    if (!dirty_list_check(vbr_dirty_fetch(dl->list, pages, most, count),
+                          errp)) {
         return false;
     }
     dl->more = *count == most;
@@ -297,7 +255,7 @@ static void dirty_page_list_complete(UserCreatable *uc, Error **errp)
         drain_call_rcu();
         status = vbr_dirty_new(&options, &dl->list);
     }
-    if (!check(status, errp)) {
+    if (!dirty_list_check(status, errp)) {
         return;
     }
     the_list = dl;

@@ -48,8 +48,12 @@ struct DirtyPageList {
     bool reloaded;
 };
 
-/* Pages in ascending order as QMP has them (dirty-page-list-answer.c). */
+/* What QMP is answered (dirty-page-list-answer.c). */
+
+/* Pages in ascending order. */
 DirtyPages *dirty_pages_answer(const uint64_t *pages, size_t count, bool gfns);
+/* What the library's answer means for the user; true if it was OK. */
+bool dirty_list_check(VbrStatus status, Error **errp);
 
 /* What has to do with RAM (dirty-page-list-ram.c). */
 
