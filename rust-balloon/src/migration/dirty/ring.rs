@@ -17,14 +17,20 @@ pub(super) struct Ring {
 
 /// Changed by the writer alone.
 struct Writer {
+    /// The place after the last one that it filled.
     place: AtomicUsize,
+    /// The same, for itself: loom takes no notice of others that read what its writer reads, too.
+    own: AtomicUsize,
     /// Pages noted, those that did not fit among them.
     noted: AtomicU64,
 }
 
 /// Changed by the reader alone.
 struct Reader {
+    /// The place after the last one that it emptied.
     place: AtomicUsize,
+    /// The same, for itself.
+    own: AtomicUsize,
     /// How far it may take; the writer is there, or past it.
     until: AtomicUsize,
 }
@@ -38,10 +44,12 @@ impl Ring {
             pages: zeroed(len)?,
             writer: Padded(Writer {
                 place: AtomicUsize::new(0),
+                own: AtomicUsize::new(0),
                 noted: AtomicU64::new(0),
             }),
             reader: Padded(Reader {
                 place: AtomicUsize::new(0),
+                own: AtomicUsize::new(0),
                 until: AtomicUsize::new(0),
             }),
         })
@@ -51,7 +59,7 @@ impl Ring {
     /// the rest. By the one writer.
     pub(super) fn push(&self, page: u64, bits: u64) -> u64 {
         let writer = &self.writer.0;
-        let mut place = writer.place.load(Ordering::Relaxed);
+        let mut place = writer.own.load(Ordering::Relaxed);
         // The reader has read a place before it gave it back.
         let taken = self.reader.0.place.load(Ordering::Acquire);
         let mut room = self.pages.len() - self.distance(taken, place);
@@ -63,6 +71,7 @@ impl Ring {
             room -= 1;
             left &= left - 1;
         }
+        writer.own.store(place, Ordering::Relaxed);
         writer.place.store(place, Ordering::Release);
         let noted = writer.noted.load(Ordering::Relaxed) + u64::from(bits.count_ones());
         writer.noted.store(noted, Ordering::Relaxed);
@@ -79,13 +88,14 @@ impl Ring {
     /// many. By the one reader.
     pub(super) fn take(&self, out: &mut [u64]) -> usize {
         let reader = &self.reader.0;
-        let mut place = reader.place.load(Ordering::Relaxed);
+        let mut place = reader.own.load(Ordering::Relaxed);
         let until = reader.until.load(Ordering::Relaxed);
         let count = self.distance(place, until).min(out.len());
         for page in &mut out[..count] {
             *page = self.pages[self.index(place)].load(Ordering::Relaxed);
             place = self.next(place);
         }
+        reader.own.store(place, Ordering::Relaxed);
         reader.place.store(place, Ordering::Release);
         count
     }
@@ -93,8 +103,10 @@ impl Ring {
     /// Drops what is in now. By the one reader.
     pub(super) fn clear(&self) {
         self.look();
-        let until = self.reader.0.until.load(Ordering::Relaxed);
-        self.reader.0.place.store(until, Ordering::Release);
+        let reader = &self.reader.0;
+        let until = reader.until.load(Ordering::Relaxed);
+        reader.own.store(until, Ordering::Relaxed);
+        reader.place.store(until, Ordering::Release);
     }
 
     /// How many pages were noted since it was made, those that did not fit among them.
