@@ -46,8 +46,7 @@ fn exactly(test: &str, accel: &str) -> Result<()> {
         (2, MANY, "max-dirty=256,no-dups=on"),
     ] {
         let boot = Boot { processors, pages };
-        exact(accel, boot, properties, false)?;
-        exact(accel, boot, properties, true)?;
+        exact(accel, boot, properties)?;
     }
     Ok(())
 }

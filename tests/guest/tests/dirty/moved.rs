@@ -103,7 +103,11 @@ fn lists(vm: &mut Vm, nth: u64) -> Result<()> {
     dirty::stop(vm)?;
     go_on(vm)?;
     let still: BTreeSet<u64> = vm.frames()?.into_iter().collect();
-    assert_eq!(difference(&still, &frames), None, "the guest moved its pages");
+    assert_eq!(
+        difference(&still, &frames),
+        None,
+        "the guest moved its pages"
+    );
     let known = frames.intersection(&fetched.pages).copied().collect();
     assert_eq!(difference(&known, &frames), None);
     Ok(())

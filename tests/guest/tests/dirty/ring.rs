@@ -127,7 +127,7 @@ fn moved_while_it_writes(properties: &str, all_listed: bool) -> Result<()> {
 }
 
 /// Nothing runs, and what devices write is known: a synchronization of the migration finds just
-/// these pages on its list, though a tool has taken them off its own before.
+/// these pages, though a tool has taken them off its own list before and cleared their bits.
 #[test]
 #[ignore = "needs a patched QEMU: run cargo xtask test"]
 fn a_synchronization_finds_what_was_fetched() -> Result<()> {
@@ -135,21 +135,27 @@ fn a_synchronization_finds_what_was_fetched() -> Result<()> {
         return Ok(());
     }
     let _slot = slot();
+    found("max-dirty=65536", 123, true)?;
+    // There is no room for so many, neither on the tool's list nor on the migration's.
+    found("max-dirty=256,no-dups=on", 700, false)
+}
+
+fn found(properties: &str, count: u64, all_listed: bool) -> Result<()> {
     let boot_of = Boot {
         processors: 1,
         pages: MANY,
     };
-    let (mut source, _) = boot(RING, boot_of, "max-dirty=65536")?;
+    let (mut source, _) = boot(RING, boot_of, properties)?;
     dirty::start(&mut source)?;
     let mut replica = Replica::new(Ram::of(&source)?)?;
-    let mut destination = destination(boot_of, "max-dirty=65536")?;
+    let mut destination = destination(boot_of, properties)?;
     begin_move(&mut source, &mut destination, 4 * MIB)?;
     // RAM is sent in order, so these pages are behind it.
     source.wait_until("bytes sent", SOON, |source| {
         let state = source.qmp("query-migrate", json!({}))?;
         Ok(state["ram"]["transferred"].as_u64() >= Some(4 * MIB))
     })?;
-    let written: BTreeSet<u64> = (0..123).map(|n| boot_of.first(0) + 3 * n).collect();
+    let written: BTreeSet<u64> = (boot_of.first(0)..).take(count as usize).collect();
     for &page in &written {
         source.fill(page, 0xa5)?;
     }
@@ -158,11 +164,11 @@ fn a_synchronization_finds_what_was_fetched() -> Result<()> {
     replica.copy(&fetched)?;
     let first_syncs = syncs(&source.log()).len();
     end_move(&mut source, &mut destination)?;
-    let log = syncs(&source.log());
-    println!("syncs: {log:?}");
-    let found: u64 = log[first_syncs..].iter().map(|(_, dirty)| dirty).sum();
-    assert_eq!(found, written.len() as u64, "{log:?}");
-    assert!(log[first_syncs..].iter().all(|(all, _)| *all), "{log:?}");
+    let log = syncs(&source.log()).split_off(first_syncs);
+    println!("{properties}: syncs {log:?}");
+    let found: u64 = log.iter().map(|(_, dirty)| dirty).sum();
+    assert_eq!(found, count, "{log:?}");
+    assert_eq!(log.iter().all(|(all, _)| *all), all_listed, "{log:?}");
     assert_eq!(replica.differing()?, [0; 0]);
     assert_eq!(replica.differing_from(&Ram::of(&destination)?)?, [0; 0]);
     Ok(())

@@ -92,8 +92,8 @@ pub(crate) fn boot(accel: &str, boot: Boot, properties: &str) -> Result<(Bare, R
 }
 
 /// Rounds of a guest that runs for a moment: exactly what it wrote to is listed, and a copy
-/// that is kept with it is its memory.
-pub(crate) fn exact(accel: &str, boot_of: Boot, properties: &str, early: bool) -> Result<()> {
+/// that is kept with it is its memory. In every second round some pages are copied early.
+pub(crate) fn exact(accel: &str, boot_of: Boot, properties: &str) -> Result<()> {
     let (mut vm, ram) = boot(accel, boot_of, properties)?;
     dirty::start(&mut vm)?;
     let mut replica = Replica::new(Ram::of(&vm)?)?;
@@ -103,7 +103,7 @@ pub(crate) fn exact(accel: &str, boot_of: Boot, properties: &str, early: bool) -
         go_on(&mut vm)?;
         sleep(MOMENT);
         let mut fetched = Fetched::default();
-        if early {
+        if round % 2 == 1 {
             for _ in 0..4 {
                 let some = dirty::fetch(&mut vm, 500)?;
                 replica.copy(&some)?;
