@@ -3,12 +3,14 @@
 
 use super::*;
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-/// Writers that count in pages, as QEMU does: content, bit, note. The reader clears the bit and reads the
-/// page. In the end it has seen the last content of each.
+/// Writers that count in pages, as QEMU does: content, bit, note. A reader fetches and clears bits under the big
+/// lock, and reads the pages without it. In the end it has seen the last content of each.
 struct World {
+    big_lock: Mutex<()>,
     content: Vec<AtomicU64>,
     bits: Vec<AtomicBool>,
     list: DirtyList,
@@ -20,6 +22,7 @@ const WRITES: u64 = if cfg!(miri) { 200 } else { 60_000 };
 impl World {
     fn new(options: DirtyOptions) -> World {
         World {
+            big_lock: Mutex::new(()),
             content: (0..PAGES).map(|_| AtomicU64::new(0)).collect(),
             bits: (0..PAGES).map(|_| AtomicBool::new(false)).collect(),
             list: started(options),
@@ -34,27 +37,31 @@ impl World {
         }
     }
 
-    fn copy(&self, pages: &[u64], copy: &mut [u64], early: bool) {
+    fn clear(&self, pages: &[u64]) {
         for &page in pages {
-            let page = page as usize;
-            // What a page is set to be sent for may be sent long before or after the bit is cleared,
-            // but not before it was cleared.
-            self.bits[page].store(false, Ordering::SeqCst);
-            if early {
-                thread::yield_now();
-            }
-            copy[page] = self.content[page].load(Ordering::SeqCst);
+            self.bits[page as usize].swap(false, Ordering::SeqCst);
+        }
+    }
+
+    fn read(&self, pages: &[u64], copy: &mut [u64]) {
+        for &page in pages {
+            copy[page as usize] = self.content[page as usize].load(Ordering::SeqCst);
         }
     }
 
     fn fetch(&self, copy: &mut [u64]) -> usize {
         let mut out = [0; 64];
+        let lock = self.big_lock.lock().unwrap();
         let count = self.list.fetch(&mut out).unwrap();
-        self.copy(&out[..count], copy, false);
+        self.clear(&out[..count]);
+        drop(lock);
+        self.read(&out[..count], copy);
         count
     }
 
     fn sync(&self, copy: &mut [u64]) {
+        let mut to_send = Vec::new();
+        let lock = self.big_lock.lock().unwrap();
         let listed = self.list.sync_begin();
         let mut out = [0; 64];
         loop {
@@ -62,12 +69,13 @@ impl World {
             if count == 0 {
                 break;
             }
-            self.copy(&out[..count], copy, true);
+            self.clear(&out[..count]);
+            to_send.extend_from_slice(&out[..count]);
         }
-        let dirty = |page: &u64| self.bits[*page as usize].load(Ordering::SeqCst);
-        for page in (0..PAGES as u64).filter(|page| !listed && dirty(page)) {
-            self.copy(&[page], copy, true);
-        }
+        let was_set = |page: &u64| self.bits[*page as usize].swap(false, Ordering::SeqCst);
+        to_send.extend((0..PAGES as u64).filter(|page| !listed && was_set(page)));
+        drop(lock);
+        self.read(&to_send, copy);
     }
 }
 
