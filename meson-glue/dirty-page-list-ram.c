@@ -45,6 +45,11 @@
 
 /* Pages that a migration takes from the list at a time. */
 #define SYNC_BATCH 4096
+/*
+ * The bits of so many pages are fetched from memory at the same time. Listed
+ * pages lie anywhere, and otherwise each would wait for those before it.
+ */
+#define AHEAD 32
 
 typedef struct Harvested {
     int cpu_index;
@@ -58,9 +63,6 @@ static struct {
      */
     void *list;
     DirtyPageListCounters *counters;
-    /* The dirty trigger is reached, and the machine was not paused for it. */
-    bool pause_owed;
-    QEMUBH *pause_bh;
     /* Under the lock of KVM's slots: what is not protected again yet. */
     GArray *harvest;
     size_t most_harvested;
@@ -92,9 +94,9 @@ static void dirty_list_note(uint64_t page, unsigned long bits)
     }
     vbr_dirty_note(list, writer(), page, bits, &trigger);
     if (trigger) {
-        dirty_ram_pause();
+        dirty_pause();
     }
-    if (unlikely(qatomic_read(&d.pause_owed))) {
+    if (unlikely(dirty_pause_is_owed())) {
         /*
          * The main loop may take its time: this vCPU writes no further page. It
          * goes on when the machine was paused and goes on.
@@ -114,6 +116,29 @@ static bool dirty_list_harvest(int cpu_index, uint64_t addr)
     return true;
 }
 
+/* Called with RCU held. */
+static void read_ahead(unsigned int client, uint64_t page)
+{
+    DirtyMemoryBlocks *map = qatomic_rcu_read(&ram_list.dirty_memory[client]);
+
+    __builtin_prefetch(&map->blocks[page / DIRTY_MEMORY_BLOCK_SIZE]
+                                   [BIT_WORD(page % DIRTY_MEMORY_BLOCK_SIZE)],
+                       1);
+}
+
+static void read_ahead_harvested(guint from, guint to)
+{
+    unsigned int bits = qemu_target_page_bits();
+    guint i;
+
+    for (i = from; i < to; i++) {
+        uint64_t page = g_array_index(d.harvest, Harvested, i).addr >> bits;
+
+        read_ahead(DIRTY_MEMORY_VGA, page);
+        read_ahead(DIRTY_MEMORY_MIGRATION, page);
+    }
+}
+
 /*
  * The pages are protected again: a later write makes another entry in the ring.
  * Had the bits been set before, a migration could have sent such a page, and
@@ -124,9 +149,13 @@ static void dirty_list_publish(void)
     unsigned long one = leul_to_cpu(1);
     guint i;
 
+    RCU_READ_LOCK_GUARD();
     for (i = 0; i < d.harvest->len; i++) {
         Harvested *page = &g_array_index(d.harvest, Harvested, i);
 
+        if (i % AHEAD == 0) {
+            read_ahead_harvested(i, MIN(i + AHEAD, d.harvest->len));
+        }
         publishing = page->cpu_index;
         physical_memory_set_dirty_lebitmap(&one, page->addr, 1);
     }
@@ -315,14 +344,36 @@ static uint64_t sync_run(RAMBlock *block, uint64_t page, size_t count)
     return dirty;
 }
 
+static void read_ahead_listed(const uint64_t *pages, size_t count)
+{
+    unsigned int bits = qemu_target_page_bits();
+    RAMBlock *block = NULL;
+    size_t i;
+
+    for (i = 0; i < count; i++) {
+        block = dirty_ram_block(pages[i], block);
+        if (block && block->bmap) {
+            unsigned long page = pages[i] - (block->offset >> bits);
+
+            read_ahead(DIRTY_MEMORY_MIGRATION, pages[i]);
+            __builtin_prefetch(block->bmap + BIT_WORD(page), 1);
+        }
+    }
+}
+
 static uint64_t sync_batch(const uint64_t *pages, size_t count)
 {
     RAMBlock *block = NULL;
     uint64_t dirty = 0;
-    size_t at = 0;
+    size_t at = 0, ahead = 0;
 
     while (at < count) {
         size_t n = 1;
+
+        if (at >= ahead) {
+            ahead = MIN(at + AHEAD, count);
+            read_ahead_listed(pages + at, ahead - at);
+        }
 
         block = dirty_ram_block(pages[at], block);
         if (block && block->bmap && !migrate_ram_is_ignored(block)) {
@@ -392,45 +443,6 @@ static bool dirty_list_sync(uint64_t *dirty)
     return all;
 }
 
-/*
- * In the main loop, at its top: not in the middle of what a device does, and no
- * other command that stops or continues the machine comes in between.
- */
-static void pause_machine(void *opaque)
-{
-    if (qatomic_read(&d.pause_owed)) {
-        trace_dirty_page_list_pause();
-        vm_stop(RUN_STATE_DIRTY_TRIGGER);
-    }
-}
-
-/*
- * If it does not run it is paused when it goes on. A request for a vmstop would
- * be forgotten then.
- */
-static void vm_state_changed(void *opaque, bool running, RunState state)
-{
-    if (state == RUN_STATE_DIRTY_TRIGGER) {
-        qatomic_set(&d.pause_owed, false);
-    } else if (running && qatomic_read(&d.pause_owed)) {
-        qemu_bh_schedule(d.pause_bh);
-    }
-}
-
-void dirty_ram_pause(void)
-{
-    qatomic_set(&d.pause_owed, true);
-    qemu_bh_schedule(d.pause_bh);
-}
-
-/* A vCPU that runs may have stopped already, and has to be woken by a pause. */
-void dirty_ram_forget_pause(void)
-{
-    if (!runstate_is_live(runstate_get())) {
-        qatomic_set(&d.pause_owed, false);
-    }
-}
-
 static const RAMDirtyListOps ops = {
     .note = dirty_list_note,
     .harvest = dirty_list_harvest,
@@ -469,10 +481,8 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
     qatomic_rcu_set(&d.list, list);
     if (!ram_dirty_list_ops) {
         d.harvest = g_array_new(false, false, sizeof(Harvested));
-        d.pause_bh = aio_bh_new(iohandler_get_aio_context(), pause_machine,
-                                NULL);
+        dirty_pause_init();
         precopy_add_notifier(&notifier);
-        qemu_add_vm_change_state_handler(vm_state_changed, NULL);
         qatomic_set(&ram_dirty_list_ops, &ops);
         /*
          * Who found that there was nobody to tell and sets its bit only later

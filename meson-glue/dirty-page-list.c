@@ -139,7 +139,7 @@ void qmp_dirty_page_list_start(const char *id, Error **errp)
     dl->armed = dl->dirty_trigger;
     dl->more = false;
     dl->reloaded = false;
-    dirty_ram_forget_pause();
+    dirty_pause_forget();
     /* A page whose bit is set would not be noted. */
     dirty_ram_clean_all();
     update_poll(dl, runstate_is_running());
@@ -152,7 +152,7 @@ static void stop(DirtyPageList *dl)
         vbr_dirty_stop(dl->list);
         memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
         update_poll(dl, false);
-        dirty_ram_forget_pause();
+        dirty_pause_forget();
     }
 }
 
@@ -176,9 +176,9 @@ void qmp_dirty_page_list_reset(const char *id, Error **errp)
     dl->armed = dl->dirty_trigger;
     update_poll(dl, runstate_is_running());
     if (trigger) {
-        dirty_ram_pause();
+        dirty_pause();
     } else {
-        dirty_ram_forget_pause();
+        dirty_pause_forget();
     }
 }
 

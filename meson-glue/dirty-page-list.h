@@ -55,6 +55,16 @@ DirtyPages *dirty_pages_answer(const uint64_t *pages, size_t count, bool gfns);
 /* What the library's answer means for the user; true if it was OK. */
 bool dirty_list_check(VbrStatus status, Error **errp);
 
+/* The pause for the dirty trigger (dirty-page-list-pause.c). */
+
+void dirty_pause_init(void);
+/* Pauses the machine, or as soon as it runs. Any thread. */
+void dirty_pause(void);
+/* Any thread. */
+bool dirty_pause_is_owed(void);
+/* The trigger does not hold any more. */
+void dirty_pause_forget(void);
+
 /* What has to do with RAM (dirty-page-list-ram.c). */
 
 /*
@@ -67,10 +77,6 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
 void dirty_ram_clean_all(void);
 /* The same for pages in ascending order, before they are handed out. */
 void dirty_ram_clean(const uint64_t *pages, size_t count);
-/* Pauses the machine for the dirty trigger, as soon as it runs. Any thread. */
-void dirty_ram_pause(void);
-/* The trigger does not hold any more. */
-void dirty_ram_forget_pause(void);
 /* Called with RCU held. */
 RAMBlock *dirty_ram_block(uint64_t page, RAMBlock *hint);
 /* Has a migration send all of @block; the number of pages that it would not. */

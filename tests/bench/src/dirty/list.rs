@@ -5,6 +5,7 @@
 //! set. A synchronization fetches in batches, clears these bits and sets those of the migration's
 //! bitmap. There is one virtual CPU.
 
+use std::hint::black_box;
 use std::sync::atomic::Ordering;
 
 use guest::{Error, Result};
@@ -25,6 +26,9 @@ pub const PARTS: [(&str, &str); 3] = [
 ];
 /// Pages that QEMU fetches at a time.
 const BATCH: usize = 4096;
+/// QEMU has the words of so many pages fetched from memory at the same time. Otherwise each page waits for
+/// those before it.
+const AHEAD: usize = 32;
 /// The processor that wrote.
 const VCPU: usize = 0;
 
@@ -128,10 +132,15 @@ impl Listed {
 
     #[inline(never)]
     fn note(&self, bitmaps: &Bitmaps, pages: &[u64]) {
-        for &page in pages {
-            let (word, bit) = place(page);
-            if bitmaps.memory[word].fetch_or(bit, Ordering::SeqCst) & bit == 0 {
-                self.list.note(VCPU, page, 1);
+        for pages in pages.chunks(AHEAD) {
+            for &page in pages {
+                black_box(bitmaps.memory[place(page).0].load(Ordering::Relaxed));
+            }
+            for &page in pages {
+                let (word, bit) = place(page);
+                if bitmaps.memory[word].fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+                    self.list.note(VCPU, page, 1);
+                }
             }
         }
     }
@@ -141,6 +150,20 @@ impl Bitmaps {
     /// `pages` are sorted, so those in one word follow each other.
     #[inline(never)]
     fn apply(&mut self, pages: &[u64]) -> u64 {
+        pages
+            .chunks(AHEAD)
+            .map(|pages| {
+                for &page in pages {
+                    let (word, _) = place(page);
+                    black_box(self.memory[word].load(Ordering::Relaxed));
+                    black_box(self.migration[word]);
+                }
+                self.apply_few(pages)
+            })
+            .sum()
+    }
+
+    fn apply_few(&mut self, pages: &[u64]) -> u64 {
         let mut dirty = 0;
         for pages in pages.chunk_by(|a, b| a / 64 == b / 64) {
             let bits = pages.iter().fold(0, |bits, &page| bits | place(page).1);

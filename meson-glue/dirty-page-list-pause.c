@@ -1,0 +1,65 @@
+/*
+ * dirty-page-list: the pause for the dirty trigger
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "system/runstate.h"
+#include "dirty-page-list.h"
+#include "trace.h"
+
+/* The trigger is reached, and the machine was not paused for it. */
+static bool owed;
+static QEMUBH *pause_bh;
+
+/*
+ * In the main loop, at its top: not in the middle of what a device does, and no
+ * other command that stops or continues the machine comes in between.
+ */
+static void pause_machine(void *opaque)
+{
+    if (qatomic_read(&owed)) {
+        trace_dirty_page_list_pause();
+        vm_stop(RUN_STATE_DIRTY_TRIGGER);
+    }
+}
+
+/*
+ * If it does not run it is paused when it goes on. A request for a vmstop would
+ * be forgotten then.
+ */
+static void vm_state_changed(void *opaque, bool running, RunState state)
+{
+    if (state == RUN_STATE_DIRTY_TRIGGER) {
+        qatomic_set(&owed, false);
+    } else if (running && qatomic_read(&owed)) {
+        qemu_bh_schedule(pause_bh);
+    }
+}
+
+void dirty_pause_init(void)
+{
+    pause_bh = aio_bh_new(iohandler_get_aio_context(), pause_machine, NULL);
+    qemu_add_vm_change_state_handler(vm_state_changed, NULL);
+}
+
+void dirty_pause(void)
+{
+    qatomic_set(&owed, true);
+    qemu_bh_schedule(pause_bh);
+}
+
+bool dirty_pause_is_owed(void)
+{
+    return qatomic_read(&owed);
+}
+
+/* A vCPU that runs may have stopped already, and has to be woken by a pause. */
+void dirty_pause_forget(void)
+{
+    if (!runstate_is_live(runstate_get())) {
+        qatomic_set(&owed, false);
+    }
+}
