@@ -102,7 +102,7 @@ static char *ends_with(const char *args)
     /* Should they be welcome, the last one is not. */
     g_autofree char *line = g_strdup_printf(
         "%s -M none -nodefaults -display none %s -device no-such-device",
-        qtest_qemu_binary(NULL), args);
+        getenv("QTEST_QEMU_BINARY"), args);
     g_autoptr(GError) err = NULL;
     char *said;
     int status;
