@@ -279,6 +279,25 @@ fn a_start_meets_late_notes() {
     });
 }
 
+/// Nor does it take the trigger away from those that come after the start.
+#[test]
+fn a_late_note_leaves_the_trigger() {
+    all_orders(|| {
+        let world = World::new(2, Marked::No, 1);
+        assert_eq!(world.list.note(0, 5, 1), Noted::Trigger);
+        let late = Arc::clone(&world);
+        let late = thread::spawn(move || late.list.note(0, 0, 1));
+        world.list.stop();
+        world.list.start().unwrap();
+        let late = late.join().unwrap();
+        let next = world.list.note(1, 1, 1);
+        assert!(
+            late == Noted::Trigger || next == Noted::Trigger,
+            "it is lost"
+        );
+    });
+}
+
 #[test]
 fn the_trigger_goes_off_once() {
     all_orders(|| {

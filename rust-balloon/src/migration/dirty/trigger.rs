@@ -25,9 +25,16 @@ impl Trigger {
         }
     }
 
+    /// Counts from 0. Notes of before may still be under way, and be counted until the end of this. They
+    /// are forgotten after the trigger was armed: so nothing goes off here, where nobody would hear of it. A
+    /// late note may go off too early: its caller hears of that, and has the machine paused.
     pub(super) fn start(&self) {
+        if self.pages == 0 {
+            return;
+        }
         self.count.store(0, Ordering::Release);
-        self.arm(0);
+        self.at.store(self.pages, Ordering::Release);
+        self.count.swap(0, Ordering::AcqRel);
     }
 
     /// Counts from `from` on. Whoever notes a page after the count is read here sees the new `at`: both
