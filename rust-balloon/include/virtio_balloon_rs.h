@@ -1412,7 +1412,7 @@ enum VbrStatus vbr_dirty_note(const struct VbrDirtyList *list,
  *
  * # Safety
  *
- * `list` is NULL or live, `pages` NULL or valid for `most`, `count` NULL or writable.
+ * `list` is NULL or live, `pages` NULL or room for `most`, `count` NULL or writable.
  */
 enum VbrStatus vbr_dirty_fetch(const struct VbrDirtyList *list,
                                uint64_t *pages,
@@ -1477,7 +1477,7 @@ enum VbrStatus vbr_dirty_sync_begin(const struct VbrDirtyList *list,
  *
  * # Safety
  *
- * `list` is NULL or live, `pages` NULL or valid for `most`, `count` NULL or writable.
+ * `list` is NULL or live, `pages` NULL or room for `most`, `count` NULL or writable.
  */
 enum VbrStatus vbr_dirty_sync_fetch(const struct VbrDirtyList *list,
                                     uint64_t *pages,

@@ -218,18 +218,6 @@ static void test_largest(void)
     vbr_vm_free(vm);
 }
 
-static void test_second(void)
-{
-    VbrVm *vm = vbr_dirty_pc("", "max-dirty=256");
-
-    vbr_assert_says(vbr_dirty_error(object_add(vm->qts, "other",
-                                               "'max-dirty': 1")),
-                    VBR_DL_EBUSY);
-    vbr_dirty_write(vm->qts, 1 * MiB, 1, VBR_PAGE, 1);
-    vbr_assert_fetch(vm->qts, "pc.ram 100000+1000 @100000");
-    vbr_vm_free(vm);
-}
-
 static const char *const commands[] = { "start", "stop", "fetch", "reset" };
 
 static void assert_unknown(QTestState *qts, const char *id)
@@ -246,6 +234,35 @@ static void assert_unknown(QTestState *qts, const char *id)
         rsp = qtest_qmp(qts, "{ 'execute': %s }", name);
         vbr_assert_says(vbr_dirty_error(rsp), "id");
     }
+}
+
+/* However often a second one is asked for, it is refused and the first goes on. */
+static void test_second(void)
+{
+    VbrVm *vm = vbr_dirty_pc("", "max-dirty=256");
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        vbr_assert_says(vbr_dirty_error(object_add(vm->qts, "other",
+                                                   "'max-dirty': 1")),
+                        VBR_DL_EBUSY);
+        vbr_dirty_write(vm->qts, 1 * MiB, 1, VBR_PAGE, 1);
+        vbr_assert_fetch(vm->qts, "pc.ram 100000+1000 @100000");
+    }
+    vbr_dirty_do(vm->qts, "stop");
+    del(vm->qts);
+    assert_unknown(vm->qts, VBR_DL_ID);
+    /* The place is free for one, and for no more than that. */
+    add(vm->qts, "'max-dirty': 1");
+    for (i = 0; i < 2; i++) {
+        vbr_assert_says(vbr_dirty_error(object_add(vm->qts, "other",
+                                                   "'max-dirty': 1")),
+                        VBR_DL_EBUSY);
+    }
+    vbr_dirty_do(vm->qts, "start");
+    vbr_dirty_do(vm->qts, "stop");
+    vbr_dirty_do(vm->qts, "stop");
+    vbr_vm_free(vm);
 }
 
 static void test_unknown(void)

@@ -5,12 +5,15 @@
 //! Unlike elsewhere calls may come from several threads at the same time: of `vbr_dirty_note` one for each
 //! virtual CPU, and any others besides. A list in which one panicked is broken until it is freed.
 
+use super::claim::Claim;
 use super::guard::{guard, output};
 use super::status::VbrStatus;
 use crate::error::Error;
 use crate::migration::dirty::{DirtyIndices, DirtyList, DirtyOptions, Noted};
+use std::mem::MaybeUninit;
 use std::ptr::slice_from_raw_parts_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// The list of dirty pages of a machine: one for a consumer, one for the migration. Made by `vbr_dirty_new`,
 /// ended by `vbr_dirty_free`.
@@ -18,25 +21,10 @@ pub struct VbrDirtyList {
     list: DirtyList,
     /// Set when a call panicked; the list is not to be trusted then.
     broken: AtomicBool,
+    /// Where a batch is made before it is handed out: the caller's memory need not be initialised, and only
+    /// what `count` says is written to it.
+    batch: Mutex<Vec<u64>>,
     _claim: Claim,
-}
-
-/// Whether there is a list in this process.
-static CLAIMED: AtomicBool = AtomicBool::new(false);
-
-/// The right to be the only one.
-struct Claim;
-
-impl Claim {
-    fn new() -> Option<Claim> {
-        (!CLAIMED.swap(true, Ordering::AcqRel)).then_some(Claim)
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        CLAIMED.store(false, Ordering::Release);
-    }
 }
 
 fn make(options: DirtyOptions) -> Result<*mut VbrDirtyList, VbrStatus> {
@@ -50,6 +38,7 @@ fn make(options: DirtyOptions) -> Result<*mut VbrDirtyList, VbrStatus> {
     place.push(VbrDirtyList {
         list: DirtyList::new(options)?,
         broken: AtomicBool::new(false),
+        batch: Mutex::default(),
         _claim: claim,
     });
     Ok(Box::into_raw(place.into_boxed_slice()).cast())
@@ -80,13 +69,41 @@ pub(super) fn with_list(
 ///
 /// # Safety
 ///
-/// `pages` is NULL or points at `most` initialised numbers that nothing else uses while the slice lives.
-unsafe fn room<'a>(pages: *mut u64, most: usize) -> Result<&'a mut [u64], Error> {
+/// `pages` is NULL or points at room for `most` numbers that nothing else uses while the slice lives.
+unsafe fn room<'a>(pages: *mut u64, most: usize) -> Result<&'a mut [MaybeUninit<u64>], Error> {
     if pages.is_null() || !pages.is_aligned() || most > isize::MAX as usize / size_of::<u64>() {
         return Err(Error::InvalidArgument);
     }
     // SAFETY: not NULL, aligned, not too long; the rest is the caller's contract.
-    Ok(unsafe { std::slice::from_raw_parts_mut(pages, most) })
+    Ok(unsafe { std::slice::from_raw_parts_mut(pages.cast(), most) })
+}
+
+/// Has `fetch` make a batch as long as `pages` at most, and hands it out.
+fn hand_out(
+    list: Option<&VbrDirtyList>,
+    pages: Result<&mut [MaybeUninit<u64>], Error>,
+    count: Result<&mut MaybeUninit<usize>, Error>,
+    fetch: impl FnOnce(&DirtyList, &mut [u64]) -> Result<usize, Error>,
+) -> VbrStatus {
+    let batch = list.map(|list| list.batch.lock().unwrap_or_else(PoisonError::into_inner));
+    with_list(list, |list| {
+        let (pages, count) = (pages?, count?);
+        let mut batch = batch.ok_or(Error::InvalidArgument)?;
+        let missing = pages.len().saturating_sub(batch.len());
+        // Without room nothing is fetched, so nothing is lost.
+        batch
+            .try_reserve_exact(missing)
+            .map_err(|_| Error::DirtyListMemory)?;
+        if missing > 0 {
+            batch.resize(pages.len(), 0);
+        }
+        let fetched = fetch(list, &mut batch[..pages.len()])?;
+        for (page, fetched) in pages.iter_mut().zip(&batch[..fetched]) {
+            page.write(*fetched);
+        }
+        count.write(fetched);
+        Ok(())
+    })
 }
 
 /// Makes empty lists that nothing is noted on yet.
@@ -202,7 +219,7 @@ pub unsafe extern "C" fn vbr_dirty_note(
 ///
 /// # Safety
 ///
-/// `list` is NULL or live, `pages` NULL or valid for `most`, `count` NULL or writable.
+/// `list` is NULL or live, `pages` NULL or room for `most`, `count` NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_dirty_fetch(
     list: *const VbrDirtyList,
@@ -215,11 +232,7 @@ pub unsafe extern "C" fn vbr_dirty_fetch(
     // SAFETY: NULL or writable by contract.
     let count = unsafe { output(count) };
     // SAFETY: NULL or live by contract.
-    with_list(unsafe { list.as_ref() }, |list| {
-        let (pages, count) = (pages?, count?);
-        count.write(list.fetch(pages)?);
-        Ok(())
-    })
+    hand_out(unsafe { list.as_ref() }, pages, count, DirtyList::fetch)
 }
 
 /// The consumer is done with all that it fetched: the dirty trigger counts from here on. `trigger` gets true when
@@ -310,7 +323,7 @@ pub unsafe extern "C" fn vbr_dirty_sync_begin(
 ///
 /// # Safety
 ///
-/// `list` is NULL or live, `pages` NULL or valid for `most`, `count` NULL or writable.
+/// `list` is NULL or live, `pages` NULL or room for `most`, `count` NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_dirty_sync_fetch(
     list: *const VbrDirtyList,
@@ -323,11 +336,12 @@ pub unsafe extern "C" fn vbr_dirty_sync_fetch(
     // SAFETY: NULL or writable by contract.
     let count = unsafe { output(count) };
     // SAFETY: NULL or live by contract.
-    with_list(unsafe { list.as_ref() }, |list| {
-        let (pages, count) = (pages?, count?);
-        count.write(list.sync_fetch(pages)?);
-        Ok(())
-    })
+    hand_out(
+        unsafe { list.as_ref() },
+        pages,
+        count,
+        DirtyList::sync_fetch,
+    )
 }
 
 /// The migration is over: its list notes no more pages.

@@ -13,6 +13,7 @@
 pub mod batch;
 #[cfg(test)]
 mod broken;
+mod claim;
 pub mod config;
 pub mod device;
 pub mod dirty;
