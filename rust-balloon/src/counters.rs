@@ -1,6 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What the device did, for those who operate it.
 
+use std::ops::Deref;
+
+/// Numbers that only grow, and stop at the largest one: a guest can claim as many bytes as it likes,
+/// and as often. There is no other way to add to them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally<C>(C);
+
+impl<C> Tally<C> {
+    /// Counts on from `start`.
+    pub fn new(start: C) -> Tally<C> {
+        Tally(start)
+    }
+
+    /// Adds `more` to one of the numbers.
+    #[inline]
+    pub fn add(&mut self, which: impl FnOnce(&mut C) -> &mut u64, more: u64) {
+        let number = which(&mut self.0);
+        *number = number.saturating_add(more);
+    }
+
+    /// Adds one to one of the numbers.
+    #[inline]
+    pub fn one(&mut self, which: impl FnOnce(&mut C) -> &mut u64) {
+        self.add(which, 1);
+    }
+
+    /// Begins anew with one of the numbers, which does not count but says how something is now.
+    pub fn set(&mut self, which: impl FnOnce(&mut C) -> &mut u64, now: u64) {
+        *which(&mut self.0) = now;
+    }
+}
+
+impl<C> Deref for Tally<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.0
+    }
+}
+
 /// Counts since the device was created; a reset does not clear them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -57,4 +97,26 @@ pub struct Counters {
     pub partial_page_bytes: u64,
     /// Bytes that would have been discarded had discards not been inhibited.
     pub inhibited_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_number_stays() {
+        let mut tally = Tally::new(Counters {
+            inflated_bytes: u64::MAX - 1,
+            ..Counters::default()
+        });
+        for _ in 0..3 {
+            tally.one(|counters| &mut counters.inflated_bytes);
+            assert_eq!(tally.inflated_bytes, u64::MAX);
+        }
+        tally.add(|counters| &mut counters.deflated_bytes, u64::MAX);
+        tally.add(|counters| &mut counters.deflated_bytes, u64::MAX);
+        assert_eq!(tally.deflated_bytes, u64::MAX);
+        tally.set(|counters| &mut counters.deflated_bytes, 3);
+        assert_eq!(tally.deflated_bytes, 3);
+    }
 }

@@ -3,6 +3,7 @@
 
 mod answers;
 mod gather;
+mod life;
 
 pub use answers::AnswerPart;
 pub use gather::{RequestEnd, RequestPart};
@@ -10,8 +11,8 @@ pub use gather::{RequestEnd, RequestPart};
 use crate::batch::{Batch, Budget};
 use crate::bitmap::PageBitmap;
 use crate::config::{self, ConfigState};
-use crate::counters::Counters;
-use crate::features::{FOUNDING, Features, Numbering, QueueKind};
+use crate::counters::{Counters, Tally};
+use crate::features::{Features, Numbering, QueueKind};
 use crate::host::{Host, Inhibit};
 use crate::memory::{BlockRange, MemoryMap, Piece};
 use crate::message::{Malformed, Reader};
@@ -95,7 +96,7 @@ pub struct Balloon {
     /// The answer that is being read.
     answer: Option<Answer>,
     stats: Stats,
-    counters: Counters,
+    counters: Tally<Counters>,
     malformed: Option<Malformed>,
     refusals: Refusals,
     /// Empty between slices.
@@ -120,7 +121,7 @@ impl Balloon {
             message: None,
             answer: None,
             stats: Stats::default(),
-            counters: Counters::default(),
+            counters: Tally::default(),
             malformed: None,
             refusals: Refusals::default(),
             asked: Asked::default(),
@@ -149,56 +150,9 @@ impl Balloon {
         numbering.from_wire(wire, features | Features::STATS_VQ)
     }
 
-    /// Takes over the features that the driver accepted. `legacy` is a driver that speaks the
-    /// interface from before virtio 1.0, whose first statistics buffer holds no values (virtio 1.3,
-    /// 5.5.6.3.1).
-    ///
-    /// Whatever was in the balloon under other terms is forgotten.
-    pub fn set_features(&mut self, mut features: Features, legacy: bool) {
-        if legacy && self.options.numbering == Numbering::Private {
-            // Their bits are not those of a legacy driver, and nobody checks together what it accepts.
-            features.remove(FOUNDING);
-        }
-        if !features.contains(Features::MUST_TELL_HOST) {
-            self.balloon.clear_all();
-            self.held.cancel_all();
-            self.balloon_complete = self.config.actual == 0;
-        }
-        self.negotiated = features;
-        self.skip_stats = legacy;
-        self.message = None;
-    }
-
     /// The features that the driver accepted.
     pub fn negotiated(&self) -> Features {
         self.negotiated
-    }
-
-    /// A device reset: the guest has all of its memory back, and a new driver is to come. The
-    /// host's target stays. Says whether `actual` is another now.
-    pub fn reset(&mut self) -> bool {
-        self.batch.clear();
-        self.message = None;
-        self.answer = None;
-        self.balloon.clear_all();
-        self.held.cancel_all();
-        self.balloon_complete = true;
-        self.loaded = None;
-        self.negotiated = Features::empty();
-        self.skip_stats = false;
-        let was_inflated = self.config.actual != 0;
-        self.config = ConfigState {
-            num_pages: self.config.num_pages,
-            ..ConfigState::default()
-        };
-        was_inflated
-    }
-
-    /// Takes over what of a device that broke is worth keeping for this new one: the host's target,
-    /// the guest's `actual`, and the counts. Guest memory must be set anew.
-    pub fn inherit(&mut self, broken: &Balloon) {
-        self.config = broken.config;
-        self.counters = broken.counters;
     }
 
     /// Takes over a new map of guest memory.
@@ -255,32 +209,6 @@ impl Balloon {
         }
     }
 
-    /// Goes on from what a migration brought. If it says nothing about which pages are in the
-    /// balloon, those that were known are forgotten.
-    pub(crate) fn restore(
-        &mut self,
-        config: ConfigState,
-        stats: Option<Stats>,
-        ballooned: Option<Ballooned<PageBitmap>>,
-    ) {
-        self.batch.clear();
-        self.message = None;
-        self.config = config;
-        let ballooned = ballooned.unwrap_or_else(|| Ballooned {
-            pages: PageBitmap::new(PAGE_LIMIT),
-            complete: config.actual == 0,
-        });
-        // Those that the source held are in the set, and all of that is given back here.
-        self.held.cancel_all();
-        self.balloon = ballooned.pages;
-        self.balloon_complete = ballooned.complete;
-        self.loaded = Some(0);
-        self.skip_stats = false;
-        if let Some(stats) = stats {
-            self.stats = stats;
-        }
-    }
-
     /// How reported memory is given back.
     pub fn advice_in_force(&self) -> AdviceInForce {
         let mut sections = self.memory.sections().iter();
@@ -303,7 +231,8 @@ impl Balloon {
             self.inject_panic = false;
             panic!("a panic was asked for");
         }
-        self.counters.ranges += self.batch.begin() as u64;
+        self.counters
+            .add(|counts| &mut counts.ranges, self.batch.begin() as u64);
         let take = match queue {
             QueueKind::Inflate => inflate::take,
             QueueKind::Deflate => deflate::take,
@@ -325,7 +254,7 @@ impl Balloon {
             if batch.next().is_some() || !held::make_room(work) {
                 return Progress::More;
             }
-            work.counters.batches += 1;
+            work.counters.one(|counts| &mut counts.batches);
             batch.clear();
             Progress::Done
         })
@@ -410,8 +339,14 @@ impl Balloon {
 
     /// Takes over a statistics buffer that begins with `payload`.
     pub fn receive_stats(&mut self, payload: &[u8], buffer: StatsBuffer) {
-        self.counters.ignored_writable_buffers += buffer.wrong_way as u64;
-        self.counters.ignored_stats_buffers += u64::from(buffer.held);
+        self.counters.add(
+            |counts| &mut counts.ignored_writable_buffers,
+            buffer.wrong_way as u64,
+        );
+        self.counters.add(
+            |counts| &mut counts.ignored_stats_buffers,
+            u64::from(buffer.held),
+        );
         if std::mem::take(&mut self.skip_stats) {
             return;
         }
@@ -445,7 +380,7 @@ impl Balloon {
         Counters {
             ballooned_bytes,
             held_bytes: self.held.bytes(),
-            ..self.counters
+            ..*self.counters
         }
     }
 
@@ -496,3 +431,6 @@ pub struct StatsBuffer {
     /// When it came, in seconds since the epoch.
     pub now: i64,
 }
+
+#[cfg(test)]
+mod tests;

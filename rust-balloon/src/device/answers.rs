@@ -100,7 +100,8 @@ impl Balloon {
 
     /// A buffer of the request or misc queue is of no use: too short, or one is held already.
     pub fn ignore_request_buffer(&mut self) {
-        self.counters.ignored_request_buffers += 1;
+        self.counters
+            .one(|counts| &mut counts.ignored_request_buffers);
     }
 }
 

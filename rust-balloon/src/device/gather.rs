@@ -63,8 +63,11 @@ impl Balloon {
             None => self.add_pfns(&part),
         }
         if let Some(end) = part.end {
-            self.counters.requests += 1;
-            self.counters.ignored_writable_buffers += end.wrong_way as u64;
+            self.counters.one(|counts| &mut counts.requests);
+            self.counters.add(
+                |counts| &mut counts.ignored_writable_buffers,
+                end.wrong_way as u64,
+            );
             self.batch.end_request(end.descriptors);
         }
         Ok(())
@@ -85,7 +88,10 @@ impl Balloon {
         pfn_blocks(part.payload, part.order, |first, count| {
             self.batch.push_pages(first, count);
         });
-        self.counters.ignored_trailing_bytes += (part.payload.len() % PFN_BYTES) as u64;
+        self.counters.add(
+            |counts| &mut counts.ignored_trailing_bytes,
+            (part.payload.len() % PFN_BYTES) as u64,
+        );
     }
 
     fn add_message(&mut self, format: Format, part: &RequestPart<'_>) {
@@ -113,8 +119,9 @@ impl Balloon {
     pub(super) fn note_left_out(&mut self, left_out: Option<LeftOut>) {
         if let Some(LeftOut { reason, bytes }) = left_out {
             self.malformed = Some(reason);
-            self.counters.malformed_messages += 1;
-            self.counters.ignored_message_bytes += bytes;
+            self.counters.one(|counts| &mut counts.malformed_messages);
+            self.counters
+                .add(|counts| &mut counts.ignored_message_bytes, bytes);
         }
     }
 
@@ -142,9 +149,13 @@ impl Balloon {
                 left -= gpa.bytes();
                 host = host.saturating_add(gpa.bytes() as usize);
             }
-            self.counters.ignored_report_bytes += left;
+            self.counters
+                .add(|counts| &mut counts.ignored_report_bytes, left);
         }
-        self.counters.ignored_readable_buffers += end.wrong_way as u64;
+        self.counters.add(
+            |counts| &mut counts.ignored_readable_buffers,
+            end.wrong_way as u64,
+        );
         self.batch.end_request(end.descriptors);
         Ok(())
     }

@@ -47,6 +47,7 @@
 use super::arming::{Arm, Arming, Epoch, MAX_SLICES_BEFORE_ROUND};
 use super::bitmaps::{BlockView, DirtyBitmaps};
 use crate::bitmap::{PageBitmap, masks};
+use crate::counters::Tally;
 use crate::memory::{BlockId, BlockRange, HostRange};
 use std::ops::Range;
 
@@ -173,7 +174,7 @@ pub struct Skips {
     slices: u32,
     /// The version of the ballooned pages that are left out.
     ballooned: Option<u64>,
-    counters: SkipCounters,
+    counters: Tally<SkipCounters>,
 }
 
 impl Skips {
@@ -184,7 +185,7 @@ impl Skips {
             blocks: Vec::new(),
             slices: 0,
             ballooned: None,
-            counters: SkipCounters::default(),
+            counters: Tally::default(),
         }
     }
 
@@ -192,8 +193,6 @@ impl Skips {
     pub fn begin(&mut self) {
         self.blocks.clear();
         self.ballooned = None;
-        self.counters.hint_left_out_bytes = 0;
-        self.counters.ballooned_left_out_bytes = 0;
     }
 
     /// What was left out.
@@ -206,7 +205,7 @@ impl Skips {
         SkipCounters {
             hint_left_out_bytes: sum(|block| &block.hinted),
             ballooned_left_out_bytes: sum(|block| &block.ballooned),
-            ..self.counters
+            ..*self.counters
         }
     }
 
@@ -361,16 +360,19 @@ impl Skips {
     ) -> u64 {
         let shift = self.page_shift;
         let Some((id, offset)) = bitmaps.find(range.host) else {
-            self.counters.refused_not_ram_bytes += range.bytes;
+            self.counters
+                .add(|counts| &mut counts.refused_not_ram_bytes, range.bytes);
             return range.bytes;
         };
         let Some(mut view) = bitmaps.view(id) else {
-            self.counters.refused_not_migrated_bytes += range.bytes;
+            self.counters
+                .add(|counts| &mut counts.refused_not_migrated_bytes, range.bytes);
             return range.bytes;
         };
         let block_bytes = view.pages << shift;
         if offset >= block_bytes {
-            self.counters.refused_not_ram_bytes += range.bytes;
+            self.counters
+                .add(|counts| &mut counts.refused_not_ram_bytes, range.bytes);
             return range.bytes;
         }
         let chunk = (offset >> shift >> view.chunk_shift) as usize;
@@ -378,7 +380,10 @@ impl Skips {
         let end = offset.saturating_add(range.bytes).min(chunk_end);
         let pages = offset.div_ceil(1 << shift)..end >> shift;
         let whole = pages.end.saturating_sub(pages.start) << shift;
-        self.counters.refused_partial_page_bytes += (end - offset) - whole;
+        self.counters.add(
+            |counts| &mut counts.refused_partial_page_bytes,
+            (end - offset) - whole,
+        );
         if whole == 0 {
             return end - offset;
         }
@@ -389,7 +394,8 @@ impl Skips {
             clear_bits(&mut view, pages, change, hinted);
         } else {
             *wanted = true;
-            self.counters.refused_unprotected_bytes += whole;
+            self.counters
+                .add(|counts| &mut counts.refused_unprotected_bytes, whole);
         }
         end - offset
     }

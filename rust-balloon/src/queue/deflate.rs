@@ -14,12 +14,14 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
     let piece = work.front(range);
     let part = match piece {
         Piece::NotRam(part) => {
-            work.counters.ignored_bad_pfns += part.pages();
+            work.counters
+                .add(|counts| &mut counts.ignored_bad_pfns, part.pages());
             part
         }
         Piece::Ram(part, section) => {
             let part = work.take_front(&section, part);
-            work.counters.deflated_bytes += part.bytes();
+            work.counters
+                .add(|counts| &mut counts.deflated_bytes, part.bytes());
             if section.populate {
                 work.populate(&section, part);
             }

@@ -11,6 +11,7 @@ mod asked;
 
 pub use asked::Standing;
 
+use crate::counters::Tally;
 use crate::error::Error;
 use crate::features::FreePageSource;
 use crate::memory::HostRange;
@@ -97,7 +98,7 @@ pub struct Hints {
     /// The first pass of this migration is still to come, or held back.
     first_pass: bool,
     window: Option<Window>,
-    counters: HintCounters,
+    counters: Tally<HintCounters>,
 }
 
 impl Default for Hints {
@@ -116,7 +117,7 @@ impl Default for Hints {
             limit_ms: DEFAULT_WINDOW_MS,
             first_pass: true,
             window: None,
-            counters: HintCounters::default(),
+            counters: Tally::default(),
         }
     }
 }
@@ -139,7 +140,7 @@ impl Hints {
 
     /// What came of hints so far.
     pub fn counters(&self) -> HintCounters {
-        self.counters
+        *self.counters
     }
 
     /// The number of the round that is wanted, for [`Hints::request`].
@@ -259,7 +260,7 @@ impl Hints {
         }
         self.state = HintState::Requested;
         self.epoch = BEFORE_ROUND + 1;
-        self.counters.rounds += 1;
+        self.counters.one(|counts| &mut counts.rounds);
         true
     }
 
@@ -280,7 +281,7 @@ impl Hints {
                 self.state = HintState::Started;
             }
             (_, state) => {
-                self.counters.ignored_ids += 1;
+                self.counters.one(|counts| &mut counts.ignored_ids);
                 if state == HintState::Started {
                     self.end_round(HintState::Stop);
                 }
@@ -291,15 +292,18 @@ impl Hints {
     /// The guest hinted at `range`.
     pub fn receive_hint(&mut self, range: HostRange) {
         if self.state != HintState::Started {
-            self.counters.late_bytes += range.bytes;
+            self.counters
+                .add(|counts| &mut counts.late_bytes, range.bytes);
             return;
         }
-        self.counters.hinted_bytes += range.bytes;
+        self.counters
+            .add(|counts| &mut counts.hinted_bytes, range.bytes);
         if self.merge_with_last(range) {
             return;
         }
         if self.pending.len() >= MAX_PENDING {
-            self.counters.refused_overflow_bytes += range.bytes;
+            self.counters
+                .add(|counts| &mut counts.refused_overflow_bytes, range.bytes);
             return;
         }
         let epoch = self.hint_epoch();
@@ -408,7 +412,8 @@ impl Hints {
             .window
             .get_or_insert_with(|| Window::new(limit, bandwidth, now_ms));
         let wait = window.wait_ms(now_ms, heard);
-        self.counters.wait_ms = window.elapsed_ms(now_ms);
+        let elapsed = window.elapsed_ms(now_ms);
+        self.counters.set(|counts| &mut counts.wait_ms, elapsed);
         self.first_pass = wait.is_some();
         wait.unwrap_or(0)
     }

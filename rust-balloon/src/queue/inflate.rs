@@ -10,12 +10,14 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
     work.budget.spend_step();
     match work.front(range) {
         Piece::NotRam(part) => {
-            work.counters.ignored_bad_pfns += part.pages();
+            work.counters
+                .add(|counts| &mut counts.ignored_bad_pfns, part.pages());
             part.end()
         }
         Piece::Ram(part, section) => {
             let part = work.take_front(&section, part);
-            work.counters.inflated_bytes += part.bytes();
+            work.counters
+                .add(|counts| &mut counts.inflated_bytes, part.bytes());
             let mut ballooned = false;
             if let Some(balloon) = &mut work.balloon {
                 let (first, end) = part.page_indices();
@@ -83,7 +85,10 @@ fn discard_complete_pages(work: &mut Work<'_>, section: &Section, part: GpaRange
 fn discard_covered_pages(work: &mut Work<'_>, section: &Section, part: GpaRange) {
     let covered = section.shrink_to_pages(part);
     let bytes = covered.map_or(0, GpaRange::bytes);
-    work.counters.partial_page_bytes += part.bytes() - bytes;
+    work.counters.add(
+        |counts| &mut counts.partial_page_bytes,
+        part.bytes() - bytes,
+    );
     if let Some(covered) = covered {
         work.discard(section, covered);
     }

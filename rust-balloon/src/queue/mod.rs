@@ -12,7 +12,7 @@ pub mod stats;
 
 use crate::batch::Budget;
 use crate::bitmap::PageBitmap;
-use crate::counters::Counters;
+use crate::counters::{Counters, Tally};
 use crate::host::{Host, Inhibit, MAX_SPANS, Refused};
 use crate::memory::{BlockId, BlockSpan, MemoryMap, Piece, Section};
 use crate::page::GpaRange;
@@ -117,7 +117,7 @@ pub struct Work<'a> {
     /// The blocks that nothing can be discarded from.
     pub refusals: &'a mut Refusals,
     /// Where it is all accounted for.
-    pub counters: &'a mut Counters,
+    pub counters: &'a mut Tally<Counters>,
     /// What is left of the slice.
     pub budget: Budget,
 }
@@ -155,7 +155,8 @@ impl Work<'_> {
     /// Gives `range` back as `advice` says.
     fn give_back(&mut self, section: &Section, range: GpaRange, advice: Advice) {
         if self.inhibit != Inhibit::No {
-            self.counters.inhibited_bytes += range.bytes();
+            self.counters
+                .add(|counts| &mut counts.inhibited_bytes, range.bytes());
             return;
         }
         self.budget.spend_call(range.bytes(), section.page_size);
@@ -200,7 +201,8 @@ impl Work<'_> {
     fn give_back_spans(&mut self, block: BlockId, advice: Advice, mut spans: &[BlockSpan]) {
         while !spans.is_empty() {
             if self.refusals.is_final(block) {
-                self.counters.discard_errors += spans.len() as u64;
+                self.counters
+                    .add(|counts| &mut counts.discard_errors, spans.len() as u64);
                 return;
             }
             let result = match advice {
@@ -209,15 +211,19 @@ impl Work<'_> {
             };
             let refused = result.err();
             let done = refused.map_or(spans.len(), |refused| refused.done.min(spans.len() - 1));
-            self.counters.discards += done as u64;
-            self.counters.discarded_bytes += spans[..done].iter().map(|s| s.bytes).sum::<u64>();
+            self.counters
+                .add(|counts| &mut counts.discards, done as u64);
+            self.counters.add(
+                |counts| &mut counts.discarded_bytes,
+                spans[..done].iter().map(|s| s.bytes).sum::<u64>(),
+            );
             if done > 0 {
                 self.refusals.clear(block);
             }
             spans = &spans[done..];
             if let Some(Refused { error, .. }) = refused {
-                self.counters.discards += 1;
-                self.counters.discard_errors += 1;
+                self.counters.one(|counts| &mut counts.discards);
+                self.counters.one(|counts| &mut counts.discard_errors);
                 if self.refusals.add(block) {
                     log::warn!("{error}, {MAX_REFUSALS} times in a row; that memory stays");
                 }

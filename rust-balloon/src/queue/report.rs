@@ -11,23 +11,31 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
     work.budget.spend_step();
     let (part, section) = match work.front(range) {
         Piece::NotRam(part) => {
-            work.counters.ignored_report_bytes += part.bytes();
+            work.counters
+                .add(|counts| &mut counts.ignored_report_bytes, part.bytes());
             return part.end();
         }
         Piece::Ram(part, section) => (part, section),
     };
     let part = work.take_front(&section, part);
-    work.counters.reported_bytes += part.bytes();
+    work.counters
+        .add(|counts| &mut counts.reported_bytes, part.bytes());
     if work.poison_val != 0 {
         // The guest expects poison_val in its free pages, and a discarded page reads as zeros
         // (virtio 1.3, 5.5.6.7: the device must not change such pages to anything but poison_val).
-        work.counters.ignored_report_poison_bytes += part.bytes();
+        work.counters.add(
+            |counts| &mut counts.ignored_report_poison_bytes,
+            part.bytes(),
+        );
         return part.end();
     }
     // Memory beside the report is the guest's: backing pages that it covers in part stay.
     let pages = section.shrink_to_pages(part);
     let bytes = pages.map_or(0, GpaRange::bytes);
-    work.counters.ignored_report_unaligned_bytes += part.bytes() - bytes;
+    work.counters.add(
+        |counts| &mut counts.ignored_report_unaligned_bytes,
+        part.bytes() - bytes,
+    );
     if let Some(pages) = pages {
         // The device may modify reported pages until it uses the descriptor (virtio 1.3, 5.5.6.7),
         // and this batch's descriptors are not used yet. With Advice::Free the host takes a page

@@ -3,7 +3,7 @@
 //!
 //! The driver hands the device one buffer; the device keeps it and returns it to ask for new values.
 
-use crate::counters::Counters;
+use crate::counters::{Counters, Tally};
 use crate::wire::{self, ByteOrder, STAT_BYTES, STATS};
 
 /// A statistic that the guest has not reported.
@@ -40,7 +40,7 @@ impl Stats {
         len: usize,
         order: ByteOrder,
         now: i64,
-        counters: &mut Counters,
+        counters: &mut Tally<Counters>,
     ) {
         *self = Stats {
             last_update: now,
@@ -52,10 +52,11 @@ impl Stats {
             read += STAT_BYTES;
             match self.values.get_mut(usize::from(tag)) {
                 Some(slot) => *slot = value,
-                None => counters.ignored_stats += 1,
+                None => counters.one(|counts| &mut counts.ignored_stats),
             }
         }
-        counters.ignored_stats += (len.saturating_sub(read)).div_ceil(STAT_BYTES) as u64;
+        let left = len.saturating_sub(read).div_ceil(STAT_BYTES);
+        counters.add(|counts| &mut counts.ignored_stats, left as u64);
     }
 }
 
@@ -67,13 +68,13 @@ mod tests {
         [&tag.to_le_bytes()[..], &value.to_le_bytes()[..]].concat()
     }
 
-    fn receive(stats: &mut Stats, payload: &[u8], counters: &mut Counters) {
+    fn receive(stats: &mut Stats, payload: &[u8], counters: &mut Tally<Counters>) {
         stats.receive(payload, payload.len(), ByteOrder::Little, 5, counters);
     }
 
     #[test]
     fn old_values_do_not_stay() {
-        let (mut stats, mut counters) = (Stats::default(), Counters::default());
+        let (mut stats, mut counters) = (Stats::default(), Tally::default());
         receive(
             &mut stats,
             &[entry(4, 10), entry(5, 20)].concat(),
@@ -86,7 +87,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_counted() {
-        let (mut stats, mut counters) = (Stats::default(), Counters::default());
+        let (mut stats, mut counters) = (Stats::default(), Tally::default());
         let mut bytes = [entry(16, 1), entry(0xffff, 2), entry(15, 3)].concat();
         bytes.extend([1, 2, 3]);
         receive(&mut stats, &bytes, &mut counters);
@@ -95,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_huge_buffer_is_read_in_part() {
-        let (mut stats, mut counters) = (Stats::default(), Counters::default());
+        let (mut stats, mut counters) = (Stats::default(), Tally::default());
         let mut bytes = entry(1, 7).repeat(MAX_ENTRIES);
         bytes.extend(entry(2, 8));
         stats.receive(&bytes, 1 << 30, ByteOrder::Little, 1, &mut counters);

@@ -211,3 +211,16 @@ fn postcopy_makes_all_dirty_that_was_left_out() {
         assert!(skips.postcopy(bitmaps, BlockId(2), change).is_none());
     });
 }
+
+/// A guest says how long its hints are, and a number that is as large as it can be stays.
+#[test]
+fn hints_of_more_than_there_is() {
+    let mut case = Case::new();
+    for _ in 0..2 {
+        case.hint(3 * BYTES, u64::MAX);
+        case.hint(2 * BYTES, u64::MAX);
+    }
+    let counters = case.skips.counters();
+    assert_eq!(counters.refused_not_ram_bytes, u64::MAX);
+    assert_eq!(counters.refused_not_migrated_bytes, u64::MAX);
+}

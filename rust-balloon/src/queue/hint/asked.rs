@@ -72,7 +72,7 @@ impl Hints {
     pub fn begin_answer(&mut self, source: FreePageSource, id: Option<u16>) -> Standing {
         let is_asked = source == self.source && self.owes_stop;
         if !is_asked || id.is_some_and(|id| id != self.id as u16) {
-            self.counters.ignored_ids += 1;
+            self.counters.one(|counts| &mut counts.ignored_ids);
             return Standing::Ignored;
         }
         if self.state == HintState::Requested {

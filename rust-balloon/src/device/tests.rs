@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What only the inside of a device shows.
+
+use super::*;
+use crate::counters::Tally;
+use crate::features::FreePageSource;
+use crate::host::Refused;
+use crate::memory::{BlockId, BlockSpan, HostRange, Section};
+use crate::page::Gpa;
+use crate::queue::hint::Hints;
+use crate::wire::founding::GET_UNUSED_PAGES;
+
+const GIB: u64 = 1 << 30;
+
+/// Counts nothing, and refuses every other call.
+#[derive(Default)]
+struct Whim(bool);
+
+impl Whim {
+    fn answer(&mut self) -> Result<(), Refused> {
+        self.0 = !self.0;
+        let error = crate::error::HostError(12);
+        self.0.then_some(()).ok_or(Refused { done: 0, error })
+    }
+}
+
+impl Host for Whim {
+    fn discard(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
+        self.answer()
+    }
+
+    fn free(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
+        self.answer()
+    }
+
+    fn populate(&mut self, _: BlockId, _: &[BlockSpan]) {}
+}
+
+/// A device of a guest with so much memory from address 0 on.
+fn device(features: Features, ram: u64, page_size: u64) -> Balloon {
+    let mut balloon = Balloon::new(Options {
+        features: Features::all(),
+        ..Options::default()
+    });
+    let section = Section {
+        gpa: GpaRange::with_len(Gpa(0), ram).unwrap(),
+        block: BlockId(1),
+        offset: 0,
+        page_size,
+        host: 1 << 44,
+        populate: true,
+        lazy: false,
+    };
+    balloon.set_memory(MemoryMap::new(vec![section]).unwrap());
+    balloon.set_features(features, false);
+    balloon
+}
+
+/// Each counter at `number`.
+fn all(number: u64) -> Counters {
+    Counters {
+        ballooned_bytes: number,
+        held_bytes: number,
+        inflated_bytes: number,
+        deflated_bytes: number,
+        reported_bytes: number,
+        discarded_bytes: number,
+        ranges: number,
+        discards: number,
+        batches: number,
+        requests: number,
+        malformed_messages: number,
+        ignored_message_bytes: number,
+        ignored_request_buffers: number,
+        discard_errors: number,
+        ignored_bad_pfns: number,
+        ignored_trailing_bytes: number,
+        ignored_writable_buffers: number,
+        ignored_readable_buffers: number,
+        ignored_report_bytes: number,
+        ignored_report_unaligned_bytes: number,
+        ignored_report_poison_bytes: number,
+        ignored_stats: number,
+        ignored_stats_buffers: number,
+        partial_page_bytes: number,
+        inhibited_bytes: number,
+    }
+}
+
+/// The counters as a list of numbers, which is what they are.
+fn numbers(counters: &Counters) -> Vec<u64> {
+    let text = format!("{counters:?}");
+    let numbers = text.split(|c: char| !c.is_ascii_digit());
+    numbers.filter_map(|number| number.parse().ok()).collect()
+}
+
+/// A driver with these features does everything that is counted, right and wrong.
+fn everything(features: Features, start: Counters) -> Counters {
+    let mut balloon = device(features, GIB, 2 << 20);
+    balloon.counters = Tally::new(start);
+    let mut host = Whim::default();
+    let end = RequestEnd {
+        descriptors: 3,
+        wrong_way: 2,
+    };
+    for round in 0..4 {
+        // Whole large pages and parts of them, pages that are none, and bytes that are no PFN.
+        let pages = (round * 2048..round * 2048 + 600).chain([1 << 20]);
+        let mut payload: Vec<u8> = pages.flat_map(|page: u32| page.to_le_bytes()).collect();
+        payload.push(9);
+        let inhibits = [Inhibit::No, Inhibit::Pinned];
+        for (queue, inhibit) in [QueueKind::Inflate, QueueKind::Deflate]
+            .into_iter()
+            .flat_map(|queue| inhibits.map(|inhibit| (queue, inhibit)))
+        {
+            let part = RequestPart {
+                payload: &payload,
+                total: payload.len() as u64,
+                order: ByteOrder::Little,
+                end: Some(end),
+            };
+            balloon.batch_add(queue, part).unwrap();
+            while balloon.batch_run(&mut host, inhibit) == Progress::More {}
+        }
+        let reported = [(1 << 44) + 4096, (1 << 44) + GIB as usize - 4096].map(|host| HostRange {
+            host,
+            bytes: 4 << 20,
+        });
+        for poison_val in [0, 1] {
+            balloon.config.poison_val = poison_val;
+            balloon.batch_add_report(reported, end).unwrap();
+            while balloon.batch_run(&mut host, Inhibit::No) == Progress::More {}
+        }
+        balloon.receive_stats(
+            &[0xff; 10],
+            StatsBuffer {
+                len: 30,
+                wrong_way: 1,
+                held: true,
+                ..StatsBuffer::default()
+            },
+        );
+        balloon.ignore_request_buffer();
+    }
+    *balloon.counters
+}
+
+/// A guest can have each of them counted as often as it likes, and most by as much as it likes.
+#[test]
+fn no_counter_overflows() {
+    let features = [
+        Features::empty(),
+        Features::MUST_TELL_HOST,
+        Features::PAGE_RANGE,
+    ];
+    let mut counted = vec![false; numbers(&Counters::default()).len()];
+    for features in features {
+        let from_zero = everything(features, Counters::default());
+        let at_the_end = everything(features, all(u64::MAX - 1));
+        let both = numbers(&from_zero).into_iter().zip(numbers(&at_the_end));
+        for (seen, (first, last)) in counted.iter_mut().zip(both) {
+            assert!(last >= u64::MAX - 1, "{at_the_end:?}");
+            *seen |= first > 1 && last == u64::MAX;
+        }
+    }
+    // All but `ballooned_bytes` and `held_bytes`, which are not counted.
+    let never = counted.iter().filter(|seen| !**seen).count();
+    assert_eq!(never, 2, "{counted:?}");
+}
+
+/// The longest answers that there can be, each naming all of a guest of 1 TiB in each of its words.
+#[test]
+fn hints_of_more_than_there_is() {
+    let mut balloon = device(Features::HOST_REQUEST, 1024 * GIB, PAGE_SIZE);
+    let mut hints = Hints::default();
+    let source = FreePageSource::HostRequest;
+    hints.set_source(source);
+    hints.receive_buffer(source);
+    hints.after_sync(true);
+    let wanted = hints.wanted();
+    while !hints.request(wanted) {
+        hints.queue_empty();
+    }
+    let id = hints.take_request(source).unwrap() as u16;
+    let all = [0u64, 1024 * GIB / PAGE_SIZE]
+        .map(u64::to_le_bytes)
+        .concat();
+    let entries = all.repeat(4096);
+    let mut message = [GET_UNUSED_PAGES as u8, 0].to_vec();
+    message.extend(id.to_le_bytes());
+    message.extend((entries.len() as u32).to_le_bytes());
+    message.extend(entries);
+    let part = AnswerPart {
+        payload: &message,
+        total: message.len() as u64,
+        first: true,
+        last: true,
+    };
+    balloon.receive_answer(&mut hints, source, part);
+    let each = 4096 * 1024 * GIB;
+    assert_eq!(hints.counters().hinted_bytes, each);
+    // As many of them as it takes to come near the end: 255 MiB.
+    hints.receive_hint(HostRange {
+        host: 0,
+        bytes: u64::MAX - 2 * each - 1,
+    });
+    for last in [u64::MAX - 1, u64::MAX, u64::MAX] {
+        balloon.receive_answer(&mut hints, source, part);
+        assert_eq!(hints.counters().hinted_bytes, last);
+    }
+    assert_eq!(balloon.counters.malformed_messages, 0);
+}
+
+/// Over the hint queue a guest says how long each is, and needs no round.
+#[test]
+fn late_hints_of_more_than_there_is() {
+    let mut hints = Hints::default();
+    for _ in 0..2 {
+        hints.receive_hint(HostRange {
+            host: 0,
+            bytes: u64::MAX,
+        });
+    }
+    assert_eq!(hints.counters().late_bytes, u64::MAX);
+}
