@@ -92,7 +92,7 @@ pub struct Balloon {
     held: Held,
     batch: Batch,
     /// The inflate or deflate message whose rest is still to come.
-    message: Option<Reader>,
+    message: Option<(QueueKind, Reader)>,
     /// The answer that is being read.
     answer: Option<Answer>,
     stats: Stats,
@@ -330,11 +330,17 @@ impl Balloon {
     /// guest does not know of. Pages that are not in the set are never discarded by mistake, so the
     /// whole of it is forgotten.
     pub fn batch_abandon(&mut self) {
+        self.forget_pages();
+        self.batch.clear();
+        self.message = None;
+    }
+
+    /// Knows no more which pages are in the balloon: the guest may have some of them back. What is
+    /// not in the set is never discarded by mistake, nor left out of a migration.
+    fn forget_pages(&mut self) {
         self.balloon.clear_all();
         self.held.cancel_all();
         self.balloon_complete = false;
-        self.batch.clear();
-        self.message = None;
     }
 
     /// Takes over a statistics buffer that begins with `payload`.

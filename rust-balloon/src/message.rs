@@ -94,6 +94,7 @@ pub struct Reader {
     carried: usize,
     /// The first page of a range whose length is the next word.
     long: Option<u64>,
+    is_doubtful: bool,
     malformed: Option<Malformed>,
 }
 
@@ -108,6 +109,7 @@ impl Reader {
             carry: [0; MAX_UNIT],
             carried: 0,
             long: None,
+            is_doubtful: false,
             malformed: None,
         }
     }
@@ -136,6 +138,12 @@ impl Reader {
             };
             self.malformed = whole.err();
         }
+    }
+
+    /// Whether a range of those read may be two that a faulty driver meant otherwise: see
+    /// [`Reader::word`].
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful
     }
 
     /// The message was read to its end; says what was left out of it.
@@ -217,14 +225,18 @@ impl Reader {
 
     /// Reads a word; `None` for the first of two.
     ///
-    /// The Linux driver of the series writes a run of exactly 4096 pages so that its length reads as 0:
-    /// what follows is no length then. Nothing tells such a word from a right one but the bounds of the
-    /// range that comes out.
+    /// The Linux driver of the series writes a run of exactly 4096 pages in the short form, where 4096
+    /// is the lowest bit of the page number, and the length reads as 0: what follows is the next range
+    /// and no length. Nothing tells such a word from a right one but that its page is odd, and the bounds
+    /// of the range that comes out.
     fn word(&mut self, bytes: &[u8]) -> Result<Option<GpaRange>, Malformed> {
         let word = U64::<LittleEndian>::read_from_bytes(bytes).map_err(|_| Malformed::Cut)?;
         let word = word.get();
         let (pfn, pages) = match self.long.take() {
-            Some(pfn) => (pfn, word),
+            Some(pfn) => {
+                self.is_doubtful |= pfn & 1 == 1;
+                (pfn, word)
+            }
             None if word & LENGTH_MASK == 0 => {
                 self.long = Some(word >> LENGTH_BITS);
                 return Ok(None);

@@ -31,6 +31,26 @@ pub struct RequestEnd {
     pub wrong_way: usize,
 }
 
+/// Whether the guest's words were understood.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[must_use]
+enum Understood {
+    /// All of them.
+    All,
+    /// Not all: nobody knows which pages the others named.
+    InPart,
+}
+
+impl Understood {
+    fn new(is_all: bool) -> Understood {
+        if is_all {
+            Understood::All
+        } else {
+            Understood::InPart
+        }
+    }
+}
+
 impl Balloon {
     /// How much further payload the batch takes from `queue`, in bytes; 0 when it is to be run.
     pub fn batch_room(&self, queue: QueueKind) -> usize {
@@ -46,7 +66,8 @@ impl Balloon {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] for another queue, or more payload than there is room for;
-    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's.
+    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's, or the rest of
+    /// another queue's message is still to come.
     pub fn batch_add(&mut self, queue: QueueKind, part: RequestPart<'_>) -> Result<(), Error> {
         let payload = part.payload;
         let known = matches!(queue, QueueKind::Inflate | QueueKind::Deflate);
@@ -54,15 +75,29 @@ impl Balloon {
             return Err(Error::InvalidArgument);
         }
         self.batch.check(queue)?;
+        if self
+            .message
+            .as_ref()
+            .is_some_and(|(other, _)| *other != queue)
+        {
+            return Err(Error::BatchInWork);
+        }
         if payload.len() > self.batch_room(queue) {
             return Err(Error::InvalidArgument);
         }
         self.batch.open(queue)?;
-        match self.message_format() {
-            Some(format) => self.add_message(format, &part),
+        let understood = match self.message_format() {
+            Some(format) => self.add_message(queue, format, &part),
             None => self.add_pfns(&part),
+        };
+        if understood == Understood::InPart {
+            self.lose(queue);
         }
         if let Some(end) = part.end {
+            // Nobody reads what these hold.
+            if end.wrong_way > 0 {
+                self.lose(queue);
+            }
             self.counters.one(|counts| &mut counts.requests);
             self.counters.add(
                 |counts| &mut counts.ignored_writable_buffers,
@@ -71,6 +106,18 @@ impl Balloon {
             self.batch.end_request(end.descriptors);
         }
         Ok(())
+    }
+
+    /// A part of a request of `queue` was not understood. The request will be acknowledged all the
+    /// same: a driver waits for that.
+    fn lose(&mut self, queue: QueueKind) {
+        match queue {
+            // The guest uses the pages that it took back by this, as soon as the request is acknowledged
+            // (virtio 1.3, 5.5.6.1). Any page of the set can be one of them.
+            QueueKind::Deflate => self.forget_pages(),
+            // Pages that the guest gave away, and nobody knows of, stay as they are.
+            _ => {}
+        }
     }
 
     /// How the driver lays out inflate and deflate requests, unless as PFNs.
@@ -84,19 +131,27 @@ impl Balloon {
         }
     }
 
-    fn add_pfns(&mut self, part: &RequestPart<'_>) {
+    /// A PFN that is no RAM is understood: there is no such page in the set, and what gets to be at its
+    /// address later was never in the balloon.
+    fn add_pfns(&mut self, part: &RequestPart<'_>) -> Understood {
         pfn_blocks(part.payload, part.order, |first, count| {
             self.batch.push_pages(first, count);
         });
-        self.counters.add(
-            |counts| &mut counts.ignored_trailing_bytes,
-            (part.payload.len() % PFN_BYTES) as u64,
-        );
+        let trailing = (part.payload.len() % PFN_BYTES) as u64;
+        self.counters
+            .add(|counts| &mut counts.ignored_trailing_bytes, trailing);
+        Understood::new(trailing == 0)
     }
 
-    fn add_message(&mut self, format: Format, part: &RequestPart<'_>) {
+    fn add_message(
+        &mut self,
+        queue: QueueKind,
+        format: Format,
+        part: &RequestPart<'_>,
+    ) -> Understood {
         let message = self.message.take();
-        let mut message = message.unwrap_or_else(|| Reader::new(format, part.total));
+        let mut message =
+            message.map_or_else(|| Reader::new(format, part.total), |(_, reader)| reader);
         let (memory, batch) = (&self.memory, &mut self.batch);
         message.read(part.payload, |item| match item {
             Item::Range(range) if memory.is_ram(range) => {
@@ -109,10 +164,13 @@ impl Balloon {
         });
         batch.spend(part.payload.len());
         if part.end.is_none() {
-            self.message = Some(message);
-        } else {
-            self.note_left_out(message.end());
+            self.message = Some((queue, message));
+            return Understood::All;
         }
+        let is_doubtful = message.is_doubtful();
+        let left_out = message.end();
+        self.note_left_out(left_out);
+        Understood::new(left_out.is_none() && !is_doubtful)
     }
 
     /// Counts what was left out of a message.

@@ -16,8 +16,10 @@ type BlockPage = (usize, u64);
 /// A batch that was added and not yet acknowledged.
 pub(crate) struct Batch {
     pub(crate) queue: QueueKind,
-    /// Sorted, and none touches the next.
+    /// What can be understood of its requests. Sorted, and none touches the next.
     runs: Vec<Bytes>,
+    /// What the guest meant by them.
+    meant: Vec<Bytes>,
     /// Counters before it was worked on.
     before: Counters,
     /// Block pages discarded for it, and told to be used again.
@@ -94,13 +96,30 @@ fn backing_pages(section: &Section, part: Bytes) -> impl Iterator<Item = Bytes> 
         .map(move |at| (start + at - offset, start + at - offset + size))
 }
 
+fn holds(runs: &[Bytes], page: u64) -> bool {
+    let start = page * PAGE_SIZE;
+    let next = runs.partition_point(|run| run.1 <= start);
+    let run = runs.get(next);
+    run.is_some_and(|run| run.0 <= start && start + PAGE_SIZE <= run.1)
+}
+
 impl Batch {
-    /// Whether a 4 KiB page is named as a whole.
+    /// The same for a guest that meant something else than can be understood.
+    pub(crate) fn meant(self, ranges: Vec<Bytes>) -> Batch {
+        Batch {
+            meant: merged(ranges),
+            ..self
+        }
+    }
+
+    /// Whether a 4 KiB page is named as a whole, in what can be understood.
     fn holds(&self, page: u64) -> bool {
-        let start = page * PAGE_SIZE;
-        let next = self.runs.partition_point(|run| run.1 <= start);
-        let run = self.runs.get(next);
-        run.is_some_and(|run| run.0 <= start && start + PAGE_SIZE <= run.1)
+        holds(&self.runs, page)
+    }
+
+    /// Whether the guest meant it.
+    fn means(&self, page: u64) -> bool {
+        holds(&self.meant, page)
     }
 }
 
@@ -118,9 +137,11 @@ impl Model {
     }
 
     pub(crate) fn open(&self, queue: QueueKind, ranges: Vec<Bytes>, before: Counters) -> Batch {
+        let runs = merged(ranges);
         Batch {
             queue,
-            runs: merged(ranges),
+            meant: runs.clone(),
+            runs,
             before,
             discarded: BTreeSet::new(),
             populated: BTreeSet::new(),
@@ -260,7 +281,8 @@ impl Model {
                 }
             }
             QueueKind::Deflate => {
-                self.may.retain(|&page| !batch.holds(page));
+                // The guest uses what it meant.
+                self.may.retain(|&page| !batch.means(page));
                 self.must.retain(|&page| !batch.holds(page));
             }
             _ => {}
@@ -346,8 +368,13 @@ impl Model {
     /// inflate are not given away, those of a deflate are the guest's. The device forgets all it knew.
     pub(crate) fn abandon(&mut self, batch: &Batch) {
         if batch.queue == QueueKind::Deflate {
-            self.may.retain(|&page| !batch.holds(page));
+            self.may.retain(|&page| !batch.means(page));
         }
+        self.lose();
+    }
+
+    /// The device forgets all it knew: it does not know which pages the guest took back.
+    pub(crate) fn lose(&mut self) {
         self.must.clear();
         self.complete = false;
     }

@@ -8,6 +8,7 @@
 mod dirty;
 mod edges;
 mod expect;
+mod format;
 mod held;
 mod loaded;
 mod messages;
@@ -19,8 +20,9 @@ use virtio_balloon_rs::features::QueueKind;
 use virtio_balloon_rs::page::PAGE_SIZE;
 use virtio_balloon_rs::wire::ByteOrder;
 
+use format::{Format, Words};
 use mock::{END, HUGE, LONG, MAPS, SMALL};
-use world::{Course, End, Request, Step, World};
+use world::{Course, End, Flaw, Request, Step, World};
 
 /// Pages one after the other: the first, how many, and how far apart.
 fn stretch() -> impl Strategy<Value = (u64, u64, u64)> {
@@ -29,16 +31,42 @@ fn stretch() -> impl Strategy<Value = (u64, u64, u64)> {
     let huge = (HUGE..HUGE + 2100, 1..1200u64, 1..2u64);
     let whole = (0..16u64, 1..5u64).prop_map(|(at, count)| (HUGE + at * 128, count * 128, 1));
     let long = (LONG - 10..END, 1..6000u64, 1..2u64);
+    let exact = (LONG..LONG + 4096, Just(4096), Just(1));
     let scattered = (LONG..END, 1..900u64, 2..5u64);
     let nowhere = (END..1 << 32, 1..20u64, 1..3u64);
     prop_oneof![
-        4 => small, 6 => backing, 2 => huge, 6 => whole, 2 => long, 1 => scattered, 1 => nowhere
+        4 => small, 6 => backing, 2 => huge, 6 => whole, 2 => long, 2 => exact, 1 => scattered, 1 => nowhere
+    ]
+}
+
+fn format() -> impl Strategy<Value = Format> {
+    prop_oneof![
+        2 => Just(Format::Pfns),
+        1 => Just(Format::Ranges),
+        1 => Just(Format::Chunks),
+    ]
+}
+
+/// What is wrong with a request, mostly nothing.
+fn flaw() -> impl Strategy<Value = Flaw> {
+    let place = any::<prop::sample::Index>();
+    prop_oneof![
+        12 => Just(Flaw::None),
+        1 => (1..4usize).prop_map(Flaw::Behind),
+        1 => (1..40usize, any::<bool>()).prop_map(|(bytes, fits)| Flaw::Short(bytes, fits)),
+        1 => Just(Flaw::WrongWay),
+        1 => place.prop_map(Flaw::NotRam),
     ]
 }
 
 fn request() -> impl Strategy<Value = Request> {
     let stretches = prop::collection::vec((stretch(), any::<bool>()), 1..4);
-    (stretches, any::<bool>(), 0..4usize).prop_map(|(stretches, big, trailing)| {
+    let style = prop_oneof![
+        2 => Just(Words::Short),
+        1 => Just(Words::Long),
+        1 => Just(Words::Series),
+    ];
+    (stretches, any::<bool>(), style, flaw()).prop_map(|(stretches, big, style, flaw)| {
         let mut pfns = Vec::new();
         for ((first, count, apart), downward) in stretches {
             let stretch = (0..count).map(|i| first + i * apart);
@@ -56,7 +84,8 @@ fn request() -> impl Strategy<Value = Request> {
         Request {
             pfns,
             order,
-            trailing,
+            style,
+            flaw,
         }
     })
 }
@@ -115,7 +144,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => pages(QueueKind::Deflate),
         4 => report.prop_map(|(segments, course)| Step::Report(segments, course)),
         1 => Just(Step::Reset),
-        2 => prop::bool::weighted(0.8).prop_map(Step::Negotiate),
+        2 => (prop::bool::weighted(0.8), format())
+            .prop_map(|(told, format)| Step::Negotiate(told, format)),
         2 => (0..MAPS).prop_map(Step::Memory),
         2 => prop::bool::weighted(0.9).prop_map(Step::Migrate),
         2 => (prop::bool::weighted(0.1), prop::bool::weighted(0.1))
@@ -141,9 +171,11 @@ proptest! {
     /// Whatever the guest does, and whatever becomes of memory and of requests in the middle.
     #[test]
     fn only_what_was_given_away_is_discarded(
-        told in any::<bool>(), steps in prop::collection::vec(step(), 1..30)
+        told in any::<bool>(),
+        format in format(),
+        steps in prop::collection::vec(step(), 1..30)
     ) {
-        let mut world = World::new(told);
+        let mut world = World::new(told, format);
         for step in steps {
             world.step(step);
         }

@@ -2,7 +2,8 @@
 //! Inflate and deflate requests in every format, beside a device that gets the same pages as PFNs.
 //!
 //! What a message names is told by a parser of its own, which knows nothing of parts: a page of what
-//! stands before the first place that makes no sense counts, and no other.
+//! stands before the first place that makes no sense counts, and no other. After a deflate of which
+//! something did not count, no page counts as ballooned.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use virtio_balloon_rs::counters::Counters;
 use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd, RequestPart};
+use virtio_balloon_rs::error::Error;
 use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
 use virtio_balloon_rs::memory::BlockRange;
@@ -18,20 +20,8 @@ use virtio_balloon_rs::pageset::MAX_BYTES;
 use virtio_balloon_rs::state::SavedPages;
 use virtio_balloon_rs::wire::ByteOrder;
 
+use crate::format::{Format, MESSAGES, Run, Words, as_pfns, encode, parse, ram};
 use crate::mock::{END, HUGE, LONG, MAPS, MockHost, RAM, SMALL, memory_map, sections};
-
-/// How requests are laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Pfns,
-    Ranges,
-    Chunks,
-}
-
-const MESSAGES: [Format; 2] = [Format::Ranges, Format::Chunks];
-
-/// Pages that follow each other: the first, and how many.
-type Run = (u64, u64);
 
 /// What a request came to: what the host was asked for in each slice.
 type Slices = Vec<(Vec<BlockRange>, Vec<BlockRange>)>;
@@ -45,11 +35,7 @@ impl Device {
     fn new(format: Format, told: bool, map: usize) -> Device {
         let mut balloon = Balloon::new(Options::default());
         balloon.set_memory(memory_map(map));
-        let mut features = match format {
-            Format::Pfns => Features::empty(),
-            Format::Ranges => Features::PAGE_RANGE,
-            Format::Chunks => Features::BALLOON_CHUNKS,
-        };
+        let mut features = format.feature();
         features.set(Features::MUST_TELL_HOST, told);
         balloon.set_features(features, false);
         Device { balloon, format }
@@ -104,104 +90,6 @@ impl Device {
         coded.truncate(written.bytes);
         coded
     }
-}
-
-/// A request that names `runs`. Each is in the long form where `long` says so, or where it must be.
-fn encode(format: Format, runs: &[Run], long: bool) -> Vec<u8> {
-    let mut entries = Vec::new();
-    for &(first, count) in runs {
-        let words = match format {
-            Format::Pfns => {
-                let pfns = (first..first + count).map(|page| page as u32);
-                entries.extend(pfns.flat_map(u32::to_le_bytes));
-                continue;
-            }
-            Format::Ranges if count < 4096 && !long => vec![first << 12 | count],
-            Format::Ranges => vec![first << 12, count],
-            Format::Chunks => vec![first << 12, count << 12],
-        };
-        entries.extend(words.into_iter().flat_map(u64::to_le_bytes));
-    }
-    let mut message = match format {
-        Format::Pfns => vec![],
-        Format::Ranges => [&[9; 4][..], &(entries.len() as u32).to_le_bytes()].concat(),
-        Format::Chunks => (runs.len() as u32).to_le_bytes().to_vec(),
-    };
-    message.extend(entries);
-    message
-}
-
-/// The runs of RAM.
-fn ram(map: usize) -> Vec<Run> {
-    let mut all: Vec<Run> = sections(map)
-        .iter()
-        .map(|section| (section.gpa.start().0 / PAGE_SIZE, section.gpa.pages()))
-        .collect();
-    all.sort_unstable();
-    all.dedup_by(|next, last| {
-        let touches = last.0 + last.1 == next.0;
-        last.1 += if touches { next.1 } else { 0 };
-        touches
-    });
-    all
-}
-
-fn number(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |number, &byte| number << 8 | u64::from(byte))
-}
-
-/// What of a message counts, and how many bytes do not.
-fn parse(format: Format, message: &[u8], ram: &[Run]) -> (Vec<Run>, usize) {
-    let is_ram = |first: u64, count: u64| {
-        let inside = |&(start, pages): &Run| {
-            first >= start && u128::from(first - start) + u128::from(count) <= u128::from(pages)
-        };
-        count > 0 && ram.iter().any(inside)
-    };
-    let all = (vec![], message.len());
-    let head = if format == Format::Ranges { 8 } else { 4 };
-    if message.len() < head {
-        return all;
-    }
-    let entries = &message[head..];
-    let said = number(&message[head - 4..head]);
-    let fits = match format {
-        Format::Ranges => said == entries.len() as u64 && said.is_multiple_of(8),
-        _ => said <= 4096 && said * 16 == entries.len() as u64,
-    };
-    if !fits {
-        return all;
-    }
-    let (mut runs, mut at) = (Vec::new(), 0);
-    while at < entries.len() {
-        let first = number(&entries[at..at + 8]);
-        let second = entries.get(at + 8..at + 16).map(number);
-        let (len, run) = match (format, first % 4096, second) {
-            (Format::Ranges, 0, second) => (16, second.map(|count| (first >> 12, count))),
-            (Format::Ranges, count, _) => (8, Some((first >> 12, count))),
-            (_, 0, Some(size)) if size % 4096 == 0 => (16, Some((first >> 12, size >> 12))),
-            _ => (16, None),
-        };
-        let Some(run) = run.filter(|&(first, count)| is_ram(first, count)) else {
-            break;
-        };
-        runs.push(run);
-        at += len;
-    }
-    (runs, entries.len() - at)
-}
-
-/// The same pages, each once, in PFNs.
-fn as_pfns(runs: &[Run]) -> Vec<u8> {
-    let pages: BTreeSet<u64> = runs
-        .iter()
-        .flat_map(|&(first, count)| first..first + count)
-        .collect();
-    let single: Vec<Run> = pages.into_iter().map(|page| (page, 1)).collect();
-    encode(Format::Pfns, &single, false)
 }
 
 /// Whole pages of each kind of block and parts of them.
@@ -307,7 +195,7 @@ proptest! {
             (queue(), prop::collection::vec(run(), 0..6), any::<bool>(), cuts()), 1..6
         ),
     ) {
-        let ram = ram(map);
+        let ram = ram(&sections(map));
         let mut pfns = Device::new(Format::Pfns, told, map);
         let mut devices = MESSAGES.map(|format| Device::new(format, told, map));
         for (queue, runs, long, cuts) in requests {
@@ -320,9 +208,14 @@ proptest! {
                     room >= 0
                 })
                 .collect();
-            let wanted = pfns.request(queue, &encode(Format::Pfns, &runs, false), &cuts);
+            let style = if long { Words::Long } else { Words::Short };
+            // From an odd page on, a long range may be what the series' driver meant otherwise.
+            let in_doubt = |count| queue == QueueKind::Deflate && (long || count >= 4096);
+            let even = |(first, count)| (first & !u64::from(in_doubt(count)), count);
+            let runs: Vec<Run> = runs.into_iter().map(even).collect();
+            let wanted = pfns.request(queue, &encode(Format::Pfns, &runs, style), &cuts);
             for device in &mut devices {
-                let payload = encode(device.format, &runs, long);
+                let payload = encode(device.format, &runs, style);
                 let done = device.request(queue, &payload, &cuts);
                 prop_assert_eq!(&done, &wanted, "{:?}", device.format);
                 prop_assert_eq!(device.counters(), pfns.counters(), "{:?}", device.format);
@@ -341,18 +234,22 @@ proptest! {
             (queue(), message(Format::Ranges), message(Format::Chunks), cuts()), 1..8
         ),
     ) {
-        let ram = ram(map);
+        let ram = ram(&sections(map));
         for format in MESSAGES {
             let mut device = Device::new(format, told, map);
             let mut pfns = Device::new(Format::Pfns, told, map);
             let (mut malformed, mut left_out) = (0, 0);
             for (queue, ranges, chunks, cuts) in &requests {
                 let message = if format == Format::Ranges { ranges } else { chunks };
-                let (runs, bytes) = parse(format, message, &ram);
-                // A message may have nothing at all, and that is wrong too.
-                malformed += u64::from(bytes > 0 || message.is_empty());
-                left_out += bytes as u64;
-                let wanted = pfns.request(*queue, &as_pfns(&runs), &[]);
+                let parsed = parse(format, message, &ram);
+                malformed += u64::from(parsed.left_out.is_some());
+                left_out += parsed.left_out.unwrap_or(0);
+                let wanted = pfns.request(*queue, &as_pfns(&parsed.runs), &[]);
+                // What a deflate named and nobody understood, the guest uses again all the same.
+                let is_lost = parsed.left_out.is_some() || parsed.doubtful;
+                if *queue == QueueKind::Deflate && is_lost {
+                    pfns.balloon.batch_abandon();
+                }
                 let done = device.request(*queue, message, cuts);
                 prop_assert_eq!(&done, &wanted, "{:?}: {:x?}", format, message);
                 let counters = device.counters();
@@ -373,7 +270,7 @@ fn a_message_goes_on_in_the_next_batch() {
         // Every second page, so that none are merged; then again, for more than a batch.
         let pages = (0..4096u64).map(|page| (LONG + 2 * page, 1));
         let runs: Vec<Run> = pages.cycle().take(40_000).collect();
-        let message = encode(Format::Ranges, &runs, false);
+        let message = encode(Format::Ranges, &runs, Words::Short);
         let (mut at, mut batches) = (0, 0);
         let mut discarded = BTreeSet::new();
         while at < message.len() {
@@ -400,4 +297,96 @@ fn a_message_goes_on_in_the_next_batch() {
         assert_eq!(device.counters().malformed_messages, 0);
         assert_eq!(device.counters().requests, 1);
     }
+}
+
+/// The series' own driver writes a run of exactly 4096 pages so that its length reads as 0. However
+/// such a deflate is read, the guest has back what it meant: none of it is left out of a migration
+/// or completes a huge page.
+#[test]
+fn a_deflate_as_the_series_driver_writes_it() {
+    const RUN: Run = (LONG, 4096);
+    // In use again after the deflate, behind the run in the same message.
+    let rests: [&[Run]; 4] = [
+        // The run's length is missing.
+        &[],
+        // Its length would reach out of memory.
+        &[(HUGE, 8)],
+        // Its length could be one: 4101 pages.
+        &[(1, 5)],
+        // So that what follows is read from its middle on.
+        &[(1, 5), (HUGE, 8)],
+    ];
+    for rest in rests {
+        let mut device = Device::new(Format::Ranges, true, 0);
+        let inflated = [(0, 16), (HUGE, 511), RUN];
+        let message = encode(Format::Ranges, &inflated, Words::Short);
+        device.request(QueueKind::Inflate, &message, &[]);
+        let deflated = [&[RUN], rest].concat();
+        let message = encode(Format::Ranges, &deflated, Words::Series);
+        device.request(QueueKind::Deflate, &message, &[]);
+        let left_out: Vec<BlockRange> = device.balloon.ballooned_blocks().collect();
+        assert_eq!(left_out, [], "{rest:?}");
+        // The rest of the huge page.
+        let message = encode(Format::Ranges, &[(HUGE + 511, 1)], Words::Short);
+        let slices = device.request(QueueKind::Inflate, &message, &[]);
+        assert!(slices.iter().all(|(discards, _)| discards.is_empty()));
+    }
+}
+
+/// Bytes that are no PFN, and buffers that are not read, may have named any page.
+#[test]
+fn a_deflate_in_part_is_none() {
+    let bytes = |pages: std::ops::Range<u32>| pages.flat_map(u32::to_le_bytes).collect::<Vec<_>>();
+    let flaws: [(&[u8], usize); 3] = [(&[], 0), (&[7, 0], 0), (&[], 1)];
+    for (behind, wrong_way) in flaws {
+        let mut device = Device::new(Format::Pfns, true, 0);
+        device.request(QueueKind::Inflate, &bytes(0..8), &[]);
+        let payload = [&bytes(0..4), behind].concat();
+        let part = RequestPart {
+            payload: &payload,
+            total: payload.len() as u64,
+            order: ByteOrder::Little,
+            end: Some(RequestEnd {
+                descriptors: 2,
+                wrong_way,
+            }),
+        };
+        assert_eq!(device.balloon.batch_add(QueueKind::Deflate, part), Ok(()));
+        device.run();
+        let left_out: Vec<BlockRange> = device.balloon.ballooned_blocks().collect();
+        let is_whole = behind.is_empty() && wrong_way == 0;
+        assert_eq!(left_out.len(), usize::from(is_whole), "{left_out:?}");
+    }
+}
+
+/// Half a message of one queue is not the beginning of another queue's.
+#[test]
+fn a_message_is_not_finished_by_the_other_queue() {
+    let mut device = Device::new(Format::Ranges, true, 0);
+    let message = encode(Format::Ranges, &[(LONG, 4)], Words::Short);
+    let half = |payload, end| RequestPart {
+        payload,
+        total: message.len() as u64,
+        order: ByteOrder::Little,
+        end,
+    };
+    let end = Some(RequestEnd::default());
+    let first = device
+        .balloon
+        .batch_add(QueueKind::Inflate, half(&message[..8], None));
+    assert_eq!(first, Ok(()));
+    device.run();
+    let rest = half(&message[8..], end);
+    let other = device.balloon.batch_add(QueueKind::Deflate, rest);
+    assert_eq!(other, Err(Error::BatchInWork));
+    assert_eq!(device.balloon.batch_add(QueueKind::Inflate, rest), Ok(()));
+    device.run();
+    assert_eq!(device.counters().inflated_bytes, 4 * PAGE_SIZE);
+    // Nor is it once the batch was given up.
+    let first = half(&message[..8], None);
+    assert_eq!(device.balloon.batch_add(QueueKind::Inflate, first), Ok(()));
+    device.balloon.batch_abandon();
+    let whole = half(&message, end);
+    assert_eq!(device.balloon.batch_add(QueueKind::Deflate, whole), Ok(()));
+    assert_eq!(device.counters().malformed_messages, 0);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A device between a guest that does anything and the model that watches.
 
+use proptest::sample::Index;
 use virtio_balloon_rs::counters::Counters;
 use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd};
 use virtio_balloon_rs::features::{Features, QueueKind};
@@ -12,7 +13,8 @@ use virtio_balloon_rs::state::{SavedPages, State};
 use virtio_balloon_rs::wire::ByteOrder;
 
 use crate::expect::{Batch, Bytes, Model};
-use crate::mock::{MockHost, RAM, memory_map, part, sections, standard};
+use crate::format::{Format, Run, Words, encode, parse, ram};
+use crate::mock::{END, MockHost, RAM, memory_map, part, sections, standard};
 
 /// The device's patience with a host that refuses.
 const PATIENCE: u32 = 16;
@@ -21,8 +23,36 @@ const PATIENCE: u32 = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) pfns: Vec<u32>,
+    /// Of PFNs, and of ranges.
     pub(crate) order: ByteOrder,
-    pub(crate) trailing: usize,
+    pub(crate) style: Words,
+    pub(crate) flaw: Flaw,
+}
+
+/// What a driver does wrong.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Flaw {
+    None,
+    /// There are so many bytes more.
+    Behind(usize),
+    /// There are so many bytes less; in a message of ranges whether its header says so.
+    Short(usize, bool),
+    /// A part of it is in a buffer that the device does not read.
+    WrongWay,
+    /// A word names memory that there is not.
+    NotRam(Index),
+}
+
+/// What becomes of a request.
+struct Sent {
+    payload: Vec<u8>,
+    wrong_way: usize,
+    /// What can be understood of it.
+    understood: Vec<Bytes>,
+    /// Whether that is not all.
+    is_lost: bool,
+    trailing: u64,
+    left_out: Option<u64>,
 }
 
 /// How a batch goes on after it was added.
@@ -53,8 +83,8 @@ pub(crate) enum Step {
     /// Reports: host addresses and lengths.
     Report(Vec<(usize, u64)>, Course),
     Reset,
-    /// With or without MUST_TELL_HOST.
-    Negotiate(bool),
+    /// With or without MUST_TELL_HOST, and in which format requests come.
+    Negotiate(bool, Format),
     Memory(usize),
     /// What the driver writes to `actual` and `poison_val`.
     Config(u32, u32),
@@ -68,10 +98,11 @@ pub(crate) struct World {
     balloon: Balloon,
     host: MockHost,
     model: Model,
+    format: Format,
 }
 
 impl World {
-    pub(crate) fn new(told: bool) -> World {
+    pub(crate) fn new(told: bool, format: Format) -> World {
         let mut world = World {
             balloon: Balloon::new(Options {
                 features: Features::all(),
@@ -79,9 +110,10 @@ impl World {
             }),
             host: MockHost::default(),
             model: Model::new(sections(0)),
+            format,
         };
         world.balloon.set_memory(memory_map(0));
-        world.negotiate(told);
+        world.negotiate(told, format);
         world
     }
 
@@ -90,7 +122,7 @@ impl World {
             Step::Pages(queue, requests, course) => self.requests(queue, &requests, &course),
             Step::Report(segments, course) => self.report(&segments, &course),
             Step::Reset => self.reset(),
-            Step::Negotiate(told) => self.negotiate(told),
+            Step::Negotiate(told, format) => self.negotiate(told, format),
             Step::Memory(map) => self.change_memory(map),
             Step::Config(actual, poison_val) => self.write_config(actual, poison_val),
             Step::Migrate(with_pages) => self.migrate(with_pages),
@@ -115,26 +147,29 @@ impl World {
     fn requests(&mut self, queue: QueueKind, mut requests: &[Request], course: &Course) {
         while !requests.is_empty() {
             let before = self.counters();
-            let mut ranges: Vec<Bytes> = Vec::new();
-            let mut trailing = 0;
+            let mut expected = before;
+            let (mut meant, mut understood) = (Vec::new(), Vec::new());
+            let mut is_lost = false;
             let mut taken = 0;
             for request in requests {
-                let payload = payload(request);
-                if payload.len() > self.balloon.batch_room(queue) {
+                let sent = self.send(queue, request);
+                let room = self.balloon.batch_room(queue);
+                if room == 0 || sent.payload.len() > room {
                     break;
                 }
                 let end = Some(RequestEnd {
                     descriptors: 1,
-                    wrong_way: 0,
+                    wrong_way: sent.wrong_way,
                 });
-                let added = self
-                    .balloon
-                    .batch_add(queue, part(&payload, request.order, end));
-                assert_eq!(added, Ok(()));
-                trailing += request.trailing as u64;
-                let page =
-                    |&pfn: &u32| (u64::from(pfn) * PAGE_SIZE, (u64::from(pfn) + 1) * PAGE_SIZE);
-                ranges.extend(request.pfns.iter().map(page));
+                let part = part(&sent.payload, request.order, end);
+                assert_eq!(self.balloon.batch_add(queue, part), Ok(()));
+                expected.ignored_trailing_bytes += sent.trailing;
+                expected.ignored_writable_buffers += sent.wrong_way as u64;
+                expected.malformed_messages += u64::from(sent.left_out.is_some());
+                expected.ignored_message_bytes += sent.left_out.unwrap_or(0);
+                is_lost |= sent.is_lost;
+                meant.extend(request.pfns.iter().map(|&pfn| bytes(&(u64::from(pfn), 1))));
+                understood.extend(sent.understood);
                 taken += 1;
             }
             assert!(taken > 0, "an empty batch has room for any request");
@@ -142,15 +177,56 @@ impl World {
             let alone = queue == QueueKind::Inflate && !self.model.told && large;
             assert!(!alone || taken == 1, "one request must be the whole batch");
             let counters = self.counters();
-            assert_eq!(
-                counters.ignored_trailing_bytes,
-                before.ignored_trailing_bytes + trailing
-            );
-            let batch = self.model.open(queue, ranges, counters);
+            expected.requests += taken as u64;
+            expected.ballooned_bytes = counters.ballooned_bytes;
+            assert_eq!(counters, expected);
+            let batch = self.model.open(queue, understood, counters);
+            let batch = batch.meant(meant);
+            if queue == QueueKind::Deflate && is_lost {
+                self.model.lose();
+            }
             if !self.run(batch, course) {
                 return;
             }
             requests = &requests[taken..];
+        }
+    }
+
+    /// Writes a request as the driver does, and reads it by the rules.
+    fn send(&self, queue: QueueKind, request: &Request) -> Sent {
+        let wrong_way = usize::from(matches!(request.flaw, Flaw::WrongWay));
+        if self.format == Format::Pfns {
+            let mut payload = pfn_payload(&request.pfns, request.order);
+            let trailing = match request.flaw {
+                Flaw::Behind(bytes) => bytes,
+                _ => 0,
+            };
+            payload.resize(payload.len() + trailing, 0x01);
+            let page = |&pfn: &u32| bytes(&(u64::from(pfn), 1));
+            return Sent {
+                payload,
+                wrong_way,
+                understood: request.pfns.iter().map(page).collect(),
+                is_lost: trailing > 0 || wrong_way > 0,
+                trailing: trailing as u64,
+                left_out: None,
+            };
+        }
+        // What such a driver inflates can be what it never meant: nobody can tell.
+        let style = match (queue, request.style) {
+            (QueueKind::Inflate, Words::Series) => Words::Short,
+            (_, style) => style,
+        };
+        let mut payload = encode(self.format, &runs(&request.pfns), style);
+        spoil(&mut payload, self.format, request.flaw);
+        let parsed = parse(self.format, &payload, &ram(&self.model.sections));
+        Sent {
+            payload,
+            wrong_way,
+            understood: parsed.runs.iter().map(bytes).collect(),
+            is_lost: parsed.left_out.is_some() || parsed.doubtful || wrong_way > 0,
+            trailing: 0,
+            left_out: parsed.left_out,
         }
     }
 
@@ -243,7 +319,7 @@ impl World {
             complete: written.complete,
         };
         let pages = (with_pages && self.model.told).then_some(pages);
-        let mut to = World::new(self.model.told);
+        let mut to = World::new(self.model.told, self.format);
         let map = MemoryMap::new(self.model.sections.clone()).expect("the map that there was");
         to.balloon.set_memory(map);
         to.balloon.set_features(self.balloon.negotiated(), false);
@@ -272,13 +348,15 @@ impl World {
         let changed = self.balloon.reset();
         assert_eq!(changed, self.model.actual != 0);
         self.model.reset();
+        self.format = Format::Pfns;
         self.balloon.machine_reset();
         self.host.refused_in_a_row.clear();
     }
 
-    fn negotiate(&mut self, told: bool) {
-        let mut features = standard();
+    fn negotiate(&mut self, told: bool, format: Format) {
+        let mut features = standard() | format.feature();
         features.set(Features::MUST_TELL_HOST, told);
+        self.format = format;
         self.balloon.set_features(features, false);
         self.model.negotiate(told);
     }
@@ -318,12 +396,51 @@ fn inhibit(inhibited: bool) -> Inhibit {
     }
 }
 
-fn payload(request: &Request) -> Vec<u8> {
-    let bytes = |pfn: &u32| match request.order {
+fn bytes(&(first, count): &Run) -> Bytes {
+    (first * PAGE_SIZE, (first + count) * PAGE_SIZE)
+}
+
+fn pfn_payload(pfns: &[u32], order: ByteOrder) -> Vec<u8> {
+    let bytes = |pfn: &u32| match order {
         ByteOrder::Little => pfn.to_le_bytes(),
         ByteOrder::Big => pfn.to_be_bytes(),
     };
-    let mut payload: Vec<u8> = request.pfns.iter().flat_map(bytes).collect();
-    payload.resize(payload.len() + request.trailing, 0x01);
-    payload
+    pfns.iter().flat_map(bytes).collect()
+}
+
+/// Pages that follow each other, upward or downward.
+fn runs(pfns: &[u32]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for page in pfns.iter().map(|&pfn| u64::from(pfn)) {
+        match runs.last_mut() {
+            Some(run) if run.0 + run.1 == page => run.1 += 1,
+            Some(run) if page + 1 == run.0 => *run = (page, run.1 + 1),
+            _ => runs.push((page, 1)),
+        }
+    }
+    runs
+}
+
+/// Writes the flaw into a message.
+fn spoil(payload: &mut Vec<u8>, format: Format, flaw: Flaw) {
+    let head = format.head();
+    match flaw {
+        Flaw::None | Flaw::WrongWay => {}
+        Flaw::Behind(bytes) => payload.resize(payload.len() + bytes, 0x01),
+        Flaw::Short(bytes, fits) => {
+            let len = payload.len().saturating_sub(bytes);
+            payload.truncate(if fits { len / 8 * 8 } else { len });
+            if fits && format == Format::Ranges && payload.len() >= head {
+                let behind = (payload.len() - head) as u32;
+                payload[4..8].copy_from_slice(&behind.to_le_bytes());
+            }
+        }
+        Flaw::NotRam(place) => {
+            let words = (payload.len() - head) / 8;
+            if words > 0 {
+                let at = head + place.index(words) * 8;
+                payload[at..at + 8].copy_from_slice(&((END + 5) << 12 | 1).to_le_bytes());
+            }
+        }
+    }
 }
