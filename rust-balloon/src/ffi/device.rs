@@ -169,8 +169,11 @@ pub unsafe extern "C" fn vbr_device_reset(
     })
 }
 
-/// Takes over the map of guest memory: all `count` sections of it, in any order. A map that cannot
-/// be leaves the device without any memory: the old one is not true any more either.
+/// Takes over the map of guest memory: all `count` sections of it, in any order.
+///
+/// Unlike elsewhere something changes on `INVALID_ARGUMENT`, be it for sections that cannot be or for
+/// `sections` that is NULL or not aligned: the device is left without any memory. The old map is not true
+/// any more either, and would have memory discarded that is somebody else's.
 ///
 /// # Safety
 ///
@@ -186,9 +189,10 @@ pub unsafe extern "C" fn vbr_device_set_memory(
     // SAFETY: NULL or valid for `count` by contract.
     let sections = unsafe { slice(sections, count) };
     with_device(device, |balloon, _| {
-        let sections = sections?.iter().map(|section| section.to_section());
-        let sections = sections.collect::<Result<Vec<_>, _>>();
-        let map = sections.and_then(MemoryMap::new);
+        let map = sections.and_then(|sections| {
+            let sections = sections.iter().map(|section| section.to_section());
+            MemoryMap::new(sections.collect::<Result<Vec<_>, _>>()?)
+        });
         let refused = map.as_ref().err().copied();
         balloon.set_memory(map.unwrap_or_default());
         refused.map_or(Ok(()), Err)

@@ -17,6 +17,21 @@ static void set_memory(struct host *host, size_t count)
     CHECK_OK(vbr_device_set_memory(host->device, host->sections, count));
 }
 
+/* The map from before is not true any more either: nothing is discarded, nothing is in the balloon. */
+static void is_refused(struct host *host, const struct VbrSection *sections, size_t count)
+{
+    set_memory(host, SECTIONS);
+    guest_fill(host, 4 * MIB, PAGE);
+    inflate(host, 4 * MIB, PAGE);
+    CHECK(guest_gone(host, 4 * MIB, PAGE));
+    CHECK_STATUS(vbr_device_set_memory(host->device, sections, count),
+                 VBR_STATUS_INVALID_ARGUMENT);
+    CHECK_EQ(host_counters(host).ballooned_bytes, 0);
+    guest_fill(host, 4 * MIB, PAGE);
+    inflate(host, 4 * MIB, PAGE);
+    CHECK(guest_kept(host, 4 * MIB, PAGE));
+}
+
 static void a_map_that_cannot_be_is_refused(void)
 {
     struct host *host = host_new(ALL_FEATURES);
@@ -25,7 +40,7 @@ static void a_map_that_cannot_be_is_refused(void)
 #define BAD(field, value)                                                      \
     memcpy(bad, host->sections, sizeof(bad));                                  \
     bad[1].field = (value);                                                    \
-    CHECK_STATUS(vbr_device_set_memory(host->device, bad, 2), VBR_STATUS_INVALID_ARGUMENT)
+    is_refused(host, bad, 2)
 
     BAD(bytes, 0);
     BAD(page_size, 0);
@@ -38,10 +53,9 @@ static void a_map_that_cannot_be_is_refused(void)
     BAD(gpa, bad[0].gpa + PAGE);
 #undef BAD
 
-    /* The map from before is not true any more either: nothing is discarded. */
-    guest_fill(host, 4 * MIB, PAGE);
-    inflate(host, 4 * MIB, PAGE);
-    CHECK(guest_kept(host, 4 * MIB, PAGE));
+    is_refused(host, NULL, 1);
+    is_refused(host, (const struct VbrSection *)((const char *)host->sections + 1), 1);
+    is_refused(host, host->sections, SIZE_MAX);
     set_memory(host, SECTIONS);
     inflate(host, 4 * MIB, PAGE);
     CHECK(guest_gone(host, 4 * MIB, PAGE));

@@ -88,7 +88,6 @@ struct arguments {
     X(advice_device, vbr_device_reporting_advice(NULL, &a->advice))            \
     X(advice_out, vbr_device_reporting_advice(a->device, NULL))                \
     X(memory_device, vbr_device_set_memory(NULL, NULL, 0))                     \
-    X(memory_sections, vbr_device_set_memory(a->device, NULL, 1))              \
     X(counters_device, vbr_device_counters(NULL, RAM, &a->counters))           \
     X(counters_out, vbr_device_counters(a->device, RAM, NULL))                 \
     X(panic_device, vbr_device_inject_panic(NULL))                             \
