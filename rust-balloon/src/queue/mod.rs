@@ -15,7 +15,7 @@ use crate::bitmap::PageBitmap;
 use crate::counters::{Counters, Tally};
 use crate::host::{Host, Inhibit, MAX_SPANS, Refused};
 use crate::memory::{BlockId, BlockSpan, MemoryMap, Piece, Section};
-use crate::page::GpaRange;
+use crate::page::{Gpa, GpaRange};
 
 /// A PMD on x86 and on arm64 with 4 KiB pages. Slices end on such borders so that a huge page is
 /// not split just because a slice was over.
@@ -25,46 +25,74 @@ const HUGE_PAGE_SIZE: u64 = 2 << 20;
 /// prints a line for each refusal, and a guest can cause as many as it likes.
 const MAX_REFUSALS: u32 = 16;
 
-/// The blocks that the host last refused to discard from, and how often in a row.
+/// What the host last refused to do with which blocks, and how often in a row. One way to give memory
+/// back can be refused where another is not: huge pages can be discarded, but not freed lazily.
 #[derive(Default)]
-pub struct Refusals(Vec<(BlockId, u32)>);
+pub struct Refusals(Vec<Refusal>);
+
+struct Refusal {
+    block: BlockId,
+    advice: Advice,
+    in_a_row: u32,
+}
 
 impl Refusals {
-    /// Whether the host is to be asked no more for this block.
-    fn is_final(&self, block: BlockId) -> bool {
-        self.0
-            .iter()
-            .any(|&(refused, count)| refused == block && count >= MAX_REFUSALS)
+    /// Whether the host is to be asked no more for this.
+    fn is_final(&self, block: BlockId, advice: Advice) -> bool {
+        let known = self.0.iter().find(|known| known.is(block, advice));
+        known.is_some_and(|known| known.in_a_row >= MAX_REFUSALS)
     }
 
     /// Notes a refusal; says whether it was the last that will be asked for.
-    fn add(&mut self, block: BlockId) -> bool {
-        match self.0.iter_mut().find(|(refused, _)| *refused == block) {
-            Some((_, count)) => {
-                *count += 1;
-                *count == MAX_REFUSALS
+    fn add(&mut self, block: BlockId, advice: Advice) -> bool {
+        match self.0.iter_mut().find(|known| known.is(block, advice)) {
+            Some(known) => {
+                known.in_a_row = known.in_a_row.saturating_add(1);
+                known.in_a_row == MAX_REFUSALS
             }
             None => {
-                self.0.push((block, 1));
+                let in_a_row = 1;
+                self.0.push(Refusal {
+                    block,
+                    advice,
+                    in_a_row,
+                });
                 false
             }
         }
     }
 
-    /// Notes that the host did discard from `block`.
-    fn clear(&mut self, block: BlockId) {
-        self.0.retain(|&(refused, _)| refused != block);
+    /// Notes that the host did it.
+    fn clear(&mut self, block: BlockId, advice: Advice) {
+        self.0.retain(|known| !known.is(block, advice));
     }
 
-    /// Forgets the blocks that are not guest memory any more.
-    pub fn keep_only(&mut self, memory: &MemoryMap) {
-        let is_there = |block| {
-            memory
-                .sections()
-                .iter()
-                .any(|section| section.block == block)
-        };
-        self.0.retain(|&(refused, _)| is_there(refused));
+    /// Forgets the blocks that are in `new` not as they were in `old`: gone, or another one under the
+    /// same name.
+    pub fn keep_only(&mut self, old: &MemoryMap, new: &MemoryMap) {
+        self.0.retain(|known| {
+            let now = backing(new, known.block);
+            now.is_some() && now == backing(old, known.block)
+        });
+    }
+}
+
+/// What there is to know of `block` itself, wherever the guest has parts of it: as of a section that
+/// shows its first byte.
+fn backing(memory: &MemoryMap, block: BlockId) -> Option<Section> {
+    let mut sections = memory.sections().iter();
+    let section = sections.find(|section| section.block == block)?;
+    Some(Section {
+        gpa: GpaRange::with_len(Gpa(0), 1)?,
+        offset: 0,
+        host: section.host.wrapping_sub(section.offset as usize),
+        ..*section
+    })
+}
+
+impl Refusal {
+    fn is(&self, block: BlockId, advice: Advice) -> bool {
+        self.block == block && self.advice == advice
     }
 }
 
@@ -200,7 +228,7 @@ impl Work<'_> {
 
     fn give_back_spans(&mut self, block: BlockId, advice: Advice, mut spans: &[BlockSpan]) {
         while !spans.is_empty() {
-            if self.refusals.is_final(block) {
+            if self.refusals.is_final(block, advice) {
                 self.counters
                     .add(|counts| &mut counts.discard_errors, spans.len() as u64);
                 return;
@@ -218,13 +246,13 @@ impl Work<'_> {
                 spans[..done].iter().map(|s| s.bytes).sum::<u64>(),
             );
             if done > 0 {
-                self.refusals.clear(block);
+                self.refusals.clear(block, advice);
             }
             spans = &spans[done..];
             if let Some(Refused { error, .. }) = refused {
                 self.counters.one(|counts| &mut counts.discards);
                 self.counters.one(|counts| &mut counts.discard_errors);
-                if self.refusals.add(block) {
+                if self.refusals.add(block, advice) {
                     log::warn!("{error}, {MAX_REFUSALS} times in a row; that memory stays");
                 }
                 spans = &spans[1..];

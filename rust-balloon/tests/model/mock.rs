@@ -20,6 +20,9 @@ pub(crate) struct MockHost {
     pub(crate) populates: Vec<BlockRange>,
     /// Whether to refuse discards.
     pub(crate) refuse: bool,
+    /// Whether to refuse to take memory later, and how often that was asked.
+    pub(crate) refuse_free: bool,
+    pub(crate) frees: u64,
     /// Discards done in all, and their bytes.
     pub(crate) done: u64,
     pub(crate) done_bytes: u64,
@@ -47,6 +50,13 @@ impl Host for MockHost {
     }
 
     fn free(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
+        self.frees += 1;
+        if self.refuse_free {
+            return Err(Refused {
+                done: 0,
+                error: HostError(22),
+            });
+        }
         self.discard(block, spans)
     }
 
