@@ -85,7 +85,8 @@ typedef enum VbrStatus {
    */
   VBR_STATUS_OK = 0,
   /**
-   * An argument that no correct caller passes; nothing has changed.
+   * An argument that no correct caller passes; nothing has changed, but for a map of memory that
+   * cannot be (`vbr_device_set_memory`).
    */
   VBR_STATUS_INVALID_ARGUMENT = 1,
   /**
@@ -185,6 +186,10 @@ typedef enum VbrStatus {
    * The dirty list is not active.
    */
   VBR_STATUS_DIRTY_LIST_INACTIVE = 25,
+  /**
+   * The stream has a value of free pages, but the guest did not accept PAGE_POISON.
+   */
+  VBR_STATUS_STATE_POISON = 26,
 } VbrStatus;
 
 /**
@@ -1301,8 +1306,11 @@ enum VbrStatus vbr_device_reset(struct VbrDevice *device,
                                 bool *actual_changed);
 
 /**
- * Takes over the map of guest memory: all `count` sections of it, in any order. A map that cannot
- * be leaves the device without any memory: the old one is not true any more either.
+ * Takes over the map of guest memory: all `count` sections of it, in any order.
+ *
+ * Unlike elsewhere something changes on `INVALID_ARGUMENT`, be it for sections that cannot be or for
+ * `sections` that is NULL or not aligned: the device is left without any memory. The old map is not true
+ * any more either, and would have memory discarded that is somebody else's.
  *
  * # Safety
  *
@@ -1669,8 +1677,8 @@ enum VbrStatus vbr_hints_hold(struct VbrHints *hints,
 enum VbrStatus vbr_hints_save(const struct VbrHints *hints, struct VbrHintRecord *out);
 
 /**
- * Goes on from what a migration stream carried; `STATE_HINTS` when no device can have saved it, and
- * nothing has changed then.
+ * Goes on from what a migration stream carried, after `vbr_hints_negotiated`; `STATE_HINTS` when no device
+ * can have saved it, and nothing has changed then.
  *
  * # Safety
  *
@@ -1926,7 +1934,7 @@ enum VbrStatus vbr_state_save_pages(const struct VbrDevice *device,
 /**
  * Goes on from a state, in a machine that can have `max_ram` bytes of memory. `pages` is NULL for a
  * stream without the set of ballooned pages. The stream's features, and the map of memory, come before.
- * A state that no device can have saved is refused with `STATE_TARGET`, `STATE_STATS` or one of
+ * A state that no device can have saved is refused with `STATE_TARGET`, `STATE_POISON`, `STATE_STATS` or one of
  * `STATE_PAGES_*`; one of a driver that speaks something else by these feature bits with
  * `STATE_FOUNDING`.
  *

@@ -171,7 +171,7 @@ impl Balloon {
         if changed && self.batch.queue() == Some(QueueKind::Reporting) {
             self.batch.drop_ranges();
         }
-        self.refusals.keep_only(&memory);
+        self.refusals.keep_only(&self.memory, &memory);
         self.memory = memory;
     }
 
@@ -230,6 +230,10 @@ impl Balloon {
         if self.inject_panic && queue == QueueKind::Inflate {
             self.inject_panic = false;
             panic!("a panic was asked for");
+        }
+        if queue == QueueKind::Inflate && !self.negotiated.contains(Features::MUST_TELL_HOST) {
+            // Nobody keeps account of these, also if the driver promises to tell later.
+            self.balloon_complete = false;
         }
         self.counters
             .add(|counts| &mut counts.ranges, self.batch.begin() as u64);

@@ -3,7 +3,8 @@
 
 use thiserror::Error;
 
-/// Why a call was refused. Nothing has changed when one is returned.
+/// Why a call was refused. Nothing has changed when one is returned, but where a function says
+/// otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Error {
     /// An argument that no correct caller passes.
@@ -29,6 +30,9 @@ pub enum Error {
     /// say here.
     #[error("the stream's feature bits stand for other founding protocols here")]
     StateFounding,
+    /// A migration stream has a value of free pages of a guest that did not say that it fills them.
+    #[error("the stream has a value of free pages without PAGE_POISON")]
+    StatePoison,
     /// A migration stream holds a statistics timestamp or polling interval that cannot be.
     #[error("the stream's statistics are not valid")]
     StateStats,

@@ -61,7 +61,7 @@ impl State {
     /// # Errors
     ///
     /// [`Error::StateFounding`] when the driver would be misunderstood; [`Error::StateTarget`],
-    /// [`Error::StateStats`] or what [`SavedPages`] says when no device can
+    /// [`Error::StatePoison`], [`Error::StateStats`] or what [`SavedPages`] says when no device can
     /// have saved this; nothing has changed then.
     pub fn load(
         &self,
@@ -74,6 +74,10 @@ impl State {
         }
         if u64::from(self.num_pages) > max_ram / PAGE_SIZE {
             return Err(Error::StateTarget);
+        }
+        let has_poison = balloon.negotiated().contains(Features::PAGE_POISON);
+        if self.poison_val != 0 && !has_poison {
+            return Err(Error::StatePoison);
         }
         let stats = if self.has_stats {
             let interval_is_sound = u32::try_from(self.stats_polling_interval).is_ok();
@@ -187,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_was_saved_loads() {
-        let mut balloon = Balloon::new(Options::default());
+        let mut balloon = told(Features::PAGE_POISON);
         let saved = State {
             actual: u32::MAX,
             poison_val: 7,
@@ -216,6 +220,13 @@ mod tests {
             ),
             (
                 State {
+                    poison_val: 7,
+                    ..state()
+                },
+                Error::StatePoison,
+            ),
+            (
+                State {
                     stats_polling_interval: -1,
                     ..state()
                 },
@@ -238,7 +249,10 @@ mod tests {
         ];
         for (state, error) in bad {
             assert_eq!(state.load(&mut balloon, None, RAM), Err(error));
-            assert_eq!(balloon.config().num_pages, 0);
+            assert_eq!(
+                (balloon.config().num_pages, balloon.config().poison_val),
+                (0, 0)
+            );
         }
     }
 

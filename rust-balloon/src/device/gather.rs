@@ -116,7 +116,13 @@ impl Balloon {
             // (virtio 1.3, 5.5.6.1). Any page of the set can be one of them.
             QueueKind::Deflate => self.forget_pages(),
             // Pages that the guest gave away, and nobody knows of, stay as they are.
-            _ => {}
+            QueueKind::Inflate => {}
+            // No requests of pages.
+            QueueKind::Reporting
+            | QueueKind::Stats
+            | QueueKind::Hint
+            | QueueKind::HostRequest
+            | QueueKind::Misc => {}
         }
     }
 

@@ -2,27 +2,50 @@
 //! Where a device begins anew: with a driver, a reset, after a bug, from a migration stream.
 
 use super::{Balloon, Ballooned};
+use crate::batch::Batch;
 use crate::bitmap::PageBitmap;
 use crate::config::ConfigState;
 use crate::features::{FOUNDING, Features, Numbering};
 use crate::pageset::PAGE_LIMIT;
+use crate::queue::Asked;
+use crate::queue::held::Held;
 use crate::queue::stats::Stats;
+
+/// What a device begins anew with.
+struct Beginning {
+    negotiated: Features,
+    config: ConfigState,
+    stats: Stats,
+    ballooned: Ballooned<PageBitmap>,
+    loaded: Option<u64>,
+}
+
+fn told(features: Features) -> bool {
+    features.contains(Features::MUST_TELL_HOST)
+}
 
 impl Balloon {
     /// Takes over the features that the driver accepted. `legacy` is a driver that speaks the
     /// interface from before virtio 1.0, whose first statistics buffer holds no values (virtio 1.3,
     /// 5.5.6.3.1).
     ///
-    /// Whatever was in the balloon under other terms is forgotten.
+    /// Whatever was in the balloon under other terms is forgotten. Pages that are in it for all that
+    /// is known, by `actual` or by requests, are then not known one by one any more.
     pub fn set_features(&mut self, mut features: Features, legacy: bool) {
         if legacy && self.options.numbering == Numbering::Private {
             // Their bits are not those of a legacy driver, and nobody checks together what it accepts.
             features.remove(FOUNDING);
         }
-        if !features.contains(Features::MUST_TELL_HOST) {
+        if !features.contains(Features::PAGE_POISON) {
+            self.config.poison_val = 0;
+        }
+        if !told(self.negotiated) || !told(features) {
+            // A driver that did not promise so far may have inflated, and taken back, what it liked.
+            let was_empty = self.config.actual == 0 && self.balloon.count() == 0;
+            self.balloon_complete &= was_empty;
             self.balloon.clear_all();
             self.held.cancel_all();
-            self.balloon_complete = self.config.actual == 0;
+            self.loaded = None;
         }
         self.negotiated = features;
         self.skip_stats = legacy;
@@ -32,28 +55,35 @@ impl Balloon {
     /// A device reset: the guest has all of its memory back, and a new driver is to come. The
     /// host's target stays. Says whether `actual` is another now.
     pub fn reset(&mut self) -> bool {
-        self.batch.clear();
-        self.message = None;
-        self.answer = None;
-        self.balloon.clear_all();
-        self.held.cancel_all();
-        self.balloon_complete = true;
-        self.loaded = None;
-        self.negotiated = Features::empty();
-        self.skip_stats = false;
         let was_inflated = self.config.actual != 0;
-        self.config = ConfigState {
-            num_pages: self.config.num_pages,
-            ..ConfigState::default()
-        };
+        self.begin(Beginning {
+            negotiated: Features::empty(),
+            config: ConfigState {
+                num_pages: self.config.num_pages,
+                ..ConfigState::default()
+            },
+            stats: self.stats,
+            ballooned: Ballooned {
+                pages: PageBitmap::new(PAGE_LIMIT),
+                complete: true,
+            },
+            loaded: None,
+        });
         was_inflated
     }
 
-    /// Takes over what of a device that broke is worth keeping for this new one: the host's target,
-    /// the guest's `actual`, and the counts. Guest memory must be set anew.
+    /// Takes over what of a device that broke is worth keeping for this new one, which is reset next:
+    /// the host's target, the guest's `actual` and statistics, and the counts. Guest memory must be set
+    /// anew.
     pub fn inherit(&mut self, broken: &Balloon) {
-        self.config = broken.config;
+        self.config = ConfigState {
+            num_pages: broken.config.num_pages,
+            actual: broken.config.actual,
+            ..ConfigState::default()
+        };
+        self.stats = broken.stats;
         self.counters = broken.counters;
+        self.malformed = broken.malformed;
     }
 
     /// Goes on from what a migration brought. If it says nothing about which pages are in the
@@ -64,21 +94,45 @@ impl Balloon {
         stats: Option<Stats>,
         ballooned: Option<Ballooned<PageBitmap>>,
     ) {
-        self.batch.clear();
-        self.message = None;
-        self.config = config;
-        let ballooned = ballooned.unwrap_or_else(|| Ballooned {
-            pages: PageBitmap::new(PAGE_LIMIT),
-            complete: config.actual == 0,
+        self.begin(Beginning {
+            negotiated: self.negotiated,
+            config,
+            stats: stats.unwrap_or(self.stats),
+            ballooned: ballooned.unwrap_or_else(|| Ballooned {
+                pages: PageBitmap::new(PAGE_LIMIT),
+                complete: told(self.negotiated) && config.actual == 0,
+            }),
+            // Those that the source held are in the set, and all of that is given back here.
+            loaded: Some(0),
         });
-        // Those that the source held are in the set, and all of that is given back here.
-        self.held.cancel_all();
-        self.balloon = ballooned.pages;
-        self.balloon_complete = ballooned.complete;
-        self.loaded = Some(0);
-        self.skip_stats = false;
-        if let Some(stats) = stats {
-            self.stats = stats;
-        }
+    }
+
+    /// Begins anew. All fields are listed here, so that of each it is said whether it outlives a
+    /// driver.
+    fn begin(&mut self, beginning: Beginning) {
+        let old = std::mem::replace(self, Balloon::new(self.options));
+        *self = Balloon {
+            options: old.options,
+            memory: old.memory,
+            counters: old.counters,
+            malformed: old.malformed,
+            refusals: old.refusals,
+            inject_panic: old.inject_panic,
+
+            negotiated: beginning.negotiated,
+            config: beginning.config,
+            stats: beginning.stats,
+            balloon: beginning.ballooned.pages,
+            balloon_complete: beginning.ballooned.complete,
+            loaded: beginning.loaded,
+
+            // Of what was under way nothing is left.
+            skip_stats: false,
+            held: Held::new(old.options.hold_bytes),
+            batch: Batch::default(),
+            message: None,
+            answer: None,
+            asked: Asked::default(),
+        };
     }
 }

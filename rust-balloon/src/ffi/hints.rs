@@ -165,11 +165,11 @@ pub unsafe extern "C" fn vbr_hints_event(
     let hints = unsafe { hints.as_ref() };
     // SAFETY: NULL or writable by contract.
     let changed = unsafe { output(changed) };
-    let Some(guarded) = hints else {
+    // Before hints that broke are made anew: a call with wrong arguments does nothing.
+    let (Some(guarded), Ok(changed)) = (hints, changed) else {
         return VbrStatus::InvalidArgument;
     };
     let body = |hints: &mut Hints| {
-        let changed = changed?;
         let before = hints.shown_id();
         match event {
             VbrHintEvent::Reset => hints.reset(),
@@ -314,8 +314,8 @@ pub unsafe extern "C" fn vbr_hints_save(hints: *const VbrHints, out: *mut HintRe
     })
 }
 
-/// Goes on from what a migration stream carried; `STATE_HINTS` when no device can have saved it, and
-/// nothing has changed then.
+/// Goes on from what a migration stream carried, after `vbr_hints_negotiated`; `STATE_HINTS` when no device
+/// can have saved it, and nothing has changed then.
 ///
 /// # Safety
 ///

@@ -10,7 +10,8 @@ use std::ffi::{CStr, c_char};
 pub enum VbrStatus {
     /// It did what it says.
     Ok = 0,
-    /// An argument that no correct caller passes; nothing has changed.
+    /// An argument that no correct caller passes; nothing has changed, but for a map of memory that
+    /// cannot be (`vbr_device_set_memory`).
     InvalidArgument = 1,
     /// The device is in the middle of another call; nothing has changed.
     Busy = 2,
@@ -61,6 +62,8 @@ pub enum VbrStatus {
     DirtyListOverflow = 24,
     /// The dirty list is not active.
     DirtyListInactive = 25,
+    /// The stream has a value of free pages, but the guest did not accept PAGE_POISON.
+    StatePoison = 26,
 }
 
 impl From<Error> for VbrStatus {
@@ -72,6 +75,7 @@ impl From<Error> for VbrStatus {
             Error::FoundingGenerations => VbrStatus::FoundingGenerations,
             Error::StateTarget => VbrStatus::StateTarget,
             Error::StateFounding => VbrStatus::StateFounding,
+            Error::StatePoison => VbrStatus::StatePoison,
             Error::StateStats => VbrStatus::StateStats,
             Error::StateHints => VbrStatus::StateHints,
             Error::StatePagesSize => VbrStatus::StatePagesSize,
@@ -108,6 +112,9 @@ pub extern "C" fn vbr_status_str(status: VbrStatus) -> *const c_char {
         }
         VbrStatus::StateFounding => {
             c"the stream's driver speaks other founding protocols than this device offers by the same feature bits"
+        }
+        VbrStatus::StatePoison => {
+            c"the stream has a value of free pages, but its guest did not accept PAGE_POISON"
         }
         VbrStatus::StateStats => c"the balloon statistics in the stream are not valid",
         VbrStatus::StateHints => c"the free page hints in the stream are not valid",

@@ -433,14 +433,21 @@ impl Hints {
         }
     }
 
-    /// Goes on from what a migration brought. Rounds of the source are over: a guest that was in one
+    /// Goes on from what a migration brought; the source is known by then. Rounds of the source are over: a guest that was in one
     /// gets its pages back.
     ///
     /// # Errors
     ///
     /// [`Error::StateHints`] when no device can have saved this; nothing has changed then.
     pub fn load(&mut self, record: HintRecord) -> Result<(), Error> {
-        if record.cmd_id < HINT_ID_MIN || record.status > 3 {
+        let most = match self.source {
+            // Of a driver that cannot be asked nothing is saved.
+            FreePageSource::None => return Err(Error::StateHints),
+            FreePageSource::FreePageHint => 3,
+            // Whether an answer is owed.
+            FreePageSource::HostRequest | FreePageSource::MiscQueue => 1,
+        };
+        if record.cmd_id < HINT_ID_MIN || record.status > most {
             return Err(Error::StateHints);
         }
         self.id = record.cmd_id;

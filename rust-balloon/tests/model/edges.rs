@@ -7,6 +7,7 @@ use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
 use virtio_balloon_rs::memory::{BlockId, BlockRange, HostRange, MemoryMap, Section};
 use virtio_balloon_rs::page::PAGE_SIZE;
+use virtio_balloon_rs::queue::Advice;
 use virtio_balloon_rs::queue::stats::NOT_REPORTED;
 use virtio_balloon_rs::wire::ByteOrder;
 
@@ -209,6 +210,71 @@ fn a_host_that_refuses_is_left_in_peace() {
     assert_eq!(inflate(&mut balloon, [1]), [(1, 1, 1)]);
 }
 
+/// A host that cannot take memory later can still take it now, and the other way round.
+#[test]
+fn a_host_is_left_in_peace_with_what_it_refused() {
+    let lazy = |block, host| Section {
+        lazy: true,
+        host,
+        ..section(block, 0, 64, 0, PAGE_SIZE)
+    };
+    let old = lazy(1, 1 << 40);
+    let mut balloon = Balloon::new(Options {
+        reporting_advice: Advice::Free,
+        ..Options::default()
+    });
+    balloon.set_memory(map(&[old]));
+    balloon.set_features(standard(), false);
+    let mut host = MockHost {
+        refuse_free: true,
+        ..MockHost::default()
+    };
+    let report = |balloon: &mut Balloon, host: &mut MockHost, from: usize| {
+        let pages = (0..20).map(|page| HostRange {
+            host: from + 2 * page * PAGE_SIZE as usize,
+            bytes: PAGE_SIZE,
+        });
+        let added = balloon.batch_add_report(pages, RequestEnd::default());
+        assert_eq!(added, Ok(()));
+        balloon.batch_run(host, Inhibit::No);
+        std::mem::take(&mut host.frees)
+    };
+    let at = old.host;
+    assert_eq!(report(&mut balloon, &mut host, at), 16);
+    assert_eq!(report(&mut balloon, &mut host, at), 0);
+    assert_eq!(balloon.counters(RAM).discard_errors, 40);
+    assert_eq!(inflate(&mut balloon, [1, 3]), [(1, 1, 1), (1, 3, 1)]);
+    assert_eq!(
+        report(&mut balloon, &mut host, at),
+        0,
+        "a discard says nothing of it"
+    );
+
+    // The same memory elsewhere is the same; another block of the same name is not.
+    let moved = Section {
+        gpa: section(1, 64, 64, 0, PAGE_SIZE).gpa,
+        ..old
+    };
+    balloon.set_memory(map(&[moved]));
+    assert_eq!(report(&mut balloon, &mut host, at), 0);
+    let at = 2 << 40;
+    balloon.set_memory(map(&[lazy(1, at)]));
+    assert_eq!(report(&mut balloon, &mut host, at), 16);
+    balloon.set_memory(map(&[]));
+    balloon.set_memory(map(&[lazy(1, at)]));
+    assert_eq!(report(&mut balloon, &mut host, at), 16);
+    balloon.machine_reset();
+    assert_eq!(report(&mut balloon, &mut host, at), 16);
+
+    // The other way round.
+    balloon.machine_reset();
+    (host.refuse, host.refuse_free) = (true, false);
+    add(&mut balloon, QueueKind::Inflate, (0..40).step_by(2));
+    balloon.batch_run(&mut host, Inhibit::No);
+    host.refuse = false;
+    assert_eq!(report(&mut balloon, &mut host, at), 1);
+}
+
 #[test]
 fn deflating_what_was_never_inflated_is_harmless() {
     let mut balloon = balloon(true, memory_map(0));
@@ -330,4 +396,71 @@ fn first_statistics_of_legacy_drivers() {
         balloon.receive_stats(&entry, buffer);
         assert_eq!(balloon.stats().values[4], 9);
     }
+}
+
+/// A driver that promises to tell only once pages are in the balloon never told which.
+#[test]
+fn a_promise_in_the_middle() {
+    let told = standard();
+    let untold = standard().difference(Features::MUST_TELL_HOST);
+    let new = || {
+        let mut balloon = Balloon::new(Options::default());
+        balloon.set_memory(memory_map(0));
+        balloon
+    };
+    let size = |balloon: &Balloon| balloon.counters(RAM).ballooned_bytes / PAGE_SIZE;
+    let set_actual = |balloon: &mut Balloon, pages: u8| {
+        balloon.write_config(&[0, 0, 0, 0, pages, 0, 0, 0]);
+    };
+
+    // A legacy driver may write to the configuration space before it says what it accepts.
+    let mut balloon = new();
+    set_actual(&mut balloon, 9);
+    balloon.set_features(told, true);
+    assert_eq!(size(&balloon), 9);
+    inflate(&mut balloon, [1]);
+    assert_eq!(size(&balloon), 9);
+
+    // It inflates, and has not said so in `actual`; or said so, and takes a part back.
+    let mut balloon = new();
+    balloon.set_features(untold, true);
+    inflate(&mut balloon, [1, 2]);
+    balloon.set_features(told, true);
+    set_actual(&mut balloon, 2);
+    assert_eq!(size(&balloon), 2);
+    deflate(&mut balloon, [1]);
+    set_actual(&mut balloon, 1);
+    assert_eq!(size(&balloon), 1);
+
+    // It takes its promise back for a while.
+    let mut balloon = new();
+    balloon.set_features(told, false);
+    inflate(&mut balloon, [1, 2]);
+    assert_eq!(size(&balloon), 2);
+    balloon.set_features(untold, false);
+    balloon.set_features(told, false);
+    set_actual(&mut balloon, 2);
+    assert_eq!(size(&balloon), 2);
+
+    // To promise it again changes nothing, and a reset is a new beginning.
+    let mut balloon = new();
+    balloon.set_features(told, false);
+    inflate(&mut balloon, [1, 2]);
+    balloon.set_features(told, false);
+    set_actual(&mut balloon, 9);
+    assert_eq!(size(&balloon), 2);
+    balloon.reset();
+    balloon.set_features(told, false);
+    assert_eq!(size(&balloon), 0);
+}
+
+/// What a driver fills free pages with means nothing once it does not say that it does.
+#[test]
+fn a_value_of_free_pages_goes_with_its_feature() {
+    let mut balloon = balloon(true, memory_map(0));
+    balloon.write_config(&[7; 16]);
+    assert_eq!(balloon.config().poison_val, 0x0707_0707);
+    balloon.set_features(standard().difference(Features::PAGE_POISON), false);
+    assert_eq!(balloon.config().poison_val, 0);
+    assert_eq!(report(&mut balloon, 1 << 40, PAGE_SIZE), [(1, 0, 1)]);
 }

@@ -392,17 +392,22 @@ impl Model {
     /// The device goes on from a stream without the set of pages in the balloon.
     pub(crate) fn forget(&mut self) {
         self.must.clear();
-        self.complete = self.actual == 0;
+        self.complete = self.told && self.actual == 0;
     }
 
-    /// A driver negotiated.
-    pub(crate) fn negotiate(&mut self, told: bool) {
-        self.told = told;
-        if !told {
+    /// A driver negotiated, while the device knew of no page in the balloon, or of some.
+    pub(crate) fn negotiate(&mut self, told: bool, was_empty: bool) {
+        if !told || !self.told {
             self.may.clear();
             self.must.clear();
-            self.complete = self.actual == 0;
+            self.complete &= was_empty && self.actual == 0;
         }
+        self.told = told;
+    }
+
+    /// A batch is worked on: what is inflated untold is not known.
+    pub(crate) fn work(&mut self, queue: QueueKind) {
+        self.complete &= self.told || queue != QueueKind::Inflate;
     }
 
     /// Memory is somewhere else: pages behind which there is other memory now were never given away.

@@ -297,6 +297,7 @@ impl World {
         let inhibited = course.inhibited.get(number as usize);
         let inhibited = *inhibited.or(course.inhibited.last()).unwrap_or(&false);
         let inhibit = inhibit(inhibited);
+        self.model.work(batch.queue);
         let progress = self.balloon.batch_run(&mut self.host, inhibit);
         let discards = std::mem::take(&mut self.host.discards);
         let populates = std::mem::take(&mut self.host.populates);
@@ -357,8 +358,9 @@ impl World {
         let mut features = standard() | format.feature();
         features.set(Features::MUST_TELL_HOST, told);
         self.format = format;
+        let was_empty = self.balloon.ballooned_blocks().next().is_none();
         self.balloon.set_features(features, false);
-        self.model.negotiate(told);
+        self.model.negotiate(told, was_empty);
     }
 
     fn change_memory(&mut self, map: usize) {

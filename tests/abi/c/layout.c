@@ -48,6 +48,7 @@ IS(VBR_STATUS_DIRTY_LIST_MEMORY, 22);
 IS(VBR_STATUS_DIRTY_LIST_TWICE, 23);
 IS(VBR_STATUS_DIRTY_LIST_OVERFLOW, 24);
 IS(VBR_STATUS_DIRTY_LIST_INACTIVE, 25);
+IS(VBR_STATUS_STATE_POISON, 26);
 IS(VBR_DIRTY_VERSION, 1);
 IS(VBR_QUEUE_KIND_HOST_REQUEST, 5);
 IS(VBR_QUEUE_KIND_MISC, 6);
@@ -229,7 +230,7 @@ AT(VbrDirtyIndices, active, 5 * 8 + 1);
 
 static void texts_differ_and_have_no_end_mark(void)
 {
-    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_DIRTY_LIST_INACTIVE; status++) {
+    for (int status = VBR_STATUS_OK; status <= VBR_STATUS_STATE_POISON; status++) {
         const char *text = vbr_status_str((enum VbrStatus)status);
         CHECK(text != NULL);
         size_t length = strlen(text);

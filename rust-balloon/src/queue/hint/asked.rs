@@ -93,7 +93,10 @@ impl Hints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
     use crate::memory::HostRange;
+    use crate::queue::hint::HintRecord;
+    use crate::wire::HINT_ID_MIN;
 
     const REQUEST: FreePageSource = FreePageSource::HostRequest;
 
@@ -237,5 +240,34 @@ mod tests {
             loaded.begin_answer(REQUEST, Some(id as u16 + 1)),
             Standing::Ignored
         );
+    }
+
+    /// What a stream says of hints is what the driver can have been asked.
+    #[test]
+    fn a_record_belongs_to_its_queue() {
+        let sources = [
+            (FreePageSource::None, 0),
+            (REQUEST, 2),
+            (FreePageSource::MiscQueue, 2),
+            (FreePageSource::FreePageHint, 4),
+        ];
+        for (source, sound) in sources {
+            for status in 0..5 {
+                let mut hints = Hints::default();
+                hints.set_source(source);
+                let before = (hints.save(), hints.state());
+                let record = HintRecord {
+                    cmd_id: HINT_ID_MIN + 5,
+                    status,
+                };
+                if status < sound {
+                    assert_eq!(hints.load(record), Ok(()), "{source:?}");
+                    assert_eq!(hints.save().cmd_id, record.cmd_id);
+                } else {
+                    assert_eq!(hints.load(record), Err(Error::StateHints), "{source:?}");
+                    assert_eq!((hints.save(), hints.state()), before);
+                }
+            }
+        }
     }
 }
