@@ -72,14 +72,51 @@ pub(crate) fn check(paths: &Paths) -> Result<()> {
     ))
 }
 
-/// Lines of a Rust file before its tests, without comments, each with its number.
-fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line));
-    let lines = lines.take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
-    lines.map(|(number, line)| (number, line.split("//").next().unwrap_or("")))
+/// Lines of a Rust file without comments, each with its number. What a list of imports goes on with
+/// belongs to its first line.
+fn lines(text: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.split("//").next().unwrap_or("");
+        match lines.last_mut() {
+            Some((_, before)) if is_open_list(before) => before.push_str(line.trim_start()),
+            _ => lines.push((index + 1, line.to_owned())),
+        }
+    }
+    lines
+}
+
+fn is_open_list(line: &str) -> bool {
+    let is_use = ["use ", "pub use ", "pub(crate) use "]
+        .iter()
+        .any(|start| line.trim_start().starts_with(start));
+    is_use && !line.contains(';')
+}
+
+/// The same without what is compiled for tests only. It relies on rustfmt: an item ends with a brace
+/// below its first word, or on its first line.
+fn code(text: &str) -> Vec<(usize, String)> {
+    let mut rest = lines(text).into_iter();
+    let mut code = Vec::new();
+    while let Some((number, line)) = rest.next() {
+        let attribute = line.trim_start();
+        if !["#[cfg(test)]", "#[cfg(all(test,"]
+            .iter()
+            .any(|start| attribute.starts_with(start))
+        {
+            code.push((number, line));
+            continue;
+        }
+        let indent = &line[..line.len() - attribute.len()];
+        let end = format!("{indent}}}");
+        let item = rest
+            .by_ref()
+            .find(|(_, line)| !line.trim_start().starts_with("#["));
+        if item.is_some_and(|(_, line)| !line.ends_with([';', ',', '}'])) {
+            rest.by_ref().find(|(_, line)| line.starts_with(&end));
+        }
+    }
+    code
 }
 
 fn unsafe_room(name: &str, text: &str) -> Vec<String> {
@@ -87,7 +124,8 @@ fn unsafe_room(name: &str, text: &str) -> Vec<String> {
         return Vec::new();
     }
     let breaks = |line: &str| UNSAFE_WORDS.iter().find(|word| line.contains(**word));
-    code(text)
+    lines(text)
+        .iter()
         .filter_map(|(number, line)| Some((number, breaks(line)?)))
         .map(|(number, word)| format!("line {number}: `{}` belongs to ffi", word.trim()))
         .collect()
@@ -130,7 +168,7 @@ fn imports(name: &str, text: &str, levels: &Levels) -> Vec<String> {
                 found.push(format!("line {number}: {own} must not use {module}"));
             }
         }
-        if let Some(other) = other_queue(path, line) {
+        if let Some(other) = other_queue(path, &line) {
             found.push(format!(
                 "line {number}: a queue must not use another ({other})"
             ));
@@ -139,7 +177,7 @@ fn imports(name: &str, text: &str, levels: &Levels) -> Vec<String> {
     found
 }
 
-/// The modules in what follows `crate::`: `a::b`, or `{a, b::c}` on one line.
+/// The modules in what follows `crate::`: `a::b`, or `{a, b::c}`.
 fn imported(part: &str) -> Vec<&str> {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let head = |text: &'_ str| {
@@ -159,16 +197,11 @@ fn imported(part: &str) -> Vec<&str> {
 
 fn other_queue<'a>(path: &str, line: &'a str) -> Option<&'a str> {
     const QUEUES: [&str; 5] = ["inflate", "deflate", "stats", "hint", "report"];
-    let own = path.strip_prefix("queue/")?.strip_suffix(".rs")?;
+    let own = path.strip_prefix("queue/")?.split(['/', '.']).next()?;
     let own = QUEUES.contains(&own).then_some(own)?;
-    let used = line
-        .split_once("super::")
-        .or_else(|| line.split_once("crate::queue::"))?
-        .1;
-    let end = used
-        .find(|c: char| !c.is_alphanumeric() && c != '_')
-        .unwrap_or(used.len());
-    (QUEUES.contains(&&used[..end]) && &used[..end] != own).then_some(&used[..end])
+    let used = ["super::", "crate::queue::"].map(|start| line.split(start).skip(1));
+    let mut used = used.into_iter().flatten().flat_map(imported);
+    used.find(|used| QUEUES.contains(used) && *used != own)
 }
 
 /// Words of this machine that do not belong into the project: its registries and its paths.
@@ -310,7 +343,41 @@ mod tests {
         assert_eq!(imports("rust-balloon/src/runs.rs", same, &order()).len(), 1);
         let down = "use crate::page::{Gpa, Pfn};\n#[cfg(test)]\nuse crate::ffi;\n";
         assert!(imports("rust-balloon/src/runs.rs", down, &order()).is_empty());
+        let long = "use crate::{\n    page::{Gpa, Pfn},\n    ffi,\n};\n";
+        assert_eq!(
+            imports("rust-balloon/src/device.rs", long, &order()),
+            ["line 1: device must not use ffi"]
+        );
         assert_eq!(imports("rust-balloon/src/other.rs", "", &order()).len(), 1);
+    }
+
+    /// What is only compiled for tests has no order, and nothing behind it is overlooked.
+    #[test]
+    fn tests_are_left_out_and_no_more() {
+        let tests = [
+            "#[cfg(test)]\nuse crate::ffi;\n",
+            "#[cfg(test)]\nmod tests;\n",
+            "#[cfg(test)]\n#[path = \"t.rs\"]\nmod tests;\n",
+            "#[cfg(all(test, not(loom)))]\nmod tests {\n    use crate::ffi;\n\n    fn f() {\n    }\n}\n",
+            "impl A {\n    #[cfg(test)]\n    fn f() {\n        crate::ffi::f();\n    }\n}\n",
+        ];
+        for test in tests {
+            let text = format!("{test}use crate::device::D;\n");
+            let line = text.lines().count();
+            assert_eq!(
+                imports("rust-balloon/src/runs.rs", &text, &order()),
+                [format!("line {line}: runs must not use device")],
+                "{test}"
+            );
+            let text = format!("{test}fn f() {{\n    unsafe {{ g() }}\n}}\n");
+            assert_eq!(
+                unsafe_room("rust-balloon/src/runs.rs", &text).len(),
+                1,
+                "{test}"
+            );
+        }
+        let text = "#[cfg(test)]\nmod tests {\n    unsafe { g() }\n}\n";
+        assert_eq!(unsafe_room("rust-balloon/src/runs.rs", text).len(), 1);
     }
 
     #[test]
@@ -320,6 +387,11 @@ mod tests {
             imports("rust-balloon/src/queue/inflate.rs", text, &order()).len(),
             1
         );
+        let list = "use super::{Work, report::take};\n";
+        for file in ["inflate.rs", "hint/asked.rs"] {
+            let file = format!("rust-balloon/src/queue/{file}");
+            assert_eq!(imports(&file, list, &order()).len(), 1, "{file}");
+        }
         assert!(
             imports(
                 "rust-balloon/src/queue/mod.rs",
