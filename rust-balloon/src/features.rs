@@ -162,13 +162,20 @@ pub struct QueueSpec {
     pub size: u16,
 }
 
+/// How many queues there always are; that the standard's features add; and founding protocols.
+const ALWAYS: usize = 3;
+const OF_TODAY: usize = 2;
+const OF_FOUNDING: usize = 2;
+/// The most queues that a device can have.
+pub const MAX_QUEUES: usize = ALWAYS + OF_TODAY + OF_FOUNDING;
+
 /// The queues of a device that offers `features`, in the order of their numbers.
 ///
 /// Numbers follow the queues that are offered, not those negotiated, as in QEMU's C device. The Linux
 /// series of the founding protocols put their queue right behind the statistics, where the standard's
 /// come today.
 pub fn queues(features: Features, numbering: Numbering) -> impl Iterator<Item = QueueSpec> {
-    let always = [
+    let always: [QueueSpec; ALWAYS] = [
         QueueSpec {
             kind: QueueKind::Inflate,
             size: 128,
@@ -186,11 +193,11 @@ pub fn queues(features: Features, numbering: Numbering) -> impl Iterator<Item = 
         let queue = QueueSpec { kind, size };
         features.contains(feature).then_some(queue)
     };
-    let today = [
+    let today: [Option<QueueSpec>; OF_TODAY] = [
         offered(Features::FREE_PAGE_HINT, QueueKind::Hint, 1024),
         offered(Features::REPORTING, QueueKind::Reporting, 32),
     ];
-    let founding = [
+    let founding: [Option<QueueSpec>; OF_FOUNDING] = [
         offered(Features::HOST_REQUEST, QueueKind::HostRequest, 128),
         offered(Features::MISC_QUEUE, QueueKind::Misc, 128),
     ];
@@ -225,6 +232,7 @@ mod tests {
             kinds(Features::all()),
             [Inflate, Deflate, Stats, Hint, Reporting, HostRequest, Misc]
         );
+        assert_eq!(kinds(Features::all()).len(), MAX_QUEUES);
     }
 
     #[test]

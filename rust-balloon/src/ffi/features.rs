@@ -5,12 +5,13 @@ use super::device::VbrOptions;
 use super::guard::{VbrDevice, guard, output, with_device};
 use super::status::VbrStatus;
 use crate::device::{AdviceInForce, Options};
-use crate::features::{QueueKind, can_accept, queues};
+use crate::features::{MAX_QUEUES, QueueKind, can_accept, queues};
 use crate::message::Malformed;
 use std::ffi::{CStr, c_char};
 
 /// The most queues that a device can have.
 pub const VBR_MAX_QUEUES: usize = 7;
+const _: () = assert!(VBR_MAX_QUEUES == MAX_QUEUES);
 
 /// A queue that a device has.
 #[derive(Clone, Copy)]
