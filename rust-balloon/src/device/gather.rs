@@ -54,11 +54,24 @@ impl Understood {
 impl Balloon {
     /// How much further payload the batch takes from `queue`, in bytes; 0 when it is to be run.
     pub fn batch_room(&self, queue: QueueKind) -> usize {
+        if self.check_turn(queue).is_err() {
+            return 0;
+        }
         // Without MUST_TELL_HOST a large backing page counts as ballooned only if one request
         // covers it, so each request is a batch of its own there.
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
         let one_request = queue == QueueKind::Inflate && !told && self.memory.has_large_pages();
         self.batch.room(queue, one_request)
+    }
+
+    /// Whether requests of `queue` can be added: no other queue has a batch, or a message of which the
+    /// rest is still to come.
+    fn check_turn(&self, queue: QueueKind) -> Result<(), Error> {
+        self.batch.check(queue)?;
+        match &self.message {
+            Some((other, _)) if *other != queue => Err(Error::BatchInWork),
+            _ => Ok(()),
+        }
     }
 
     /// Adds a part of a request to the batch of the inflate or deflate queue.
@@ -74,14 +87,7 @@ impl Balloon {
         if !known || payload.len() > MAX_PFNS * PFN_BYTES {
             return Err(Error::InvalidArgument);
         }
-        self.batch.check(queue)?;
-        if self
-            .message
-            .as_ref()
-            .is_some_and(|(other, _)| *other != queue)
-        {
-            return Err(Error::BatchInWork);
-        }
+        self.check_turn(queue)?;
         if payload.len() > self.batch_room(queue) {
             return Err(Error::InvalidArgument);
         }
@@ -198,12 +204,17 @@ impl Balloon {
     ///
     /// # Errors
     ///
-    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's.
+    /// [`Error::BatchInWork`] while another queue's batch is in work, or this one's;
+    /// [`Error::InvalidArgument`] when there is no room.
     pub fn batch_add_report(
         &mut self,
         ranges: impl IntoIterator<Item = HostRange>,
         end: RequestEnd,
     ) -> Result<(), Error> {
+        self.check_turn(QueueKind::Reporting)?;
+        if self.batch_room(QueueKind::Reporting) == 0 {
+            return Err(Error::InvalidArgument);
+        }
         self.batch.open(QueueKind::Reporting)?;
         for range in ranges {
             let mut host = range.host;

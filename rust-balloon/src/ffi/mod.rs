@@ -5,11 +5,14 @@
 //!
 //! - A function returns a [`status::VbrStatus`]; its outputs are written only when that is `OK`.
 //! - A NULL pointer where one is needed is answered with `INVALID_ARGUMENT`, never followed.
+//! - What is refused leaves everything as it was, but where the function says otherwise.
 //! - An argument that is an enum must be one of its values: that is the caller's to see to.
 //! - A panic inside ends at the boundary: the call returns `BROKEN`, and so does every later call on
 //!   that device until `vbr_device_reset` makes it anew or `vbr_device_free` ends it.
 //! - A callback that calls back into its device gets `BUSY`. So does a second thread.
 
+#[cfg(test)]
+mod arguments;
 pub mod batch;
 #[cfg(test)]
 mod broken;

@@ -351,6 +351,23 @@ fn batches_of_two_queues_do_not_mix() {
     assert_eq!(balloon.counters(RAM).deflated_bytes, PAGE_SIZE);
 }
 
+/// A report beyond the room that was announced is the caller's fault, and nothing else changes.
+#[test]
+fn a_full_batch_takes_no_report() {
+    let mut balloon = balloon(true, memory_map(0));
+    let mut reports = 0;
+    while balloon.batch_room(QueueKind::Reporting) > 0 {
+        let added = balloon.batch_add_report([], RequestEnd::default());
+        assert_eq!(added, Ok(()));
+        reports += 1;
+    }
+    assert_eq!(reports, 128);
+    let elsewhere = [HostRange { host: 0, bytes: 1 }];
+    let added = balloon.batch_add_report(elsewhere, RequestEnd::default());
+    assert_eq!(added, Err(Error::InvalidArgument));
+    assert_eq!(balloon.counters(RAM).ignored_report_bytes, 0);
+}
+
 /// Reports of parts of a page that make it whole together: none of them is acknowledged before all
 /// are done, so the page may go.
 #[test]
