@@ -6,13 +6,30 @@
 
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
+#include "system/cpus.h"
 #include "system/runstate.h"
 #include "dirty-page-list.h"
 #include "trace.h"
 
 /* The trigger is reached, and the machine was not paused for it. */
 static bool owed;
+/* A list is started. Under the big lock. */
+static bool wanted;
 static QEMUBH *pause_bh;
+
+/*
+ * vCPUs that found the pause owed have stopped themselves, or are about to. Once
+ * all have stopped, none is about to any more, and all can go on. The vCPUs of
+ * a machine that does not run go on when the machine does.
+ */
+static void forget(void)
+{
+    if (!qatomic_xchg(&owed, false) || !runstate_is_running()) {
+        return;
+    }
+    pause_all_vcpus();
+    resume_all_vcpus();
+}
 
 /*
  * In the main loop, at its top: not in the middle of what a device does, and no
@@ -20,7 +37,10 @@ static QEMUBH *pause_bh;
  */
 static void pause_machine(void *opaque)
 {
-    if (qatomic_read(&owed)) {
+    if (!wanted) {
+        /* A vCPU was about to note a page when the list was stopped. */
+        forget();
+    } else if (qatomic_read(&owed)) {
         trace_dirty_page_list_pause();
         vm_stop(RUN_STATE_DIRTY_TRIGGER);
     }
@@ -56,7 +76,13 @@ bool dirty_pause_is_owed(void)
     return qatomic_read(&owed);
 }
 
-/* A vCPU that runs may have stopped already, and has to be woken by a pause. */
+void dirty_pause_want(bool want)
+{
+    wanted = want;
+    forget();
+}
+
+/* A vCPU that runs may have stopped already: the machine is paused. */
 void dirty_pause_forget(void)
 {
     if (!runstate_is_live(runstate_get())) {

@@ -9,8 +9,16 @@
  *
  * A page is fetched first and its bit cleared then. Who finds the bit set in
  * between does not note the page, but wrote to it before the bit was cleared,
- * and so before anybody reads the page. A processor of TCG writes only after it
- * looked at the bit; it is waited for (memory_global_after_dirty_log_sync).
+ * and so before anybody reads the page.
+ *
+ * A vCPU of TCG writes only after it looked at the bit, and its TLB remembers
+ * that it need not look again. So three things come in this order: the bit is
+ * cleared, the TLBs are reset, and the vCPUs are waited for. A reset before the
+ * bit is cleared would be in vain: the vCPU looks again, finds the bit still
+ * set, and its TLB remembers that. A vCPU that looked before the bit was
+ * cleared, and writes only now, is waited for before anybody reads the page
+ * (memory_global_after_dirty_log_sync). For a migration the TLBs are reset
+ * before the bitmap lock is released; its thread waits before it sends pages.
  *
  * A consumer of the list clears bits that a migration needs, too. The library
  * notes such a page on the migration's list before, and what is on that list is
@@ -216,10 +224,6 @@ static void clear_bits(uint64_t page, uint64_t count)
 /*
  * Makes TCG look again before it writes to these pages, and what is between,
  * after their bits were cleared. Called with RCU held.
- *
- * All vCPUs have to be waited for before this: one that found a bit set may
- * make its TLB forget to look only after the bit was cleared. And once more
- * after this: one that looked before may write now.
  */
 static void look_again(const uint64_t *pages, size_t count)
 {
@@ -227,6 +231,9 @@ static void look_again(const uint64_t *pages, size_t count)
     RAMBlock *block = NULL;
     size_t at = 0;
 
+    if (!tcg_enabled()) {
+        return;
+    }
     while (at < count) {
         size_t n = 1;
 
@@ -265,6 +272,24 @@ static void arm_log(RAMBlock *block, uint64_t start, uint64_t size)
     memory_region_clear_dirty_bitmap(block->mr, start, end - start);
 }
 
+size_t dirty_ram_forget_unplugged(uint64_t *pages, size_t count)
+{
+    RAMBlock *block = NULL;
+    size_t kept = 0, i;
+
+    RCU_READ_LOCK_GUARD();
+    for (i = 0; i < count; i++) {
+        block = dirty_ram_block(pages[i], block);
+        if (block) {
+            pages[kept++] = pages[i];
+        } else {
+            /* Other RAM may take its place, and be noted then. */
+            clear_bits(pages[i], 1);
+        }
+    }
+    return kept;
+}
+
 void dirty_ram_clean(const uint64_t *pages, size_t count)
 {
     unsigned int bits = qemu_target_page_bits();
@@ -278,19 +303,14 @@ void dirty_ram_clean(const uint64_t *pages, size_t count)
             block = dirty_ram_block(pages[at], block);
             if (block) {
                 n = run_of(block, pages + at, count - at);
-            }
-            /* Also where RAM was unplugged: other RAM may take its place. */
-            clear_bits(pages[at], n);
-            if (block) {
+                clear_bits(pages[at], n);
                 arm_log(block, (pages[at] << bits) - block->offset, n << bits);
             }
             at += n;
         }
-    }
-    memory_global_after_dirty_log_sync();
-    WITH_RCU_READ_LOCK_GUARD() {
         look_again(pages, count);
     }
+    trace_dirty_page_list_clean(count);
     memory_global_after_dirty_log_sync();
 }
 
@@ -306,9 +326,6 @@ void dirty_ram_clean_all(void)
                 arm_log(block, 0, block->used_length);
             }
         }
-    }
-    memory_global_after_dirty_log_sync();
-    WITH_RCU_READ_LOCK_GUARD() {
         look_again_everywhere();
     }
     memory_global_after_dirty_log_sync();
@@ -382,6 +399,7 @@ static uint64_t sync_batch(const uint64_t *pages, size_t count)
         }
         at += n;
     }
+    look_again(pages, count);
     return dirty;
 }
 
@@ -456,15 +474,7 @@ static int dirty_ram_precopy_notify(NotifierWithReturn *notifier, void *data,
 {
     PrecopyNotifyData *precopy = data;
 
-    if (!d.list) {
-        return 0;
-    }
-    if (precopy->reason == PRECOPY_NOTIFY_AFTER_BITMAP_SYNC) {
-        WITH_RCU_READ_LOCK_GUARD() {
-            look_again_everywhere();
-        }
-        memory_global_after_dirty_log_sync();
-    } else if (precopy->reason == PRECOPY_NOTIFY_CLEANUP) {
+    if (d.list && precopy->reason == PRECOPY_NOTIFY_CLEANUP) {
         vbr_dirty_sync_end(d.list);
     }
     return 0;
@@ -475,10 +485,6 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
 {
     static NotifierWithReturn notifier = { .notify = dirty_ram_precopy_notify };
 
-    d.broken = false;
-    d.counters = counters;
-    d.most_harvested = most_harvested;
-    qatomic_rcu_set(&d.list, list);
     if (!ram_dirty_list_ops) {
         d.harvest = g_array_new(false, false, sizeof(Harvested));
         dirty_pause_init();
@@ -486,8 +492,14 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
         qatomic_set(&ram_dirty_list_ops, &ops);
         /*
          * Who found that there was nobody to tell and sets its bit only later
-         * is done with that. It must not be after a start.
+         * is done with that. It must not be after a start, of the consumer or
+         * of a migration. The big lock is released in here, so a migration may
+         * synchronize: there is no list for it yet.
          */
         drain_call_rcu();
     }
+    d.broken = false;
+    d.counters = counters;
+    d.most_harvested = most_harvested;
+    qatomic_rcu_set(&d.list, list);
 }

@@ -15,18 +15,26 @@
 #include "qapi/qapi-commands-migration.h"
 #include "qapi/qapi-events-migration.h"
 #include "qapi/visitor.h"
+#include "migration/blocker.h"
 #include "migration/colo.h"
 #include "migration/misc.h"
+#include "migration/vmstate.h"
 #include "qom/object_interfaces.h"
 #include "system/reset.h"
 #include "system/runstate.h"
 #include "system/tcg.h"
 #include "dirty-page-list.h"
+#include "trace.h"
 
 /* The most pages that are handed out at a time. */
 #define MAX_PAGES 65536
 /* As many take some ten milliseconds at worst, all of them half a second. */
 #define DEFAULT_PAGES 8192
+/*
+ * So many pages of RAM that was unplugged are passed over for one answer: 1 GiB,
+ * which takes a tenth of a second if they are taken off the list one by one.
+ */
+#define MAX_FORGOTTEN 262144
 /* More vCPUs than any machine has; those beyond would share a list. */
 #define MAX_VCPUS 4096
 /*
@@ -106,7 +114,67 @@ static void vm_state_changed(void *opaque, bool running, RunState state)
     update_poll(dl, running);
 }
 
+/* What makes the list incomplete other than that it has no room. */
+
+static void forget_lost(DirtyPageList *dl)
+{
+    error_free(dl->lost);
+    dl->lost = NULL;
+}
+
+static void lose(DirtyPageList *dl, const Error *reason)
+{
+    /* The first reason is told; what came later came too late anyway. */
+    if (dl->tracking && !dl->lost) {
+        dl->lost = error_copy(reason);
+        trace_dirty_page_list_lost(error_get_pretty(reason));
+    }
+}
+
+static void log_lost(const Error *reason)
+{
+    if (the_list) {
+        lose(the_list, reason);
+    }
+}
+
+static bool check_lost(DirtyPageList *dl, Error **errp)
+{
+    if (dl->lost) {
+        error_setg_errno(errp, EOVERFLOW, "pages may be missing on the dirty "
+                         "page list, any page can be dirty; stop and start it "
+                         "when no migration runs: %s",
+                         error_get_pretty(dl->lost));
+    }
+    return !dl->lost;
+}
+
+/* Devices that cannot migrate and say so in what they would save. */
+static void device_realized(DeviceListener *listener, DeviceState *dev)
+{
+    const VMStateDescription *vmsd = qdev_get_vmsd(dev);
+
+    if (vmsd && vmsd->unmigratable) {
+        g_autoptr(Error) reason = NULL;
+
+        error_setg(&reason, "State blocked by non-migratable device '%s'",
+                   vmsd->name);
+        log_lost(reason);
+    }
+}
+
 /* Commands */
+
+static void stop(DirtyPageList *dl)
+{
+    if (dl->tracking) {
+        dl->tracking = false;
+        vbr_dirty_stop(dl->list);
+        memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
+        update_poll(dl, false);
+        dirty_pause_want(false);
+    }
+}
 
 void qmp_dirty_page_list_start(const char *id, Error **errp)
 {
@@ -126,34 +194,29 @@ void qmp_dirty_page_list_start(const char *id, Error **errp)
                          "page list before it or after it");
         return;
     }
+    if (migration_mode_is_blocked(MIG_MODE_NORMAL, errp)) {
+        /* Whatever blocks it may write to memory that nobody logs. */
+        error_prepend(errp, "pages would be missing on the dirty page list: ");
+        return;
+    }
     if (!memory_global_dirty_log_start(GLOBAL_DIRTY_LIST, errp)) {
         return;
     }
+    forget_lost(dl);
+    /* From here on what is lost is told. */
+    dl->tracking = true;
     /* What KVM knows already need not be listed. */
     memory_global_dirty_log_sync(false);
+    dirty_pause_want(true);
     if (!dirty_list_check(vbr_dirty_start(dl->list), errp)) {
-        memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
+        stop(dl);
         return;
     }
-    dl->tracking = true;
     dl->armed = dl->dirty_trigger;
     dl->more = false;
-    dl->reloaded = false;
-    dirty_pause_forget();
     /* A page whose bit is set would not be noted. */
     dirty_ram_clean_all();
     update_poll(dl, runstate_is_running());
-}
-
-static void stop(DirtyPageList *dl)
-{
-    if (dl->tracking) {
-        dl->tracking = false;
-        vbr_dirty_stop(dl->list);
-        memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
-        update_poll(dl, false);
-        dirty_pause_forget();
-    }
 }
 
 void qmp_dirty_page_list_stop(const char *id, Error **errp)
@@ -182,26 +245,57 @@ void qmp_dirty_page_list_reset(const char *id, Error **errp)
     }
 }
 
-/* Pages that are clean again, in @pages; false with an error. */
+/*
+ * Some writes are only told when the guest stands still: of arm64's interrupt
+ * controller, which KVM keeps out of the dirty rings, and writes when the vCPUs
+ * were stopped.
+ */
+static void synchronize(void)
+{
+    bool last_stage = !runstate_is_running();
+
+    trace_dirty_page_list_fetch(last_stage);
+    memory_global_dirty_log_sync(last_stage);
+}
+
+/* Pages off the list, in @pages; false with an error. */
 static bool take(DirtyPageList *dl, uint64_t *pages, size_t most, size_t *count,
                  Error **errp)
 {
-    bool active = indices(dl).active;
-
-    if (dl->reloaded) {
-        return dirty_list_check(VBR_STATUS_DIRTY_LIST_OVERFLOW, errp);
+    if (dl->tracking && !dl->more) {
+        synchronize();
     }
-    if (active && !dl->more) {
-        memory_global_dirty_log_sync(false);
-    }
-    if (!dirty_list_check(vbr_dirty_fetch(dl->list, pages, most, count),
+    if (!check_lost(dl, errp) ||
+        !dirty_list_check(vbr_dirty_fetch(dl->list, pages, most, count),
                           errp)) {
         return false;
     }
     dl->more = *count == most;
-    if (active) {
-        dirty_ram_clean(pages, *count);
-    }
+    return true;
+}
+
+/*
+ * The same, without those whose RAM was unplugged. *@count is 0 only if nothing
+ * is dirty.
+ */
+static bool take_plugged(DirtyPageList *dl, uint64_t *pages, size_t most,
+                         size_t *count, Error **errp)
+{
+    size_t taken, forgotten = 0;
+
+    do {
+        if (forgotten >= MAX_FORGOTTEN) {
+            error_setg_errno(errp, EAGAIN, "memory was unplugged, and so many "
+                             "of its pages are on the dirty page list that "
+                             "no others were found yet; fetch again");
+            return false;
+        }
+        if (!take(dl, pages, most, &taken, errp)) {
+            return false;
+        }
+        *count = dirty_ram_forget_unplugged(pages, taken);
+        forgotten += taken - *count;
+    } while (taken && !*count);
     return true;
 }
 
@@ -212,7 +306,6 @@ DirtyPages *qmp_dirty_page_list_fetch(const char *id, bool has_max_pages,
     g_autofree uint64_t *pages = NULL;
     DirtyPageList *dl = find(id, errp);
     uint32_t most = has_max_pages ? max_pages : DEFAULT_PAGES;
-    DirtyPages *answer = NULL;
     size_t count = 0;
 
     if (!dl) {
@@ -224,15 +317,13 @@ DirtyPages *qmp_dirty_page_list_fetch(const char *id, bool has_max_pages,
         return NULL;
     }
     pages = g_new(uint64_t, most);
-    do {
-        qapi_free_DirtyPages(answer);
-        if (!take(dl, pages, most, &count, errp)) {
-            return NULL;
-        }
-        answer = dirty_pages_answer(pages, count, has_gfns && gfns);
-        /* All of what was taken may have been of RAM that was unplugged. */
-    } while (count && !answer->ranges && !answer->gfns);
-    return answer;
+    if (!take_plugged(dl, pages, most, &count, errp)) {
+        return NULL;
+    }
+    if (count && dl->tracking) {
+        dirty_ram_clean(pages, count);
+    }
+    return dirty_pages_answer(pages, count, has_gfns && gfns);
 }
 
 /* The object */
@@ -249,6 +340,7 @@ static void dirty_page_list_complete(UserCreatable *uc, Error **errp)
     };
 
     VbrStatus status = vbr_dirty_new(&options, &dl->list);
+    static DeviceListener listener;
 
     if (status == VBR_STATUS_DIRTY_LIST_TWICE && !the_list) {
         /* Its predecessor is about to be freed. */
@@ -258,11 +350,16 @@ static void dirty_page_list_complete(UserCreatable *uc, Error **errp)
     if (!dirty_list_check(status, errp)) {
         return;
     }
+    dirty_ram_use(dl->list, indices(dl).max_dirty, &dl->counters);
     the_list = dl;
     dl->poll = timer_new_ms(QEMU_CLOCK_REALTIME, poll, dl);
     dl->vmstate = qemu_add_vm_change_state_handler(vm_state_changed, dl);
     qemu_register_resettable(OBJECT(dl));
-    dirty_ram_use(dl->list, indices(dl).max_dirty, &dl->counters);
+    if (!listener.realize) {
+        listener.realize = device_realized;
+        device_listener_register(&listener);
+        migration_log_watch(log_lost);
+    }
 }
 
 /* A migration may be about to look at the list. */
@@ -300,6 +397,7 @@ static void dirty_page_list_finalize(Object *obj)
     dirty_ram_use(NULL, 0, NULL);
     qemu_del_vm_change_state_handler(dl->vmstate);
     timer_free(dl->poll);
+    forget_lost(dl);
     /* A vCPU may be noting a page. */
     ended = g_new0(Ended, 1);
     ended->list = dl->list;
@@ -363,7 +461,7 @@ static bool get_overflow(Object *obj, Error **errp)
 {
     DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
 
-    return indices(dl).overflow || dl->reloaded;
+    return indices(dl).overflow || dl->lost;
 }
 
 static uint64_t count_of(DirtyPageList *dl, const char *name)
@@ -407,10 +505,11 @@ static ResettableState *get_reset_state(Object *obj)
 /* A snapshot brings memory past all logs, whatever the run state is. */
 static void dirty_page_list_reset_hold(Object *obj, ResetType type)
 {
-    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
+    if (type == RESET_TYPE_SNAPSHOT_LOAD) {
+        g_autoptr(Error) reason = NULL;
 
-    if (type == RESET_TYPE_SNAPSHOT_LOAD && dl->tracking) {
-        dl->reloaded = true;
+        error_setg(&reason, "a snapshot was loaded");
+        lose(DIRTY_PAGE_LIST(obj), reason);
     }
 }
 

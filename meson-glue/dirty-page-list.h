@@ -8,6 +8,7 @@
 #define DIRTY_PAGE_LIST_H
 
 #include "exec/cpu-common.h"
+#include "hw/qdev-core.h"
 #include "hw/resettable.h"
 #include "qapi/qapi-types-migration.h"
 #include "qom/object.h"
@@ -44,8 +45,8 @@ struct DirtyPageList {
     bool armed;
     /* The last fetch did not take all that was on the list. */
     bool more;
-    /* A snapshot was loaded: any page can have changed. */
-    bool reloaded;
+    /* Why pages may be missing, other than for want of room; NULL: no reason. */
+    Error *lost;
 };
 
 /* What QMP is answered (dirty-page-list-answer.c). */
@@ -64,6 +65,8 @@ void dirty_pause(void);
 bool dirty_pause_is_owed(void);
 /* The trigger does not hold any more. */
 void dirty_pause_forget(void);
+/* A list is started or stopped: a pause that is owed for the one before is not. */
+void dirty_pause_want(bool want);
 
 /* What has to do with RAM (dirty-page-list-ram.c). */
 
@@ -77,6 +80,11 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
 void dirty_ram_clean_all(void);
 /* The same for pages in ascending order, before they are handed out. */
 void dirty_ram_clean(const uint64_t *pages, size_t count);
+/*
+ * Moves those of @pages whose RAM is still there to the front; returns how many
+ * they are. The others are clean then.
+ */
+size_t dirty_ram_forget_unplugged(uint64_t *pages, size_t count);
 /* Called with RCU held. */
 RAMBlock *dirty_ram_block(uint64_t page, RAMBlock *hint);
 /* Has a migration send all of @block; the number of pages that it would not. */

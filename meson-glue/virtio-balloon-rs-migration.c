@@ -274,21 +274,6 @@ static void send_all(VbrDirtyChange *change)
     }
 }
 
-/*
- * Under TCG, a write to a page is noted if the processor's TLB says so. The
- * synchronization took the notes, but it makes the TLBs note again only if it
- * found a page that was not dirty before: never the first time. Later writes
- * through such an entry would be missed.
- */
-static void note_writes_again(RAMBlock *block)
-{
-#ifdef VBR_QEMU_10_0
-    cpu_physical_memory_dirty_bits_cleared(block->offset, block->used_length);
-#else
-    physical_memory_dirty_bits_cleared(block->offset, block->used_length);
-#endif
-}
-
 static void after_sync(void)
 {
     VbrDirtyChange change = {};
@@ -308,9 +293,6 @@ static void after_sync(void)
     RAMBLOCK_FOREACH(block) {
         if (status == VBR_STATUS_OK) {
             status = vbr_ram_synced(m.ram, block, &change);
-        }
-        if (block->bmap && block->used_length) {
-            note_writes_again(block);
         }
     }
     if (status != VBR_STATUS_OK) {

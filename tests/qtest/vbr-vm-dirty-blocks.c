@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "vbr-dirty.h"
+#include "vbr-stream.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "hw/pci/pci_regs.h"
@@ -323,6 +324,81 @@ static void test_unplug_batch(void)
     vbr_vm_free(vm);
 }
 
+/* How often all vCPUs were waited for since the file had @from bytes. */
+static size_t waits(const char *log, gsize from, gsize *bytes)
+{
+    g_autofree char *text = NULL;
+    const char *at;
+    size_t count = 0;
+
+    g_assert(g_file_get_contents(log, &text, bytes, NULL));
+    at = text + from;
+    while ((at = strstr(at, "dirty_page_list_clean"))) {
+        count++;
+        at++;
+    }
+    return count;
+}
+
+/* However many such pages there are, the vCPUs are waited for once an answer. */
+static void test_unplug_many(void)
+{
+    g_autofree char *log = vbr_stream_name();
+    g_autofree char *args = g_strdup_printf(
+        PLUGGABLE " -trace dirty_page_list_clean -D %s", log);
+    VbrVm *vm = vbr_dirty_pc(args, NO_DUPS);
+    QTestState *qts = vm->qts;
+    gsize before, after;
+
+    plug(qts, "dimm0");
+    unplug(qts, "dimm0", 0);
+    drop(qts, "dimm0");
+    vbr_dirty_write(qts, 1 * MiB, 1, VBR_PAGE, 1);
+    waits(log, 0, &before);
+    vbr_assert_text(vbr_dirty_fetch(qts, 1), "pc.ram 100000+1000 @100000");
+    vbr_assert_text(vbr_dirty_fetch(qts, 1), "");
+    g_assert_cmpuint(waits(log, before, &after), ==, 1);
+    vbr_vm_free(vm);
+    unlink(log);
+}
+
+/*
+ * So many that one answer does not pass over all of them. It says so: an empty
+ * one would mean that nothing is dirty.
+ */
+static void test_unplug_more(void)
+{
+    VbrVm *vm = vbr_dirty_pc("-m 64M", NO_DUPS);
+    QTestState *qts = vm->qts;
+    unsigned int refused = 0, answers = 0;
+    bool over = false;
+
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-add', 'arguments': "
+                             "{ 'qom-type': 'memory-backend-ram', "
+                             "'id': 'mem-dimm0', 'size': %" PRIu64 ", "
+                             "'reserve': false } }", 3 * GiB);
+    drop(qts, "dimm0");
+    vbr_dirty_write(qts, 1 * MiB, 1, VBR_PAGE, 1);
+    while (!over) {
+        QDict *rsp = qtest_qmp(qts, "{ 'execute': 'dirty-page-list-fetch', "
+                               "'arguments': { 'id': '" VBR_DL_ID "' } }");
+
+        if (qdict_haskey(rsp, "error")) {
+            vbr_assert_says(vbr_dirty_error(rsp), "fetch again");
+            refused++;
+        } else {
+            over = qlist_empty(qdict_get_qlist(qdict_get_qdict(rsp, "return"),
+                                               "ranges"));
+            answers += !over;
+            qobject_unref(rsp);
+        }
+    }
+    /* 1 GiB is passed over for an answer. */
+    g_assert_cmpuint(refused, ==, 2);
+    g_assert_cmpuint(answers, ==, 1);
+    vbr_vm_free(vm);
+}
+
 /*
  * Memory that no guest has yet, or any more, has its name all the same. Who has
  * fetched it before it was plugged in is not told of it again.
@@ -356,6 +432,8 @@ void vbr_add_dirty_blocks_tests(void)
     qtest_add_func("virtio-balloon-rs/dirty/unplug", test_unplug);
     qtest_add_func("virtio-balloon-rs/dirty/plug-again", test_plug_again);
     qtest_add_func("virtio-balloon-rs/dirty/unplug-batch", test_unplug_batch);
+    qtest_add_func("virtio-balloon-rs/dirty/unplug-many", test_unplug_many);
+    qtest_add_func("virtio-balloon-rs/dirty/unplug-more", test_unplug_more);
     qtest_add_func("virtio-balloon-rs/dirty/unused-memory",
                    test_unused_memory);
 }
