@@ -5,6 +5,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use kvm_ioctls::Kvm;
 use virtio_balloon_rs::error::Error;
@@ -175,6 +176,14 @@ impl Rig {
     /// # Errors
     /// What KVM says, and a write to where no slot is.
     pub fn run(&self, cpu: &mut Cpu) -> io::Result<Ran> {
+        self.run_paced(cpu, || ())
+    }
+
+    /// The same, with `pause` before each harvest.
+    ///
+    /// # Errors
+    /// As of [`Rig::run`].
+    pub fn run_paced(&self, cpu: &mut Cpu, pause: impl Fn()) -> io::Result<Ran> {
         let (mut ran, mut fruitless) = (Ran::default(), 0);
         loop {
             match cpu.run()? {
@@ -182,6 +191,7 @@ impl Rig {
                 Stop::NoRam => return Err(io::Error::other("the guest wrote to no RAM")),
                 Stop::RingFull => {}
             }
+            pause();
             let harvest = self.harvest()?;
             ran.full += 1;
             ran.triggers += harvest.triggers;
@@ -191,6 +201,20 @@ impl Rig {
             if fruitless == FRUITLESS {
                 return Err(io::Error::other("the ring stays full"));
             }
+        }
+    }
+
+    /// Waits while the consumer's list is half full, unless it is stopped or `over`. So it
+    /// cannot overflow, however slow its reader is: what several threads harvest at once fits
+    /// into the other half.
+    pub fn wait_for_room(&self, over: impl Fn() -> bool) {
+        let is_half_full = || {
+            let at = self.list.indices();
+            let listed = at.dirty_index.saturating_sub(at.fetch_index);
+            at.active && listed > at.max_dirty as u64 / 2
+        };
+        while is_half_full() && !over() {
+            thread::yield_now();
         }
     }
 

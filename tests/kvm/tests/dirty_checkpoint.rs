@@ -150,6 +150,25 @@ fn fetch(rig: &Rig) -> io::Result<Vec<u64>> {
     rig.fetch().map_err(io::Error::other)
 }
 
+/// Whether the guest waits for whoever reads the list.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// It does when the list is half full.
+    Room,
+    /// It does not: the list may overflow.
+    Free,
+}
+
+impl Pace {
+    fn wait(self, rig: &Rig) {
+        let is_stopped = || rig.vm.mail(0, mailbox::STOP).load(Ordering::SeqCst) != 0;
+        match self {
+            Pace::Room => rig.wait_for_room(is_stopped),
+            Pace::Free => {}
+        }
+    }
+}
+
 /// Stops the processors when it goes, also when a test fails: their threads are waited for.
 struct Stopper<'a>(&'a Rig);
 
@@ -165,12 +184,13 @@ impl Drop for Stopper<'_> {
 fn together(
     rig: &Rig,
     cpus: &mut [Cpu],
+    pace: Pace,
     mut meanwhile: impl FnMut() -> io::Result<Wish>,
 ) -> io::Result<()> {
     thread::scope(|scope| {
         let guests: Vec<_> = cpus
             .iter_mut()
-            .map(|cpu| scope.spawn(|| rig.run(cpu)))
+            .map(|cpu| scope.spawn(move || rig.run_paced(cpu, || pace.wait(rig))))
             .collect();
         let stopper = Stopper(rig);
         for _ in 0..LOOKS {
@@ -261,7 +281,7 @@ fn two_processors_list_what_they_wrote_and_no_other(kvm: &Kvm) -> io::Result<()>
                 listed.extend(pages);
                 Ok(Wish::GoOn)
             };
-            together(rig, &mut world.cpus, &mut look)?;
+            together(rig, &mut world.cpus, Pace::Room, &mut look)?;
             look()?;
             assert!(listed.into_iter().eq(FIRST + 50..FIRST + 950), "{kind:?}");
             world.assert_complete()?;
@@ -294,7 +314,7 @@ fn a_copy_made_while_the_guest_runs_is_complete(kvm: &Kvm) -> io::Result<()> {
                     Ok(())
                 });
                 let end = End(&copies);
-                let result = together(rig, &mut world.cpus, || {
+                let result = together(rig, &mut world.cpus, Pace::Room, || {
                     copied += checkpoint.copy(&fetch(rig)?);
                     copies.add();
                     Ok(enough(copied >= COPIES || reaper.is_finished()))
@@ -322,7 +342,7 @@ fn a_copy_made_while_rings_are_full_is_complete(kvm: &Kvm) -> io::Result<()> {
         scatter(&mut world.cpus)?;
         let (rig, checkpoint) = (&world.rig, &mut world.checkpoint);
         let mut copied = 0;
-        together(rig, &mut world.cpus, || {
+        together(rig, &mut world.cpus, Pace::Room, || {
             copied += checkpoint.copy(&fetch(rig)?);
             Ok(enough(copied >= COPIES))
         })?;
@@ -346,13 +366,14 @@ fn a_list_started_while_the_guest_runs_is_complete(kvm: &Kvm) -> io::Result<()> 
             thread::scope(|scope| {
                 let reaper = scope.spawn(|| -> io::Result<()> {
                     while !harvests.are_over() {
+                        rig.wait_for_room(|| harvests.are_over());
                         rig.harvest()?;
                         harvests.add();
                     }
                     Ok(())
                 });
                 let end = End(&harvests);
-                let result = together(rig, &mut world.cpus, || {
+                let result = together(rig, &mut world.cpus, Pace::Room, || {
                     if begun {
                         copied += checkpoint.copy(&fetch(rig)?);
                     } else {
@@ -398,7 +419,7 @@ fn an_overflow_while_the_guest_runs_loses_nothing(kvm: &Kvm) -> io::Result<()> {
         scatter(&mut world.cpus)?;
         let (rig, checkpoint) = (&world.rig, &mut world.checkpoint);
         let mut overflows = 0;
-        together(rig, &mut world.cpus, || {
+        together(rig, &mut world.cpus, Pace::Free, || {
             rig.harvest()?;
             // A consumer that is slow.
             if rig.list.indices().overflow {
@@ -446,7 +467,7 @@ fn a_migration_beside_it_is_complete(kvm: &Kvm) -> io::Result<()> {
         let checkpoint = &mut world.checkpoint;
         let noted = || rig.list.indices().dirty_index;
         let (mut copied, mut seen, mut syncs) = (0, noted(), 0);
-        together(rig, &mut world.cpus, || {
+        together(rig, &mut world.cpus, Pace::Room, || {
             rig.harvest()?;
             copied += checkpoint.copy(&fetch(rig)?);
             if noted() - seen >= rest {
