@@ -97,9 +97,6 @@ static void get_counter(Object *obj, Visitor *v, const char *name,
     VbrCounters values = {};
     uint64_t value;
 
-    if (s->device && property->offset != offsetof(VbrCounters, held_bytes)) {
-        vbr_hold_flush(s);
-    }
     if (s->device &&
         vbr_device_counters(s->device, vbr_ram_size(),
                             &values) != VBR_STATUS_OK) {

@@ -261,8 +261,6 @@ static void balloon_target(void *opaque, ram_addr_t target)
 
 static void balloon_status(void *opaque, BalloonInfo *info)
 {
-    /* Who asks now compares the answer with what the host has free. */
-    vbr_hold_flush(opaque);
     info->actual = guest_bytes(opaque);
 }
 

@@ -29,6 +29,34 @@ static QDict *vbr_qom_get(VbrDev *d, const char *name)
     return rsp;
 }
 
+/* Waits until a property is 0, or cannot be read. */
+static void vbr_wait_zero(VbrDev *d, const char *name)
+{
+    QDict *rsp;
+
+    for (;;) {
+        rsp = qtest_qmp(d->qts, "{ 'execute': 'qom-get', 'arguments': "
+                        "{ 'path': %s, 'property': %s } }", VBR_PATH, name);
+        if (!qdict_get_try_int(rsp, "return", 0)) {
+            qobject_unref(rsp);
+            return;
+        }
+        qobject_unref(rsp);
+        g_usleep(1000);
+    }
+}
+
+void vbr_wait_held(VbrDev *d)
+{
+    /* Another balloon, or none, holds nothing back. */
+    vbr_wait_zero(d, "held-bytes");
+}
+
+void vbr_wait_owed(VbrDev *d)
+{
+    vbr_wait_zero(d, "owed-bytes");
+}
+
 static uint64_t vbr_dict_uint(const QDict *dict, const char *name)
 {
     QNum *num = qobject_to(QNum, qdict_get(dict, name));
@@ -41,8 +69,14 @@ static uint64_t vbr_dict_uint(const QDict *dict, const char *name)
 
 uint64_t vbr_counter(VbrDev *d, const char *name)
 {
-    QDict *rsp = vbr_qom_get(d, name);
-    uint64_t val = vbr_dict_uint(rsp, "return");
+    QDict *rsp;
+    uint64_t val;
+
+    if (!g_str_equal(name, "held-bytes")) {
+        vbr_wait_held(d);
+    }
+    rsp = vbr_qom_get(d, name);
+    val = vbr_dict_uint(rsp, "return");
 
     qobject_unref(rsp);
     return val;
@@ -238,22 +272,16 @@ void vbr_assert_filled(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte)
     }
 }
 
-void vbr_flush_held(VbrDev *d)
-{
-    /* An error where there is no balloon any more is an answer, too. */
-    qobject_unref(qtest_qmp(d->qts, "{ 'execute': 'query-balloon' }"));
-}
-
 void vbr_assert_gone(VbrDev *d, uint64_t addr, size_t pages)
 {
-    vbr_flush_held(d);
+    vbr_wait_held(d);
     g_assert_cmpuint(vbr_resident(d, addr, pages), ==, 0);
     vbr_assert_filled(d, addr, pages, 0);
 }
 
 void vbr_assert_kept(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte)
 {
-    vbr_flush_held(d);
+    vbr_wait_held(d);
     g_assert_cmpuint(vbr_resident(d, addr, pages), ==, pages);
     vbr_assert_filled(d, addr, pages, byte);
 }

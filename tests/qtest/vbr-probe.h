@@ -9,7 +9,10 @@
 
 #include "vbr-driver.h"
 
-/* A read-only QOM counter of the device. */
+/*
+ * A read-only QOM counter of the device. Any but held-bytes is read when the
+ * device holds nothing back any more.
+ */
 uint64_t vbr_counter(VbrDev *d, const char *name);
 char *vbr_string(VbrDev *d, const char *name);
 
@@ -58,11 +61,10 @@ uint64_t vbr_smaps(VbrDev *d, uint64_t addr, const char *field);
 void vbr_fill(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);
 void vbr_assert_filled(VbrDev *d, uint64_t addr, size_t pages, uint8_t byte);
 
-/*
- * Has the device give back what it holds back for a while. Nobody asks what is
- * in the balloon and finds memory that is on its way to the host.
- */
-void vbr_flush_held(VbrDev *d);
+/* Waits until the device holds nothing back any more. */
+void vbr_wait_held(VbrDev *d);
+/* Waits until nothing is left of what could not be given back when it came. */
+void vbr_wait_owed(VbrDev *d);
 
 /* Once nothing is held back: not resident, and zero when read. */
 void vbr_assert_gone(VbrDev *d, uint64_t addr, size_t pages);

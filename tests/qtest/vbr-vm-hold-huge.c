@@ -155,7 +155,7 @@ static bool back_in_time(const void *data)
         vbr_send_range(d, VBR_DEFLATE, base, PARTS / 2);
         calmly = vbr_calm_lasted(&calm, VBR_LONG_MS);
         if (calmly) {
-            vbr_flush_held(d);
+            vbr_wait_held(d);
             g_assert_cmpuint(huge_bytes(d, base), ==, before);
             vbr_assert_kept(d, base, PARTS, PATTERN);
         }

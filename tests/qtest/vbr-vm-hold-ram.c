@@ -89,7 +89,7 @@ static Calls check_scattered(const char *memory, uint64_t refuse)
     }
     vbr_send(d, VBR_INFLATE, pfns, SCATTERED);
     if (!refuse) {
-        vbr_flush_held(d);
+        vbr_wait_held(d);
     }
     assert_scattered_gone(d, base);
     vbr_assert_counter(d, "discards", SCATTERED);
@@ -202,7 +202,7 @@ static Preallocated preallocated(const char *type)
     base = vbr_pages(d, n, HUGE);
     seen.before = vbr_resident(d, base, n);
     vbr_send_range(d, VBR_INFLATE, base, n / 2);
-    vbr_flush_held(d);
+    vbr_wait_held(d);
     seen.inflated = vbr_resident(d, base, n);
     vbr_send_range(d, VBR_DEFLATE, base, n / 2);
     vbr_settle(d);
@@ -308,7 +308,7 @@ static void test_moved(void)
     vbr_assert_counter(d, "held-bytes", 0);
     vbr_send_range(d, VBR_DEFLATE, first, NPAGES);
     vbr_fill(d, first, NPAGES, PATTERN + 2);
-    vbr_flush_held(d);
+    vbr_wait_held(d);
     vbr_assert_kept(d, first, NPAGES, PATTERN + 2);
     vbr_pair_free(&p);
 }

@@ -66,7 +66,8 @@ impl Vm {
             .ok_or_else(|| Error::Protocol(format!("query-balloon answered {answer}")))
     }
 
-    /// Waits until the guest has exactly `mib` MiB.
+    /// Waits until the guest has exactly `mib` MiB, and nothing of what it gave back waits for its
+    /// neighbours any more.
     ///
     /// # Errors
     /// When it has not within `limit`, with the size that it has then.
@@ -74,7 +75,7 @@ impl Vm {
         let mut last = 0;
         let reached = self.wait_until("balloon at its target", limit, |vm| {
             last = vm.balloon_actual()?;
-            Ok(last == mib * MIB)
+            Ok(last == mib * MIB && vm.holds_nothing())
         });
         reached.map_err(|e| match e {
             Error::Machine { said, .. } => Error::Machine {
@@ -86,6 +87,13 @@ impl Vm {
             },
             other => other,
         })
+    }
+
+    /// Whether the device has given back all that it was given, except what it may not. Another
+    /// device holds nothing.
+    fn holds_nothing(&mut self) -> bool {
+        let held = self.balloon_property("held-bytes");
+        held.map_or(true, |bytes| bytes == json!(0))
     }
 
     /// Sets the target and waits until the guest has reached it.
