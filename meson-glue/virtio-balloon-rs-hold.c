@@ -77,6 +77,7 @@ void vbr_hold_flush(VirtIOBalloonRs *s)
     }
     s->flush_due = false;
     timer_del(s->hold_timer);
+    vbr_owed_watch(s, inhibit);
 }
 
 static void deadline(void *opaque)

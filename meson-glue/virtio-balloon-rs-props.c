@@ -44,6 +44,8 @@ static const CounterProperty counters[] = {
     COUNTER("ballooned-bytes", ballooned_bytes, "bytes in the balloon now"),
     COUNTER("held-bytes", held_bytes,
             "bytes of these that wait to be given back with their neighbours"),
+    COUNTER("owed-bytes", owed_bytes,
+            "bytes of these that could not be given back when they came"),
     COUNTER("inflated-bytes", inflated_bytes,
             "bytes that the guest put into the balloon"),
     COUNTER("deflated-bytes", deflated_bytes,

@@ -312,25 +312,6 @@ static bool complete_batch(VirtIOBalloonRs *s)
     return count;
 }
 
-/*
- * Between batches: what a migration brought of pages in the balloon. While that
- * is inhibited it is tried again behind each batch.
- */
-static void discard_loaded(VirtIOBalloonRs *s, VbrInhibit inhibit)
-{
-    bool done;
-
-    if (!s->loaded_left || VIRTIO_DEVICE(s)->broken ||
-        vbr_failed(s, vbr_loaded_discard(s->device, inhibit, &done))) {
-        return;
-    }
-    if (!done) {
-        qemu_bh_schedule(s->bh);
-    } else if (inhibit == VBR_INHIBIT_NO) {
-        s->loaded_left = false;
-    }
-}
-
 /* One slice of work, so that nobody waits for the main loop for long. */
 static void vbr_queues_turn(void *opaque)
 {
@@ -351,7 +332,8 @@ static void vbr_queues_turn(void *opaque)
     }
     if (!s->working) {
         if (!next_batch(s)) {
-            discard_loaded(s, inhibit);
+            /* Between batches only: those are what the guest waits for. */
+            vbr_owed_turn(s, inhibit);
             return;
         }
         s->working = true;
@@ -372,9 +354,10 @@ static void vbr_queues_turn(void *opaque)
     trace_virtio_balloon_rs_slice(s->batch_queue, vbr_inhibit_str(inhibit),
                                   done);
     vbr_hold_watch(s);
+    vbr_owed_watch(s, inhibit);
     vq = batch_vq(s);
     answered = done && complete_batch(s);
-    if (!done || s->partial || s->kicked || s->loaded_left) {
+    if (!done || s->partial || s->kicked) {
         qemu_bh_schedule(s->bh);
     }
     if (answered) {

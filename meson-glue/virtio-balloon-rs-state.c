@@ -58,7 +58,6 @@ static VbrStatus load_state(VirtIOBalloonRs *s, uint64_t max_ram)
                                       s->pages.loaded ? &pages : NULL,
                                       max_ram);
 
-    s->loaded_left = status == VBR_STATUS_OK && s->pages.loaded;
     vbr_pages_forget(s);
     return status;
 }

@@ -169,7 +169,6 @@ static void forget_driver(VirtIOBalloonRs *s)
     vbr_queues_drop(s);
     vbr_requests_drop(s);
     s->kicked = 0;
-    s->loaded_left = false;
     s->flush_due = false;
     vbr_stats_drop(s);
 }
@@ -328,6 +327,7 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
     virtio_init(vdev, VIRTIO_ID_BALLOON, config_size);
     vbr_queues_init(s, &options);
     vbr_hold_init(s);
+    vbr_owed_init(s);
     vbr_hints_init(s);
     vbr_requests_init(s);
     vbr_stats_init(s);
@@ -352,6 +352,7 @@ static void vbr_device_unrealize(DeviceState *dev)
     vbr_stats_cleanup(s);
     vbr_memory_cleanup(s);
     vbr_requests_cleanup(s);
+    vbr_owed_cleanup(s);
     vbr_hold_cleanup(s);
     vbr_queues_cleanup(s);
     vbr_hints_cleanup(s);

@@ -79,8 +79,8 @@ struct VirtIOBalloonRs {
     size_t partial_offset;
     /* The batch is being worked on and takes no more requests. */
     bool working;
-    /* A migration brought pages in the balloon that are to be discarded. */
-    bool loaded_left;
+    /* Asks whether what could not be discarded can be now. */
+    QEMUTimer *owed_timer;
 
     /* Ends the wait of inflated memory for its neighbours. */
     QEMUTimer *hold_timer;
@@ -152,6 +152,14 @@ void vbr_hold_cleanup(VirtIOBalloonRs *s);
 void vbr_hold_watch(VirtIOBalloonRs *s);
 bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit);
 void vbr_hold_flush(VirtIOBalloonRs *s);
+
+/* virtio-balloon-rs-owed.c */
+void vbr_owed_init(VirtIOBalloonRs *s);
+void vbr_owed_cleanup(VirtIOBalloonRs *s);
+/* Sees to it that what could not be discarded is, now or later. */
+void vbr_owed_watch(VirtIOBalloonRs *s, VbrInhibit inhibit);
+/* Discards for a slice what could not be before. */
+void vbr_owed_turn(VirtIOBalloonRs *s, VbrInhibit inhibit);
 
 /* virtio-balloon-rs-hints.c */
 void vbr_hints_init(VirtIOBalloonRs *s);

@@ -17,7 +17,7 @@
 /**
  * The version of this interface: it changes with every incompatible change of the header.
  */
-#define VBR_ABI_VERSION 5
+#define VBR_ABI_VERSION 6
 
 /**
  * The most queues that a device can have.
@@ -60,9 +60,10 @@
 #define VBR_DEFAULT_WINDOW_MS 4000
 
 /**
- * The most bytes that a user may let wait. All of them are given back at once when somebody asks what is in
- * the balloon. If each page is a place of its own, that takes half a millisecond for 4 MiB of private memory
- * and three of shared memory. Less than 4 MiB is not enough for both ends of a long request.
+ * The most bytes that a user may let wait. All of them are given back at once when the machine
+ * stops. If each page is a place of its own, that takes half a millisecond for 4 MiB of private
+ * memory and three of shared memory. Less than 4 MiB is not enough for both ends of a long
+ * request.
  */
 #define VBR_MAX_HOLD_BYTES (64 << 20)
 
@@ -537,7 +538,7 @@ typedef int (*VbrSpansCallback)(void *opaque,
 
 /**
  * What the library may ask of the host. All are called only from inside `vbr_batch_run`,
- * `vbr_held_flush` and `vbr_loaded_discard`, and must not call back into the device.
+ * `vbr_held_flush` and `vbr_owed_discard`, and must not call back into the device.
  */
 typedef struct VbrHostOps {
   /**
@@ -614,6 +615,10 @@ typedef struct VbrCounters {
    * Of these, bytes that wait to be given back together with their neighbours.
    */
   uint64_t held_bytes;
+  /**
+   * Of these, bytes that could not be given back when they came, and are still to be.
+   */
+  uint64_t owed_bytes;
   /**
    * Bytes of guest RAM that the guest put into the balloon; a page counts once a batch.
    */
@@ -1206,6 +1211,30 @@ enum VbrStatus vbr_held_flush(struct VbrDevice *device,
                               enum VbrFlush flush,
                               enum VbrInhibit inhibit,
                               bool *done);
+
+/**
+ * How many bytes in the balloon could not be given back when they came, and are still to be:
+ * discards were inhibited, or a migration brought them.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `bytes` NULL or writable.
+ */
+enum VbrStatus vbr_owed_bytes(const struct VbrDevice *device,
+                              uint64_t *bytes);
+
+/**
+ * Gives those back to the host, for one slice. `done` gets false when there is more to do: call
+ * again, after letting the main loop run. Otherwise there is nothing to do, or nothing while
+ * `inhibit` lasts.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `done` NULL or writable.
+ */
+enum VbrStatus vbr_owed_discard(struct VbrDevice *device,
+                                enum VbrInhibit inhibit,
+                                bool *done);
 
 /**
  * Size of the device's configuration space in bytes.
@@ -1947,19 +1976,6 @@ enum VbrStatus vbr_state_load(struct VbrDevice *device,
                               const struct VbrState *state,
                               const struct VbrSavedPages *pages,
                               uint64_t max_ram);
-
-/**
- * After a load, gives back to the host what came along of pages in the balloon, for one slice. `done`
- * gets false when there is more to do: call again, after letting the main loop run. Otherwise there is
- * nothing to do, or nothing while `inhibit` lasts.
- *
- * # Safety
- *
- * `device` is NULL or a live device, `done` NULL or writable.
- */
-enum VbrStatus vbr_loaded_discard(struct VbrDevice *device,
-                                  enum VbrInhibit inhibit,
-                                  bool *done);
 
 /**
  * Takes over the statistics of a buffer.

@@ -37,6 +37,19 @@ pub struct PageBitmap {
     version: AtomicU64,
 }
 
+impl Clone for PageBitmap {
+    fn clone(&self) -> PageBitmap {
+        PageBitmap {
+            limit: self.limit,
+            chunks: self.chunks.clone(),
+            spare: Spare::default(),
+            set: self.set,
+            // Unless it is empty, it never has the other set's number.
+            version: AtomicU64::new(if self.set > 0 { CHANGED } else { UNCHANGED }),
+        }
+    }
+}
+
 /// The part of `range` that lies in each chunk, as (chunk number, bits within the chunk).
 fn by_chunk(range: Range<u64>) -> impl Iterator<Item = (usize, Range<u64>)> {
     let mut at = range.start;

@@ -50,6 +50,8 @@ pub struct Counters {
     pub ballooned_bytes: u64,
     /// Of these, bytes that wait to be given back together with their neighbours.
     pub held_bytes: u64,
+    /// Of these, bytes that could not be given back when they came, and are still to be.
+    pub owed_bytes: u64,
     /// Bytes of guest RAM that the guest put into the balloon; a page counts once a batch.
     pub inflated_bytes: u64,
     /// Bytes of guest RAM that the guest took out of the balloon; a page counts once a batch.

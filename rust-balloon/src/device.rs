@@ -17,10 +17,10 @@ use crate::host::{Host, Inhibit};
 use crate::memory::{BlockRange, MemoryMap, Piece};
 use crate::message::{Malformed, Reader};
 use crate::page::{GpaRange, PAGE_SIZE};
-use crate::pageset::PAGE_LIMIT;
-use crate::queue::held::{Flush, Held};
+use crate::queue::ballooned::BalloonedPages;
+use crate::queue::held::Flush;
 use crate::queue::stats::Stats;
-use crate::queue::{Advice, Asked, Refusals, Work, deflate, held, inflate, loaded, report};
+use crate::queue::{Advice, Asked, Refusals, Work, deflate, held, inflate, owed, report};
 use crate::wire::ByteOrder;
 use answers::Answer;
 
@@ -82,14 +82,7 @@ pub struct Balloon {
     config: ConfigState,
     memory: MemoryMap,
     /// The pages in the balloon, as far as MUST_TELL_HOST makes the guest say so.
-    balloon: PageBitmap,
-    /// Whether `balloon` holds all of them: not after a migration that carried no set or a part of
-    /// it, nor after a batch was given up.
-    balloon_complete: bool,
-    /// The page to go on with in giving back what a migration brought of `balloon`.
-    loaded: Option<u64>,
-    /// Pages of `balloon` that are given back later.
-    held: Held,
+    balloon: BalloonedPages,
     batch: Batch,
     /// The inflate or deflate message whose rest is still to come.
     message: Option<(QueueKind, Reader)>,
@@ -113,10 +106,7 @@ impl Balloon {
             skip_stats: false,
             config: ConfigState::default(),
             memory: MemoryMap::default(),
-            balloon: PageBitmap::new(PAGE_LIMIT),
-            balloon_complete: true,
-            loaded: None,
-            held: Held::new(options.hold_bytes),
+            balloon: BalloonedPages::new(options.hold_bytes),
             batch: Batch::default(),
             message: None,
             answer: None,
@@ -161,12 +151,9 @@ impl Balloon {
     /// never in the balloon. Reports that are not worked off are dropped for the same reason: they
     /// were looked up in the old map.
     pub fn set_memory(&mut self, memory: MemoryMap) {
-        let (balloon, held) = (&mut self.balloon, &mut self.held);
-        self.memory.for_each_lost(&memory, |range| {
-            let (first, end) = range.page_indices();
-            balloon.clear(first..end);
-            held.cancel(range);
-        });
+        let balloon = &mut self.balloon;
+        self.memory
+            .for_each_lost(&memory, |range| balloon.take_back(range));
         let changed = self.memory.sections() != memory.sections();
         if changed && self.batch.queue() == Some(QueueKind::Reporting) {
             self.batch.drop_ranges();
@@ -204,8 +191,8 @@ impl Balloon {
     /// The pages in the balloon, as far as MUST_TELL_HOST makes the guest say so.
     pub(crate) fn ballooned(&self) -> Ballooned<&PageBitmap> {
         Ballooned {
-            pages: &self.balloon,
-            complete: self.balloon_complete,
+            pages: self.balloon.set(),
+            complete: self.balloon.is_complete(),
         }
     }
 
@@ -233,7 +220,7 @@ impl Balloon {
         }
         if queue == QueueKind::Inflate && !self.negotiated.contains(Features::MUST_TELL_HOST) {
             // Nobody keeps account of these, also if the driver promises to tell later.
-            self.balloon_complete = false;
+            self.balloon.miss();
         }
         self.counters
             .add(|counts| &mut counts.ranges, self.batch.begin() as u64);
@@ -264,15 +251,19 @@ impl Balloon {
         })
     }
 
-    /// Gives back to the host, for one slice, what a migration brought of pages in the balloon.
-    ///
-    /// While discards are inhibited there is nothing to do, and there may be more to do later.
-    pub fn discard_loaded(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
-        let Some(from) = self.loaded.filter(|_| inhibit == Inhibit::No) else {
-            return Progress::Done;
-        };
-        self.loaded = self.slice(host, inhibit, |work, _| loaded::slice(work, from));
-        self.loaded.map_or(Progress::Done, |_| Progress::More)
+    /// How many bytes in the balloon could not be given back when they came and are still to be.
+    pub fn owed_bytes(&self) -> u64 {
+        self.balloon.owed() * PAGE_SIZE
+    }
+
+    /// Gives those back to the host, for one slice. While discards are inhibited there is nothing
+    /// to do.
+    pub fn discard_owed(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
+        if inhibit != Inhibit::No || self.slice(host, inhibit, |work, _| owed::slice(work)) {
+            Progress::Done
+        } else {
+            Progress::More
+        }
     }
 
     /// Gives back to the host, for one slice, pages that wait for their neighbours.
@@ -286,7 +277,7 @@ impl Balloon {
 
     /// How many bytes wait for their neighbours.
     pub fn held_bytes(&self) -> u64 {
-        self.held.bytes()
+        self.balloon.held().bytes()
     }
 
     /// Does a slice of work: calls `handle` with what handlers need and the batch, and then has the host do
@@ -302,7 +293,6 @@ impl Balloon {
             memory: &self.memory,
             last_section: None,
             balloon: told.then_some(&mut self.balloon),
-            held: (told && self.held.is_on()).then_some(&mut self.held),
             inhibit,
             poison_val: self.config.poison_val,
             advice: self.options.reporting_advice,
@@ -342,9 +332,7 @@ impl Balloon {
     /// Knows no more which pages are in the balloon: the guest may have some of them back. What is
     /// not in the set is never discarded by mistake, nor left out of a migration.
     fn forget_pages(&mut self) {
-        self.balloon.clear_all();
-        self.held.cancel_all();
-        self.balloon_complete = false;
+        self.balloon.forget(false);
     }
 
     /// Takes over a statistics buffer that begins with `payload`.
@@ -382,14 +370,15 @@ impl Balloon {
     /// What the device did, for a guest with `ram` bytes of memory.
     pub fn counters(&self, ram: u64) -> Counters {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
-        let ballooned_bytes = if told && self.balloon_complete {
-            self.balloon.count() * PAGE_SIZE
+        let ballooned_bytes = if told && self.balloon.is_complete() {
+            self.balloon.set().count() * PAGE_SIZE
         } else {
             self.config.actual_bytes(ram)
         };
         Counters {
             ballooned_bytes,
-            held_bytes: self.held.bytes(),
+            held_bytes: self.held_bytes(),
+            owed_bytes: self.owed_bytes(),
             ..*self.counters
         }
     }
@@ -398,7 +387,7 @@ impl Balloon {
     /// it may not use them before their deflate was acknowledged (virtio 1.3, 5.5.6.1).
     pub fn ballooned_blocks(&self) -> impl Iterator<Item = BlockRange> {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
-        let runs = self.balloon.runs().take_while(move |_| told);
+        let runs = self.balloon.set().runs().take_while(move |_| told);
         let memory = &self.memory;
         runs.flat_map(move |run| {
             let mut rest = GpaRange::of_page_indices(run);
@@ -418,7 +407,7 @@ impl Balloon {
     /// known.
     pub fn ballooned_version(&self) -> Option<u64> {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
-        told.then(|| self.balloon.version())
+        told.then(|| self.balloon.set().version())
     }
 
     /// Makes the next inflate batch panic, to test that a panic costs the device and no more.

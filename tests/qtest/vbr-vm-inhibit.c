@@ -14,6 +14,7 @@
 #include "vbr-vm.h"
 
 #define NPAGES 16
+#define NO_MTH (1ull << VIRTIO_BALLOON_F_MUST_TELL_HOST)
 
 static void limit_bandwidth(QTestState *qts, int64_t bytes)
 {
@@ -55,7 +56,11 @@ static void assert_keeps(VbrDev *d, uint64_t base)
     vbr_assert_counter(d, "discard-errors", 0);
 }
 
-static void test_background_snapshot(void)
+/*
+ * What could not be given back is, when that is allowed again: without a word of
+ * the guest if it said that it tells before it takes pages back, else never.
+ */
+static void test_background_snapshot(const void *refuse)
 {
     g_autofree char *file = vbr_stream_name();
     g_autofree char *uri = g_strdup_printf("file:%s", file);
@@ -63,7 +68,7 @@ static void test_background_snapshot(void)
     VbrDev *d = &vm->d;
     uint64_t base;
 
-    vbr_start(d, 0);
+    vbr_start(d, refuse ? NO_MTH : 0);
     assert_inhibited(d, "no");
     base = vbr_pages(d, NPAGES, VBR_PAGE);
     if (!can_do(vm->qts, "background-snapshot")) {
@@ -84,7 +89,58 @@ static void test_background_snapshot(void)
     qtest_qmp_assert_success(vm->qts, "{ 'execute': 'migrate_cancel' }");
     g_assert(vbr_migrate_wait(vm->qts, "cancelled", "failed", NULL));
     assert_inhibited(d, "no");
-    vbr_assert_works(d);
+    if (refuse) {
+        vbr_assert_counter(d, "owed-bytes", 0);
+        vbr_assert_works(d);
+        vbr_assert_kept(d, base, NPAGES, 0x2f);
+    } else {
+        vbr_wait_owed(d);
+        vbr_assert_gone(d, base, NPAGES);
+        vbr_assert_counter(d, "discards", 1);
+        vbr_assert_works(d);
+    }
+    vbr_vm_free(vm);
+    unlink(file);
+}
+
+/* A balloon that grows by a lot meanwhile, and shrinks again a little. */
+static void test_large(void)
+{
+    const uint64_t base = 128 * MiB + VBR_PAGE, n = 257 * MiB / VBR_PAGE;
+    const uint64_t mine = base + 100 * MiB;
+    g_autofree char *file = vbr_stream_name();
+    g_autofree char *uri = g_strdup_printf("file:%s", file);
+    VbrVm *vm = vbr_pc("-m 512M -device " VBR_PCI "," VBR_SLOT_ARG);
+    VbrDev *d = &vm->d;
+
+    vbr_vm_attach(vm, VBR_SLOT);
+    vbr_start(d, 0);
+    if (!can_do(vm->qts, "background-snapshot")) {
+        g_test_skip("no userfaultfd write protection on this host");
+        vbr_vm_free(vm);
+        return;
+    }
+    vbr_fill(d, base - VBR_PAGE, n + 2, 0x2f);
+    limit_bandwidth(vm->qts, 1 * MiB);
+    qtest_qmp_assert_success(vm->qts, "{ 'execute': 'migrate', "
+                             "'arguments': { 'uri': %s } }", uri);
+    g_assert(vbr_migrate_wait(vm->qts, "active", "failed", NULL));
+    vbr_send_range(d, VBR_INFLATE, base, n);
+    vbr_assert_counter(d, "owed-bytes", n * VBR_PAGE);
+    g_assert_cmpuint(vbr_resident(d, base, n), ==, n);
+    vbr_send_range(d, VBR_DEFLATE, mine, NPAGES);
+    vbr_assert_counter(d, "owed-bytes", (n - NPAGES) * VBR_PAGE);
+
+    qtest_qmp_assert_success(vm->qts, "{ 'execute': 'migrate_cancel' }");
+    g_assert(vbr_migrate_wait(vm->qts, "cancelled", "failed", NULL));
+    vbr_wait_owed(d);
+    g_assert_cmpuint(vbr_resident(d, base, n), ==, NPAGES);
+    vbr_assert_kept(d, base - VBR_PAGE, 1, 0x2f);
+    vbr_assert_kept(d, mine, NPAGES, 0x2f);
+    vbr_assert_kept(d, base + n * VBR_PAGE, 1, 0x2f);
+    vbr_assert_filled(d, mine + NPAGES * VBR_PAGE, 1, 0);
+    vbr_assert_counter(d, "discarded-bytes", (n - NPAGES) * VBR_PAGE);
+    vbr_assert_counter(d, "discard-errors", 0);
     vbr_vm_free(vm);
     unlink(file);
 }
@@ -132,17 +188,21 @@ static void test_postcopy(void)
     g_assert(vbr_migrate_wait(from->qts, "completed", "failed", NULL));
     g_assert(vbr_migrate_wait(to->qts, "completed", "failed", NULL));
     assert_inhibited(&to->d, "no");
-    vbr_assert_kept(&to->d, ballooned, NPAGES, 0x2f);
-    vbr_assert_works(&to->d);
-    vbr_settle(&to->d);
+    vbr_wait_owed(&to->d);
     vbr_assert_gone(&to->d, ballooned, NPAGES);
+    /* What was inflated while it arrived, too. */
+    vbr_assert_gone(&to->d, base, NPAGES);
+    vbr_assert_works(&to->d);
     vbr_vm_free(from);
     vbr_vm_free(to);
 }
 
 void vbr_add_inhibit_tests(void)
 {
-    qtest_add_func("virtio-balloon-rs/inhibit/background-snapshot",
-                   test_background_snapshot);
+    qtest_add_data_func("virtio-balloon-rs/inhibit/background-snapshot", NULL,
+                        test_background_snapshot);
+    qtest_add_data_func("virtio-balloon-rs/inhibit/background-snapshot-untold",
+                        "", test_background_snapshot);
+    qtest_add_func("virtio-balloon-rs/inhibit/large", test_large);
     qtest_add_func("virtio-balloon-rs/inhibit/postcopy", test_postcopy);
 }

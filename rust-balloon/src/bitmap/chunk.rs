@@ -49,7 +49,7 @@ impl Spare {
 /// `set` is the number of indices that are in the chunk. Without `words` those are the lines whose
 /// bits `lines` has, as a whole. With `words` they are the ones there; a line whose bit `lines` has
 /// not is empty then, the others may be anything. A chunk that is full or empty has no `words`.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Chunk {
     pub(super) words: Option<Box<Words>>,
     pub(super) lines: u64,

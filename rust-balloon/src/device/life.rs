@@ -8,7 +8,7 @@ use crate::config::ConfigState;
 use crate::features::{FOUNDING, Features, Numbering};
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::Asked;
-use crate::queue::held::Held;
+use crate::queue::ballooned::BalloonedPages;
 use crate::queue::stats::Stats;
 
 /// What a device begins anew with.
@@ -17,7 +17,6 @@ struct Beginning {
     config: ConfigState,
     stats: Stats,
     ballooned: Ballooned<PageBitmap>,
-    loaded: Option<u64>,
 }
 
 fn told(features: Features) -> bool {
@@ -41,11 +40,8 @@ impl Balloon {
         }
         if !told(self.negotiated) || !told(features) {
             // A driver that did not promise so far may have inflated, and taken back, what it liked.
-            let was_empty = self.config.actual == 0 && self.balloon.count() == 0;
-            self.balloon_complete &= was_empty;
-            self.balloon.clear_all();
-            self.held.cancel_all();
-            self.loaded = None;
+            let was_empty = self.config.actual == 0 && self.balloon.set().count() == 0;
+            self.balloon.forget(self.balloon.is_complete() && was_empty);
         }
         self.negotiated = features;
         self.skip_stats = legacy;
@@ -67,7 +63,6 @@ impl Balloon {
                 pages: PageBitmap::new(PAGE_LIMIT),
                 complete: true,
             },
-            loaded: None,
         });
         was_inflated
     }
@@ -102,8 +97,6 @@ impl Balloon {
                 pages: PageBitmap::new(PAGE_LIMIT),
                 complete: told(self.negotiated) && config.actual == 0,
             }),
-            // Those that the source held are in the set, and all of that is given back here.
-            loaded: Some(0),
         });
     }
 
@@ -122,13 +115,14 @@ impl Balloon {
             negotiated: beginning.negotiated,
             config: beginning.config,
             stats: beginning.stats,
-            balloon: beginning.ballooned.pages,
-            balloon_complete: beginning.ballooned.complete,
-            loaded: beginning.loaded,
+            balloon: BalloonedPages::of(
+                beginning.ballooned.pages,
+                beginning.ballooned.complete,
+                old.options.hold_bytes,
+            ),
 
             // Of what was under way nothing is left.
             skip_stats: false,
-            held: Held::new(old.options.hold_bytes),
             batch: Batch::default(),
             message: None,
             answer: None,

@@ -243,3 +243,45 @@ pub unsafe extern "C" fn vbr_held_flush(
         Ok(())
     })
 }
+
+/// How many bytes in the balloon could not be given back when they came, and are still to be:
+/// discards were inhibited, or a migration brought them.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `bytes` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_owed_bytes(device: *const VbrDevice, bytes: *mut u64) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let bytes = unsafe { output(bytes) };
+    with_device(device, |balloon, _| {
+        bytes?.write(balloon.owed_bytes());
+        Ok(())
+    })
+}
+
+/// Gives those back to the host, for one slice. `done` gets false when there is more to do: call
+/// again, after letting the main loop run. Otherwise there is nothing to do, or nothing while
+/// `inhibit` lasts.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `done` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_owed_discard(
+    device: *mut VbrDevice,
+    inhibit: Inhibit,
+    done: *mut bool,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let done = unsafe { output(done) };
+    with_device(device, |balloon, host| {
+        let done = done?;
+        done.write(balloon.discard_owed(host, inhibit) == Progress::Done);
+        Ok(())
+    })
+}

@@ -15,7 +15,7 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 /// The version of this interface: it changes with every incompatible change of the header.
-pub const VBR_ABI_VERSION: u32 = 5;
+pub const VBR_ABI_VERSION: u32 = 6;
 
 /// What the user of the device chose.
 #[derive(Clone, Copy)]

@@ -23,7 +23,7 @@ pub type VbrSpansCallback = Option<
 >;
 
 /// What the library may ask of the host. All are called only from inside `vbr_batch_run`,
-/// `vbr_held_flush` and `vbr_loaded_discard`, and must not call back into the device.
+/// `vbr_held_flush` and `vbr_owed_discard`, and must not call back into the device.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct VbrHostOps {

@@ -3,9 +3,7 @@
 
 use super::guard::{VbrDevice, output, output_slice, slice, with_device};
 use super::status::VbrStatus;
-use crate::device::Progress;
 use crate::error::Error;
-use crate::host::Inhibit;
 use crate::pageset::MAX_BYTES;
 use crate::state::{SavedPages, State};
 
@@ -114,29 +112,5 @@ pub unsafe extern "C" fn vbr_state_load(
         state
             .ok_or(Error::InvalidArgument)?
             .load(balloon, pages, max_ram)
-    })
-}
-
-/// After a load, gives back to the host what came along of pages in the balloon, for one slice. `done`
-/// gets false when there is more to do: call again, after letting the main loop run. Otherwise there is
-/// nothing to do, or nothing while `inhibit` lasts.
-///
-/// # Safety
-///
-/// `device` is NULL or a live device, `done` NULL or writable.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_loaded_discard(
-    device: *mut VbrDevice,
-    inhibit: Inhibit,
-    done: *mut bool,
-) -> VbrStatus {
-    // SAFETY: NULL or a live device by contract.
-    let device = unsafe { device.as_ref() };
-    // SAFETY: NULL or writable by contract.
-    let done = unsafe { output(done) };
-    with_device(device, |balloon, host| {
-        let done = done?;
-        done.write(balloon.discard_loaded(host, inhibit) == Progress::Done);
-        Ok(())
     })
 }

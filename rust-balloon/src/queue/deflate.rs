@@ -29,11 +29,7 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
         }
     };
     if let Some(balloon) = &mut work.balloon {
-        let (first, end) = part.page_indices();
-        balloon.clear(first..end);
-    }
-    if let Some(held) = &mut work.held {
-        held.cancel(part);
+        balloon.take_back(part);
     }
     part.end()
 }

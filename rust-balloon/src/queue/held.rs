@@ -16,16 +16,16 @@
 //! A guest that starts another kernel without a reset, or another word to the device, is not seen to have its
 //! pages back. PCI devices lose the bus then, which the C side takes for a reset.
 
+use super::ballooned::Waiting;
 use super::{HUGE_PAGE_SIZE, Work};
-use crate::bitmap::PageBitmap;
 use crate::memory::{Piece, Section};
 use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
-use std::ops::Range;
 
-/// The most bytes that a user may let wait. All of them are given back at once when somebody asks what is in
-/// the balloon. If each page is a place of its own, that takes half a millisecond for 4 MiB of private memory
-/// and three of shared memory. Less than 4 MiB is not enough for both ends of a long request.
+/// The most bytes that a user may let wait. All of them are given back at once when the machine
+/// stops. If each page is a place of its own, that takes half a millisecond for 4 MiB of private
+/// memory and three of shared memory. Less than 4 MiB is not enough for both ends of a long
+/// request.
 pub const MAX_HOLD_BYTES: u64 = 64 << 20;
 /// The longest that a user may let them wait, in milliseconds.
 pub const MAX_HOLD_MS: u32 = 1000;
@@ -42,38 +42,11 @@ pub enum Flush {
     All = 1,
 }
 
-/// Pages of one age.
-struct Pages {
-    set: PageBitmap,
-    /// None of them is below this page, so that nobody looks for them there: guests can be large.
-    from: u64,
-}
-
-impl Pages {
-    fn none() -> Pages {
-        Pages {
-            set: PageBitmap::new(PAGE_LIMIT),
-            from: PAGE_LIMIT,
-        }
-    }
-
-    fn add(&mut self, pages: Range<u64>) {
-        self.from = self.from.min(pages.start);
-        self.set.add(pages);
-    }
-
-    fn first_run(&mut self) -> Option<Range<u64>> {
-        let run = self.set.next_run(self.from);
-        self.from = run.as_ref().map_or(PAGE_LIMIT, |run| run.start);
-        run
-    }
-}
-
 /// The pages, and how many they may be.
 pub struct Held {
-    young: Pages,
+    young: Waiting,
     /// Held since before the last flush of those.
-    aged: Pages,
+    aged: Waiting,
     most: u64,
     /// More were held than there may be: all are to go.
     overflowed: bool,
@@ -83,8 +56,8 @@ impl Held {
     /// None, and never more than `bytes` of them; 0 to hold none at all.
     pub fn new(bytes: u64) -> Held {
         Held {
-            young: Pages::none(),
-            aged: Pages::none(),
+            young: Waiting::none(),
+            aged: Waiting::none(),
             most: bytes / PAGE_SIZE,
             overflowed: false,
         }
@@ -97,22 +70,20 @@ impl Held {
 
     /// How many bytes are held.
     pub fn bytes(&self) -> u64 {
-        (self.young.set.count() + self.aged.set.count()) * PAGE_SIZE
+        (self.young.count() + self.aged.count()) * PAGE_SIZE
     }
 
     /// Takes the pages of `range` out: they left the balloon.
     pub fn cancel(&mut self, range: GpaRange) {
-        if self.bytes() > 0 {
-            let (first, end) = range.page_indices();
-            self.young.set.clear(first..end);
-            self.aged.set.clear(first..end);
-        }
+        let (first, end) = range.page_indices();
+        self.young.clear(first..end);
+        self.aged.clear(first..end);
     }
 
     /// Takes all pages out.
     pub fn cancel_all(&mut self) {
-        self.young = Pages::none();
-        self.aged = Pages::none();
+        self.young = Waiting::none();
+        self.aged = Waiting::none();
         self.overflowed = false;
     }
 
@@ -175,14 +146,14 @@ pub fn inflate(work: &mut Work<'_>, section: &Section, part: GpaRange) {
 /// the balloon, or `end` itself if the section does not have the whole of it, or it lies where no set of
 /// pages reaches. Else `end` is held.
 fn complete_or_hold(work: &mut Work<'_>, section: &Section, end: GpaRange) -> Option<GpaRange> {
-    let held = work.held.as_mut()?;
+    let balloon = work.balloon.as_mut()?;
     let huge = section.grow_to(end, HUGE_PAGE_SIZE);
     let Some(huge) = huge.filter(|huge| huge.page_indices().1 <= PAGE_LIMIT) else {
         return Some(end);
     };
-    let (first, past) = huge.page_indices();
-    let balloon = work.balloon.as_ref()?;
-    if balloon.contains_all(first..past) {
+    let is_whole = balloon.contains_all(huge);
+    let held = balloon.held_mut()?;
+    if is_whole {
         held.cancel(huge);
         return Some(huge);
     }
@@ -192,7 +163,7 @@ fn complete_or_hold(work: &mut Work<'_>, section: &Section, end: GpaRange) -> Op
 
 /// Gives all back that is held if it is too much; says whether more can be held.
 pub fn make_room(work: &mut Work<'_>) -> bool {
-    let is_full = work.held.as_ref().is_some_and(|held| held.overflowed);
+    let is_full = work.held().is_some_and(|held| held.overflowed);
     !is_full || flush(work, Flush::All)
 }
 
@@ -200,7 +171,7 @@ pub fn make_room(work: &mut Work<'_>) -> bool {
 /// that `flush` means.
 pub fn flush(work: &mut Work<'_>, flush: Flush) -> bool {
     loop {
-        let Some(held) = &mut work.held else {
+        let Some(held) = work.held() else {
             return true;
         };
         let Some(range) = held.next(flush) else {
@@ -219,7 +190,7 @@ pub fn flush(work: &mut Work<'_>, flush: Flush) -> bool {
                 part
             }
         };
-        if let Some(held) = &mut work.held {
+        if let Some(held) = work.held() {
             held.cancel(part);
         }
     }

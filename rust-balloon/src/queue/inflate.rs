@@ -20,11 +20,10 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
                 .add(|counts| &mut counts.inflated_bytes, part.bytes());
             let mut ballooned = false;
             if let Some(balloon) = &mut work.balloon {
-                let (first, end) = part.page_indices();
-                balloon.add(first..end);
+                balloon.give(part);
                 ballooned = true;
             }
-            if section.page_size == PAGE_SIZE && ballooned && work.held.is_some() {
+            if section.page_size == PAGE_SIZE && ballooned && work.held().is_some() {
                 held::inflate(work, &section, part);
             } else if section.page_size == PAGE_SIZE {
                 // The device may modify a page from seeing it in a request until the request is
@@ -47,7 +46,7 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
 /// (virtio 1.3, 5.5.6.2), and a page leaves the set before its deflate is acknowledged, with a reset,
 /// and when the memory behind its address changes. So a page that the guest uses is never in the
 /// set, and a backing page that holds one is never complete.
-fn discard_complete_pages(work: &mut Work<'_>, section: &Section, part: GpaRange) {
+pub(super) fn discard_complete_pages(work: &mut Work<'_>, section: &Section, part: GpaRange) {
     let Some(pages) = section.grow_to_pages(part) else {
         return;
     };
@@ -56,11 +55,8 @@ fn discard_complete_pages(work: &mut Work<'_>, section: &Section, part: GpaRange
     while let Some(range) = rest {
         let page = section.take_front(range, section.page_size, section.page_size);
         rest = GpaRange::new(page.end(), range.end());
-        let (first, end) = page.page_indices();
-        let is_complete = work
-            .balloon
-            .as_ref()
-            .is_some_and(|balloon| balloon.contains_all(first..end));
+        let balloon = work.balloon.as_ref();
+        let is_complete = balloon.is_some_and(|balloon| balloon.contains_all(page));
         complete = match (complete, is_complete) {
             (None, true) => Some(page),
             (Some(run), true) => GpaRange::new(run.start(), page.end()),

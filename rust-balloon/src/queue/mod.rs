@@ -2,20 +2,21 @@
 //! One handler per queue. Those that work on memory do the front of a range and say how far they
 //! came; the device calls them until the batch is done or the slice is over.
 
+pub mod ballooned;
 pub mod deflate;
 pub mod held;
 pub mod hint;
 pub mod inflate;
-pub mod loaded;
+pub mod owed;
 pub mod report;
 pub mod stats;
 
 use crate::batch::Budget;
-use crate::bitmap::PageBitmap;
 use crate::counters::{Counters, Tally};
 use crate::host::{Host, Inhibit, MAX_SPANS, Refused};
 use crate::memory::{BlockId, BlockSpan, MemoryMap, Piece, Section};
 use crate::page::{Gpa, GpaRange};
+use ballooned::BalloonedPages;
 
 /// A PMD on x86 and on arm64 with 4 KiB pages. Slices end on such borders so that a huge page is
 /// not split just because a slice was over.
@@ -129,9 +130,7 @@ pub struct Work<'a> {
     /// The section that the last range lay in: the next one mostly does, too.
     pub last_section: Option<Section>,
     /// The pages in the balloon, where MUST_TELL_HOST was negotiated.
-    pub balloon: Option<&'a mut PageBitmap>,
-    /// Pages in the balloon that are given back later, where some are.
-    pub held: Option<&'a mut held::Held>,
+    pub balloon: Option<&'a mut BalloonedPages>,
     /// Whether discards are allowed.
     pub inhibit: Inhibit,
     /// The value that the guest expects in its free pages.
@@ -174,9 +173,23 @@ impl Work<'_> {
         section.take_front(part, bytes, section.page_size.max(HUGE_PAGE_SIZE))
     }
 
-    /// Discards `range`, whole backing pages of `section`, unless discards are inhibited. The
-    /// caller has shown that the guest allows it.
+    /// Pages in the balloon that wait for their neighbours, where some do.
+    fn held(&mut self) -> Option<&mut held::Held> {
+        self.balloon.as_mut()?.held_mut()
+    }
+
+    /// Discards `range`, whole backing pages of `section`. The caller has shown that the guest
+    /// allows it.
+    ///
+    /// While discards are inhibited, what is known to be in the balloon is noted and discarded
+    /// later.
     fn discard(&mut self, section: &Section, range: GpaRange) {
+        if let Some(balloon) = &mut self.balloon {
+            match self.inhibit {
+                Inhibit::No => balloon.settle(range),
+                _ => balloon.owe(range),
+            }
+        }
         self.give_back(section, range, Advice::Discard);
     }
 

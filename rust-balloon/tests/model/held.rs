@@ -65,6 +65,10 @@ enum Step {
     GiveUp(QueueKind, Range<u64>, u32),
     Reset,
     Migrate,
+    /// From now on discards are inhibited, or not any more.
+    Inhibit(bool),
+    /// So many slices of giving back what could not be given back before.
+    Owed(u32),
     /// Other memory behind the pages of the second block, and back.
     Replug,
     Write(Range<u64>),
@@ -83,6 +87,7 @@ struct Page {
 struct World {
     balloon: Balloon,
     pages: Vec<Page>,
+    inhibit: Inhibit,
 }
 
 impl World {
@@ -95,6 +100,7 @@ impl World {
         World {
             balloon: device(HOLD_BYTES),
             pages: vec![page; PAGES as usize],
+            inhibit: Inhibit::No,
         }
     }
 
@@ -107,6 +113,7 @@ impl World {
     /// What the host was asked for may only be what the guest gave away.
     fn discarded(&mut self, host: &mut MockHost) {
         for range in std::mem::take(&mut host.discards) {
+            assert_eq!(self.inhibit, Inhibit::No);
             let first = range.offset / PAGE_SIZE;
             for page in first..first + range.bytes / PAGE_SIZE {
                 let number = guest_page(range.block.0, page);
@@ -131,7 +138,7 @@ impl World {
         assert_eq!(added, Ok(()));
         let mut host = MockHost::default();
         for _ in 0..slices {
-            let progress = self.balloon.batch_run(&mut host, Inhibit::No);
+            let progress = self.balloon.batch_run(&mut host, self.inhibit);
             self.discarded(&mut host);
             if progress == Progress::Done {
                 return true;
@@ -143,11 +150,15 @@ impl World {
     fn flush(&mut self, flush: Flush, slices: u32) {
         let mut host = MockHost::default();
         for _ in 0..slices {
-            let progress = self.balloon.flush_held(&mut host, flush, Inhibit::No);
+            let progress = self.balloon.flush_held(&mut host, flush, self.inhibit);
             self.discarded(&mut host);
             if progress == Progress::Done {
+                // Of what was inhibited nothing is left to be done, either, unless it still is.
+                self.owed(u32::MAX);
+                let is_inhibited = self.inhibit != Inhibit::No;
                 let waits_too_long = |page: &Page| match (flush, page.owed_since) {
                     (_, None) => false,
+                    _ if is_inhibited => false,
                     (Flush::Aged, Some(age)) => page.is_resident && age > 0,
                     (Flush::All, Some(_)) => page.is_resident,
                 };
@@ -158,6 +169,18 @@ impl World {
                     }),
                     Flush::All => assert_eq!(self.balloon.held_bytes(), 0),
                 }
+                return;
+            }
+        }
+    }
+
+    fn owed(&mut self, slices: u32) {
+        let mut host = MockHost::default();
+        for _ in 0..slices {
+            let progress = self.balloon.discard_owed(&mut host, self.inhibit);
+            self.discarded(&mut host);
+            if progress == Progress::Done {
+                assert!(self.balloon.owed_bytes() == 0 || self.inhibit != Inhibit::No);
                 return;
             }
         }
@@ -205,6 +228,9 @@ impl World {
                 });
             }
             Step::Migrate => self.migrate(),
+            Step::Inhibit(true) => self.inhibit = Inhibit::BackgroundSnapshot,
+            Step::Inhibit(false) => self.inhibit = Inhibit::No,
+            Step::Owed(slices) => self.owed(slices),
             Step::Replug => {
                 let other = vec![sections()[0], section(9, SECOND, 64, 0, PAGE_SIZE)];
                 self.balloon.set_memory(MemoryMap::new(other).unwrap());
@@ -233,9 +259,6 @@ impl World {
             .unwrap();
         self.balloon = to;
         self.of(&[0..PAGES], |page| page.is_resident = true);
-        let mut host = MockHost::default();
-        while self.balloon.discard_loaded(&mut host, Inhibit::No) == Progress::More {}
-        self.discarded(&mut host);
     }
 }
 
@@ -261,6 +284,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (queue, range(), 0..3u32).prop_map(|(queue, range, n)| Step::GiveUp(queue, range, n)),
         1 => Just(Step::Reset),
         1 => Just(Step::Migrate),
+        3 => any::<bool>().prop_map(Step::Inhibit),
+        3 => prop_oneof![1..4u32, Just(u32::MAX)].prop_map(Step::Owed),
         1 => Just(Step::Replug),
         4 => range().prop_map(Step::Write),
     ]
@@ -275,6 +300,7 @@ proptest! {
         for step in steps {
             world.step(step);
         }
+        world.inhibit = Inhibit::No;
         world.flush(Flush::All, u32::MAX);
     }
 }

@@ -10,9 +10,9 @@ mod edges;
 mod expect;
 mod format;
 mod held;
-mod loaded;
 mod messages;
 mod mock;
+mod owed;
 mod world;
 
 use proptest::prelude::*;

@@ -179,6 +179,7 @@ impl World {
             let counters = self.counters();
             expected.requests += taken as u64;
             expected.ballooned_bytes = counters.ballooned_bytes;
+            expected.owed_bytes = counters.owed_bytes;
             assert_eq!(counters, expected);
             let batch = self.model.open(queue, understood, counters);
             let batch = batch.meant(meant);
@@ -336,7 +337,7 @@ impl World {
     fn loaded(&mut self, inhibited: bool, refuse: bool) {
         self.host.refuse = refuse;
         self.balloon
-            .discard_loaded(&mut self.host, inhibit(inhibited));
+            .discard_owed(&mut self.host, inhibit(inhibited));
         let discards = std::mem::take(&mut self.host.discards);
         let none = Vec::new();
         let mut batch = self

@@ -42,6 +42,8 @@ static const struct {
     X(vbr_batch_abandon, (device))                                             \
     X(vbr_held_bytes, (device, &out->bytes))                                   \
     X(vbr_held_flush, (device, VBR_FLUSH_ALL, VBR_INHIBIT_NO, &out->flag))     \
+    X(vbr_owed_bytes, (device, &out->bytes))                                   \
+    X(vbr_owed_discard, (device, VBR_INHIBIT_NO, &out->flag))                  \
     X(vbr_config_size, (device, &out->size))                                   \
     X(vbr_config_read, (device, 0, out->image, sizeof(out->image)))            \
     X(vbr_config_write, (device, in.image, sizeof(in.image), &out->flag))      \
@@ -57,7 +59,6 @@ static const struct {
     X(vbr_state_save, (device, 1, &out->state))                                \
     X(vbr_state_save_pages, (device, out->image, 16, &out->size, &out->flag))  \
     X(vbr_state_load, (device, &in.state, &in.pages, 4096))                    \
-    X(vbr_loaded_discard, (device, VBR_INHIBIT_NO, &out->flag))                \
     X(vbr_stats_receive, (device, &in.buffer))                                 \
     X(vbr_stats_get, (device, &out->stats))                                    \
     X(vbr_machine_reset, (device))                                             \

@@ -128,19 +128,20 @@ AT(VbrSection, host, 40);
 AT(VbrSection, populate, 48);
 AT(VbrSection, lazy, 49);
 
-/* 24 counts of 8 bytes: no room between them for padding. */
-IS(sizeof(struct VbrCounters), 25 * 8);
+/* 26 counts of 8 bytes: no room between them for padding. */
+IS(sizeof(struct VbrCounters), 26 * 8);
 AT(VbrCounters, ballooned_bytes, 0);
 AT(VbrCounters, held_bytes, 8);
-AT(VbrCounters, discarded_bytes, 5 * 8);
-AT(VbrCounters, batches, 8 * 8);
-AT(VbrCounters, requests, 9 * 8);
-AT(VbrCounters, malformed_messages, 10 * 8);
-AT(VbrCounters, ignored_message_bytes, 11 * 8);
-AT(VbrCounters, ignored_request_buffers, 12 * 8);
-AT(VbrCounters, ignored_bad_pfns, 14 * 8);
-AT(VbrCounters, ignored_stats, 21 * 8);
-AT(VbrCounters, inhibited_bytes, 24 * 8);
+AT(VbrCounters, owed_bytes, 2 * 8);
+AT(VbrCounters, discarded_bytes, 6 * 8);
+AT(VbrCounters, batches, 9 * 8);
+AT(VbrCounters, requests, 10 * 8);
+AT(VbrCounters, malformed_messages, 11 * 8);
+AT(VbrCounters, ignored_message_bytes, 12 * 8);
+AT(VbrCounters, ignored_request_buffers, 13 * 8);
+AT(VbrCounters, ignored_bad_pfns, 15 * 8);
+AT(VbrCounters, ignored_stats, 22 * 8);
+AT(VbrCounters, inhibited_bytes, 25 * 8);
 
 IS(sizeof(struct VbrState), 168);
 AT(VbrState, num_pages, 0);

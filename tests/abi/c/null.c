@@ -100,8 +100,10 @@ struct arguments {
     X(save_pages_complete, vbr_state_save_pages(a->device, a->image, 16, &a->size, NULL)) \
     X(load_device, vbr_state_load(NULL, &a->state, NULL, RAM))                 \
     X(load_state, vbr_state_load(a->device, NULL, NULL, RAM))                  \
-    X(loaded_device, vbr_loaded_discard(NULL, VBR_INHIBIT_NO, &a->flag))       \
-    X(loaded_done, vbr_loaded_discard(a->device, VBR_INHIBIT_NO, NULL))        \
+    X(owed_device, vbr_owed_bytes(NULL, &a->bytes))                            \
+    X(owed_bytes, vbr_owed_bytes(a->device, NULL))                             \
+    X(discard_device, vbr_owed_discard(NULL, VBR_INHIBIT_NO, &a->flag))        \
+    X(discard_done, vbr_owed_discard(a->device, VBR_INHIBIT_NO, NULL))         \
     X(receive_device, vbr_stats_receive(NULL, &a->buffer))                     \
     X(receive_buffer, vbr_stats_receive(a->device, NULL))                      \
     X(stats_device, vbr_stats_get(NULL, &a->stats))                            \

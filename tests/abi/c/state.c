@@ -210,11 +210,12 @@ static void what_came_is_discarded(void)
 
     CHECK_OK(vbr_state_load(host->device, &state, &pages, RAM));
     guest_fill(host, 4 * PAGE, 5 * PAGE);
-    CHECK_OK(vbr_loaded_discard(host->device, VBR_INHIBIT_INCOMING_POSTCOPY, &done));
+    CHECK_OK(vbr_owed_discard(host->device, VBR_INHIBIT_INCOMING_POSTCOPY, &done));
     CHECK(done);
     CHECK(guest_kept(host, 4 * PAGE, 5 * PAGE));
+    CHECK_EQ(host_counters(host).owed_bytes, 3 * PAGE);
     for (done = false; !done;) {
-        CHECK_OK(vbr_loaded_discard(host->device, VBR_INHIBIT_NO, &done));
+        CHECK_OK(vbr_owed_discard(host->device, VBR_INHIBIT_NO, &done));
     }
     CHECK(guest_kept(host, 4 * PAGE, PAGE));
     CHECK(guest_gone(host, 5 * PAGE, 3 * PAGE));

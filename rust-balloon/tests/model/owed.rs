@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! What a migration brought of pages in the balloon goes back to the host.
+//! Pages in the balloon that could not be given back when they came go back to the host.
 
 use std::ops::Range;
 
 use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd};
 use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::memory::MemoryMap;
 use virtio_balloon_rs::page::PAGE_SIZE;
 use virtio_balloon_rs::pageset;
 use virtio_balloon_rs::state::{SavedPages, State};
@@ -38,7 +39,7 @@ fn loaded(set: &[Range<u64>]) -> Balloon {
 /// One slice; what was discarded in it.
 fn slice(balloon: &mut Balloon, inhibit: Inhibit) -> (Progress, Vec<BlockPages>) {
     let mut host = MockHost::default();
-    let progress = balloon.discard_loaded(&mut host, inhibit);
+    let progress = balloon.discard_owed(&mut host, inhibit);
     let discards = host.discards.iter().map(|range| {
         let first = range.offset / PAGE_SIZE;
         (range.block.0, first..first + range.bytes / PAGE_SIZE)
@@ -68,6 +69,10 @@ fn run(balloon: &mut Balloon) -> (Vec<BlockPages>, u32) {
 }
 
 fn send(balloon: &mut Balloon, queue: QueueKind, pages: Range<u64>) -> u64 {
+    send_while(balloon, queue, pages, Inhibit::No)
+}
+
+fn send_while(balloon: &mut Balloon, queue: QueueKind, pages: Range<u64>, inhibit: Inhibit) -> u64 {
     let pfns = pages.flat_map(|page| (page as u32).to_le_bytes());
     let end = Some(RequestEnd {
         descriptors: 1,
@@ -77,7 +82,7 @@ fn send(balloon: &mut Balloon, queue: QueueKind, pages: Range<u64>) -> u64 {
     let added = balloon.batch_add(queue, part(&payload, ByteOrder::Little, end));
     assert_eq!(added, Ok(()));
     let mut host = MockHost::default();
-    while balloon.batch_run(&mut host, Inhibit::No) == Progress::More {}
+    while balloon.batch_run(&mut host, inhibit) == Progress::More {}
     host.done_bytes / PAGE_SIZE
 }
 
@@ -137,6 +142,104 @@ fn a_reset_ends_it() {
     balloon.reset();
     balloon.set_features(Features::MUST_TELL_HOST, false);
     assert_eq!(send(&mut balloon, QueueKind::Inflate, LONG..LONG + 9), 9);
+    assert_eq!(run(&mut balloon), (vec![], 1));
+}
+
+fn new() -> Balloon {
+    loaded(&[])
+}
+
+const SNAPSHOT: Inhibit = Inhibit::BackgroundSnapshot;
+
+#[test]
+fn what_was_inflated_while_inhibited_goes_when_that_ends() {
+    let mut balloon = new();
+    let inflate = QueueKind::Inflate;
+    assert_eq!(send_while(&mut balloon, inflate, ALL, SNAPSHOT), 0);
+    assert_eq!(balloon.owed_bytes(), 8192 * PAGE_SIZE);
+    assert_eq!(balloon.counters(RAM).owed_bytes, 8192 * PAGE_SIZE);
+    assert_eq!(slice(&mut balloon, SNAPSHOT), (Progress::Done, vec![]));
+    // What the guest has back is its own, and what it gives once more is given back with that.
+    send_while(
+        &mut balloon,
+        QueueKind::Deflate,
+        LONG + 5..LONG + 9,
+        SNAPSHOT,
+    );
+    assert_eq!(send(&mut balloon, inflate, LONG + 16..LONG + 32), 16);
+    assert_eq!(balloon.owed_bytes(), (8192 - 4 - 16) * PAGE_SIZE);
+    let (discards, slices) = run(&mut balloon);
+    assert_eq!(discards, [(4, 0..5), (4, 9..16), (4, 32..8192)]);
+    assert!((5..10).contains(&slices), "{slices} slices");
+    assert_eq!(balloon.owed_bytes(), 0);
+    assert_eq!(run(&mut balloon), (vec![], 1), "once is enough");
+}
+
+#[test]
+fn a_large_page_goes_only_as_a_whole() {
+    let mut balloon = new();
+    let two = HUGE..HUGE + 1024;
+    assert_eq!(
+        send_while(&mut balloon, QueueKind::Inflate, two, SNAPSHOT),
+        0
+    );
+    assert_eq!(balloon.owed_bytes(), 1024 * PAGE_SIZE);
+    send_while(
+        &mut balloon,
+        QueueKind::Deflate,
+        HUGE + 7..HUGE + 8,
+        SNAPSHOT,
+    );
+    assert_eq!(run(&mut balloon).0, [(3, 512..1024)]);
+    assert_eq!(balloon.owed_bytes(), 0);
+    let missing = HUGE + 7..HUGE + 8;
+    assert_eq!(send(&mut balloon, QueueKind::Inflate, missing), 512);
+}
+
+/// Without that promise the guest may use the pages again as soon as their request is acknowledged.
+#[test]
+fn without_the_promise_to_tell_nothing_is_owed() {
+    let mut balloon = new();
+    balloon.set_features(Features::empty(), false);
+    assert_eq!(
+        send_while(&mut balloon, QueueKind::Inflate, ALL, SNAPSHOT),
+        0
+    );
+    assert_eq!(balloon.owed_bytes(), 0);
+    assert_eq!(run(&mut balloon), (vec![], 1));
+}
+
+#[test]
+fn a_host_that_refuses_is_asked_once() {
+    let mut balloon = new();
+    send_while(&mut balloon, QueueKind::Inflate, ALL, SNAPSHOT);
+    let mut host = MockHost {
+        refuse: true,
+        ..MockHost::default()
+    };
+    let mut slices = 0;
+    while balloon.discard_owed(&mut host, Inhibit::No) == Progress::More {
+        slices += 1;
+        assert!(slices < 20);
+    }
+    assert_eq!(balloon.owed_bytes(), 0);
+    assert!(balloon.counters(RAM).discard_errors > 0);
+}
+
+#[test]
+fn other_memory_is_not_owed() {
+    let mut balloon = new();
+    send_while(&mut balloon, QueueKind::Inflate, ALL, SNAPSHOT);
+    balloon.set_memory(MemoryMap::default());
+    balloon.set_memory(memory_map(0));
+    assert_eq!((balloon.owed_bytes(), run(&mut balloon)), (0, (vec![], 1)));
+}
+
+#[test]
+fn what_was_given_up_is_not_owed() {
+    let mut balloon = new();
+    send_while(&mut balloon, QueueKind::Inflate, ALL, SNAPSHOT);
+    balloon.batch_abandon();
     assert_eq!(run(&mut balloon), (vec![], 1));
 }
 

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The pages in the balloon, as far as MUST_TELL_HOST makes the guest say so, and which of them are
+//! still to be given back to the host.
+//!
+//! The device may modify such a page until it has seen and acknowledged the deflate of it (virtio
+//! 1.3, 5.5.6.2). So a page can be given back at any time while it is in the set. Nothing else may
+//! be: so the two sets of what is given back later are part of this one, and whatever takes a page
+//! out of the balloon takes it out of all three.
+
+use super::held::Held;
+use crate::bitmap::PageBitmap;
+use crate::page::GpaRange;
+use crate::pageset::PAGE_LIMIT;
+use std::ops::Range;
+
+/// Pages that are given back later.
+pub(super) struct Waiting {
+    set: PageBitmap,
+    /// None of them is below this page, so that nobody looks for them there: guests can be large.
+    from: u64,
+}
+
+impl Waiting {
+    pub(super) fn none() -> Waiting {
+        Waiting {
+            set: PageBitmap::new(PAGE_LIMIT),
+            from: PAGE_LIMIT,
+        }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.set.count()
+    }
+
+    pub(super) fn add(&mut self, pages: Range<u64>) {
+        self.from = self.from.min(pages.start);
+        self.set.add(pages);
+    }
+
+    pub(super) fn clear(&mut self, pages: Range<u64>) {
+        if self.set.count() > 0 {
+            self.set.clear(pages);
+        }
+    }
+
+    pub(super) fn first_run(&mut self) -> Option<Range<u64>> {
+        let run = self.set.next_run(self.from);
+        self.from = run.as_ref().map_or(PAGE_LIMIT, |run| run.start);
+        run
+    }
+}
+
+/// The pages.
+///
+/// # Invariants
+///
+/// What is in `held` or `owed` is in `set`.
+pub struct BalloonedPages {
+    set: PageBitmap,
+    /// Whether `set` holds all pages in the balloon: not after a migration that carried no set or a
+    /// part of it, nor after a batch was given up.
+    complete: bool,
+    /// Those that wait for their neighbours.
+    held: Held,
+    /// Those that could not be given back when they came: discards were inhibited, or a migration
+    /// brought them.
+    owed: Waiting,
+}
+
+impl BalloonedPages {
+    /// None, of which never more than `hold_bytes` wait for their neighbours.
+    pub fn new(hold_bytes: u64) -> BalloonedPages {
+        BalloonedPages::of(PageBitmap::new(PAGE_LIMIT), true, hold_bytes)
+    }
+
+    /// Those of `set`, which a migration brought.
+    ///
+    /// All of it is still to be given back here: what the source gave back, and what was sent
+    /// before the guest gave it away.
+    pub fn of(set: PageBitmap, complete: bool, hold_bytes: u64) -> BalloonedPages {
+        BalloonedPages {
+            owed: Waiting {
+                set: set.clone(),
+                from: 0,
+            },
+            set,
+            complete,
+            held: Held::new(hold_bytes),
+        }
+    }
+
+    /// The pages.
+    pub fn set(&self) -> &PageBitmap {
+        &self.set
+    }
+
+    /// Whether all pages in the balloon are known.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Pages that wait for their neighbours.
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// The same, to work on, if any are to wait at all.
+    pub(super) fn held_mut(&mut self) -> Option<&mut Held> {
+        self.held.is_on().then_some(&mut self.held)
+    }
+
+    /// How many pages are still to be given back, besides those that are held.
+    pub fn owed(&self) -> u64 {
+        self.owed.count()
+    }
+
+    /// The first of them.
+    pub(super) fn first_owed(&mut self) -> Option<GpaRange> {
+        self.owed.first_run().and_then(GpaRange::of_page_indices)
+    }
+
+    /// Whether all pages of `range` are in the balloon.
+    pub(super) fn contains_all(&self, range: GpaRange) -> bool {
+        let (first, end) = range.page_indices();
+        self.set.contains_all(first..end)
+    }
+
+    /// The guest gives `range` away.
+    pub(super) fn give(&mut self, range: GpaRange) {
+        let (first, end) = range.page_indices();
+        self.set.add(first..end);
+    }
+
+    /// The guest gets `range` back, or it is not the same memory any more.
+    pub fn take_back(&mut self, range: GpaRange) {
+        let (first, end) = range.page_indices();
+        self.set.clear(first..end);
+        self.held.cancel(range);
+        self.owed.clear(first..end);
+    }
+
+    /// `range` cannot be given back now: it is when that is allowed again, as far as it is in the
+    /// balloon.
+    pub(super) fn owe(&mut self, range: GpaRange) {
+        let (mut from, end) = range.page_indices();
+        while let Some(run) = self.set.next_run(from).filter(|run| run.start < end) {
+            from = run.end;
+            self.owed.add(run.start..run.end.min(end));
+        }
+    }
+
+    /// `range` was given back, or is not to be tried again.
+    pub(super) fn settle(&mut self, range: GpaRange) {
+        let (first, end) = range.page_indices();
+        self.owed.clear(first..end);
+    }
+
+    /// Pages are put into the balloon of which nobody keeps account.
+    pub fn miss(&mut self) {
+        self.complete = false;
+    }
+
+    /// Forgets all pages; `complete` says that the balloon is empty, and not that nothing is known
+    /// of it.
+    pub fn forget(&mut self, complete: bool) {
+        self.set.clear_all();
+        self.complete = complete;
+        self.held.cancel_all();
+        self.owed = Waiting::none();
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! No queue, but done like the work of one: pages in the balloon that could not be given back when
+//! they came.
+//!
+//! Discards were inhibited then; or a migration brought the pages, of which some were sent before
+//! the guest gave them away, so that they have memory here, which nobody asks for any more.
+
+use super::{Work, inflate};
+use crate::memory::Piece;
+use crate::page::{GpaRange, PAGE_SIZE};
+
+/// Gives such pages back for a slice; says whether none is left.
+///
+/// With MUST_TELL_HOST the device may modify a page at any time until it has seen and acknowledged
+/// the deflate of it (virtio 1.3, 5.5.6.2), and a page leaves the set before its deflate is
+/// acknowledged. The set is asked anew for each piece of work.
+pub fn slice(work: &mut Work<'_>) -> bool {
+    loop {
+        let owed = work
+            .balloon
+            .as_mut()
+            .and_then(|balloon| balloon.first_owed());
+        let Some(range) = owed else {
+            return true;
+        };
+        if !work.budget.is_left() {
+            return false;
+        }
+        let part = take(work, range);
+        // Also if the host refuses: that is counted, and would be the same at once.
+        if let Some(balloon) = &mut work.balloon {
+            balloon.settle(part);
+        }
+    }
+}
+
+/// Does the front of `range`, and returns what it was.
+fn take(work: &mut Work<'_>, range: GpaRange) -> GpaRange {
+    work.budget.spend_step();
+    match work.front(range) {
+        Piece::NotRam(part) => part,
+        Piece::Ram(part, section) => {
+            let part = work.take_front(&section, part);
+            if section.page_size == PAGE_SIZE {
+                work.discard(&section, part);
+            } else {
+                // A large page of which something is missing is completed by an inflate, if ever.
+                inflate::discard_complete_pages(work, &section, part);
+            }
+            part
+        }
+    }
+}
