@@ -2,7 +2,7 @@
 //! The guest's answers to requests for unused pages.
 
 use super::Balloon;
-use crate::features::FreePageSource;
+use crate::features::{FreePageSource, QueueKind};
 use crate::memory::{HostRange, MemoryMap, Piece};
 use crate::message::{Format, Head, Item, Malformed, Reader};
 use crate::page::GpaRange;
@@ -41,9 +41,9 @@ impl Balloon {
         source: FreePageSource,
         part: AnswerPart<'_>,
     ) {
-        let format = match source {
-            FreePageSource::HostRequest => Format::Ranges,
-            FreePageSource::MiscQueue => Format::MiscChunks,
+        let (queue, format) = match source {
+            FreePageSource::HostRequest => (QueueKind::HostRequest, Format::Ranges),
+            FreePageSource::MiscQueue => (QueueKind::Misc, Format::MiscChunks),
             FreePageSource::None | FreePageSource::FreePageHint => return,
         };
         if source != hints.source() {
@@ -87,7 +87,7 @@ impl Balloon {
         if answer.is_last {
             hints.end_answer();
         }
-        self.note_left_out(answer.reader.end());
+        self.note_left_out(queue, answer.reader.end());
     }
 
     /// The rest of the message that is being read will not come, nor will the message come again: if it

@@ -31,26 +31,6 @@ pub struct RequestEnd {
     pub wrong_way: usize,
 }
 
-/// Whether the guest's words were understood.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[must_use]
-enum Understood {
-    /// All of them.
-    All,
-    /// Not all: nobody knows which pages the others named.
-    InPart,
-}
-
-impl Understood {
-    fn new(is_all: bool) -> Understood {
-        if is_all {
-            Understood::All
-        } else {
-            Understood::InPart
-        }
-    }
-}
-
 impl Balloon {
     /// How much further payload the batch takes from `queue`, in bytes; 0 when it is to be run.
     pub fn batch_room(&self, queue: QueueKind) -> usize {
@@ -92,12 +72,9 @@ impl Balloon {
             return Err(Error::InvalidArgument);
         }
         self.batch.open(queue)?;
-        let understood = match self.message_format() {
+        match self.message_format() {
             Some(format) => self.add_message(queue, format, &part),
-            None => self.add_pfns(&part),
-        };
-        if understood == Understood::InPart {
-            self.lose(queue);
+            None => self.add_pfns(queue, &part),
         }
         if let Some(end) = part.end {
             // Nobody reads what these hold.
@@ -123,12 +100,10 @@ impl Balloon {
             QueueKind::Deflate => self.forget_pages(),
             // Pages that the guest gave away, and nobody knows of, stay as they are.
             QueueKind::Inflate => {}
-            // No requests of pages.
-            QueueKind::Reporting
-            | QueueKind::Stats
-            | QueueKind::Hint
-            | QueueKind::HostRequest
-            | QueueKind::Misc => {}
+            // Pages that an answer named, and nobody understood, are sent.
+            QueueKind::HostRequest | QueueKind::Misc => {}
+            // Nothing is left out of what comes over these and is understood in part.
+            QueueKind::Reporting | QueueKind::Stats | QueueKind::Hint => {}
         }
     }
 
@@ -145,22 +120,19 @@ impl Balloon {
 
     /// A PFN that is no RAM is understood: there is no such page in the set, and what gets to be at its
     /// address later was never in the balloon.
-    fn add_pfns(&mut self, part: &RequestPart<'_>) -> Understood {
+    fn add_pfns(&mut self, queue: QueueKind, part: &RequestPart<'_>) {
         pfn_blocks(part.payload, part.order, |first, count| {
             self.batch.push_pages(first, count);
         });
         let trailing = (part.payload.len() % PFN_BYTES) as u64;
         self.counters
             .add(|counts| &mut counts.ignored_trailing_bytes, trailing);
-        Understood::new(trailing == 0)
+        if trailing > 0 {
+            self.lose(queue);
+        }
     }
 
-    fn add_message(
-        &mut self,
-        queue: QueueKind,
-        format: Format,
-        part: &RequestPart<'_>,
-    ) -> Understood {
+    fn add_message(&mut self, queue: QueueKind, format: Format, part: &RequestPart<'_>) {
         let message = self.message.take();
         let mut message =
             message.map_or_else(|| Reader::new(format, part.total), |(_, reader)| reader);
@@ -177,21 +149,22 @@ impl Balloon {
         batch.spend(part.payload.len());
         if part.end.is_none() {
             self.message = Some((queue, message));
-            return Understood::All;
+            return;
         }
-        let is_doubtful = message.is_doubtful();
-        let left_out = message.end();
-        self.note_left_out(left_out);
-        Understood::new(left_out.is_none() && !is_doubtful)
+        if message.is_doubtful() {
+            self.lose(queue);
+        }
+        self.note_left_out(queue, message.end());
     }
 
-    /// Counts what was left out of a message.
-    pub(super) fn note_left_out(&mut self, left_out: Option<LeftOut>) {
+    /// Counts what was left out of a message of `queue`.
+    pub(super) fn note_left_out(&mut self, queue: QueueKind, left_out: Option<LeftOut>) {
         if let Some(LeftOut { reason, bytes }) = left_out {
             self.malformed = Some(reason);
             self.counters.one(|counts| &mut counts.malformed_messages);
             self.counters
                 .add(|counts| &mut counts.ignored_message_bytes, bytes);
+            self.lose(queue);
         }
     }
 

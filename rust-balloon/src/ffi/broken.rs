@@ -157,6 +157,11 @@ fn a_reset_makes_hints_anew() {
         assert_eq!(hints.state(), HintState::Off);
         assert_eq!(hints.source(), FreePageSource::None);
         assert_eq!(hints.counters().rounds, 1);
+        assert_eq!(
+            hints.wanted(),
+            1,
+            "the log may still be armed for that round"
+        );
         hints.set_source(SOURCE);
         hints.receive_buffer(SOURCE);
         assert!(hints.can_ask(), "the next driver owes nothing");

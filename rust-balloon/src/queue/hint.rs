@@ -123,12 +123,11 @@ impl Default for Hints {
 }
 
 impl Hints {
-    /// Takes over what of hints that broke is worth keeping for these new ones: ids are not used
-    /// again.
+    /// Takes over what of hints that broke is worth keeping for these new ones, which are reset next: ids
+    /// are not used again, nor is the number of a round that the dirty log is still being armed for.
     pub fn inherit(&mut self, broken: &Hints) {
-        self.source = broken.source;
         self.id = broken.id;
-        self.owes_stop = true;
+        self.wanted = broken.wanted;
         self.limit_ms = broken.limit_ms;
         self.counters = broken.counters;
     }

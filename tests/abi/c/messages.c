@@ -262,6 +262,47 @@ static void given_up_in_the_middle(void)
     }
 }
 
+/*
+ * A guest that wrote a part of its deflate wrong uses all of what it meant: a large page in which it has
+ * memory again is not complete, whatever comes into the balloon next.
+ */
+static void a_deflate_in_part(void)
+{
+    const uint64_t page = LARGE_GPA + HUGE_PAGE;
+    /* The rest of the deflate: a range that is not all RAM, and two that are no range. */
+    const uint64_t rests[] = { NOWHERE | 8, LARGE_GPA + LARGE_BYTES - PAGE + 2, 0 };
+
+    for (size_t i = 0; i < sizeof(rests) / sizeof(rests[0]); i++) {
+        struct host *host = speaking(MUST_TELL_HOST | PAGE_RANGE);
+        struct message message = { .len = 0 };
+
+        guest_fill(host, page, HUGE_PAGE);
+        words(&message, 0, 0, 0);
+        word(&message, page | 511);
+        add(host, INFLATE, &message, 4096);
+        run_batch(host);
+
+        message.len = 0;
+        words(&message, 0, 0, 0);
+        word(&message, rests[i]);
+        /* This is behind the wrong place, and meant. */
+        word(&message, page | 5);
+        add(host, DEFLATE, &message, 4096);
+        run_batch(host);
+        CHECK_EQ(host_counters(host).malformed_messages, 1);
+        guest_fill(host, page, 5 * PAGE);
+
+        message.len = 0;
+        words(&message, 0, 0, 0);
+        word(&message, (page + 511 * PAGE) | 1);
+        add(host, INFLATE, &message, 4096);
+        run_batch(host);
+        CHECK(guest_kept(host, page, 5 * PAGE));
+        CHECK_EQ(host->discard_count, 0);
+        host_free(host);
+    }
+}
+
 /* What is left out takes room as well: a guest cannot have its host read on and on. */
 static void nonsense_fills_the_batch(void)
 {
@@ -293,5 +334,6 @@ void theme_messages(void)
     malformed_ranges();
     malformed_chunks();
     given_up_in_the_middle();
+    a_deflate_in_part();
     nonsense_fills_the_batch();
 }
