@@ -59,6 +59,8 @@ fn guest_page(block: usize, page: u64) -> u64 {
 enum Step {
     Inflate(Vec<Range<u64>>),
     Deflate(Vec<Range<u64>>),
+    /// A deflate of both, of which the second range is written so that nobody understands it.
+    DeflateInPart(Range<u64>, Range<u64>),
     /// So many slices; what the guest may do in between comes as other steps.
     Flush(Flush, u32),
     /// A request of which so many slices are done before its queue is reset.
@@ -126,15 +128,17 @@ impl World {
 
     /// One batch, at most `slices` of it; says whether that was all.
     fn request(&mut self, queue: QueueKind, ranges: &[Range<u64>], slices: u32) -> bool {
-        let pfns = ranges.iter().cloned().flatten();
-        let payload: Vec<u8> = pfns.flat_map(|pfn| (pfn as u32).to_le_bytes()).collect();
+        self.send(queue, &payload(ranges), slices)
+    }
+
+    fn send(&mut self, queue: QueueKind, payload: &[u8], slices: u32) -> bool {
         let end = Some(RequestEnd {
             descriptors: 1,
             wrong_way: 0,
         });
         let added = self
             .balloon
-            .batch_add(queue, part(&payload, ByteOrder::Little, end));
+            .batch_add(queue, part(payload, ByteOrder::Little, end));
         assert_eq!(added, Ok(()));
         let mut host = MockHost::default();
         for _ in 0..slices {
@@ -202,6 +206,18 @@ impl World {
                     (page.is_given, page.owed_since) = (false, None)
                 });
             }
+            Step::DeflateInPart(understood, lost) => {
+                let mut payload = payload(slice::from_ref(&understood));
+                payload.push(lost.start as u8);
+                assert!(self.send(QueueKind::Deflate, &payload, u32::MAX));
+                self.of(&[understood, lost], |page| page.is_given = false);
+                // What waits is forgotten: any of it may be the guest's.
+                self.of(&[0..PAGES], |page| page.owed_since = None);
+                assert_eq!(
+                    (self.balloon.held_bytes(), self.balloon.owed_bytes()),
+                    (0, 0)
+                );
+            }
             Step::Flush(flush, slices) => self.flush(flush, slices),
             Step::GiveUp(queue, range, slices) => {
                 let ranges = [range];
@@ -262,6 +278,11 @@ impl World {
     }
 }
 
+fn payload(ranges: &[Range<u64>]) -> Vec<u8> {
+    let pfns = ranges.iter().cloned().flatten();
+    pfns.flat_map(|pfn| (pfn as u32).to_le_bytes()).collect()
+}
+
 fn range() -> impl Strategy<Value = Range<u64>> {
     let any = (0..PAGES, 1..700u64).prop_map(|(at, count)| at..(at + count).min(PAGES));
     let half = (0..2 * PAGES / HUGE).prop_map(|at| at * HUGE / 2..(at + 1) * HUGE / 2);
@@ -279,6 +300,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => ranges().prop_map(Step::Inflate),
         6 => ranges().prop_map(Step::Deflate),
+        1 => (range(), range()).prop_map(|(seen, lost)| Step::DeflateInPart(seen, lost)),
         4 => (flush.clone(), 1..4u32).prop_map(|(flush, slices)| Step::Flush(flush, slices)),
         4 => flush.prop_map(|flush| Step::Flush(flush, u32::MAX)),
         1 => (queue, range(), 0..3u32).prop_map(|(queue, range, n)| Step::GiveUp(queue, range, n)),
