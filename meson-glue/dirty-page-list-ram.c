@@ -100,8 +100,9 @@ static void dirty_list_note(uint64_t page, unsigned long bits)
     if (!vbr_dirty_is_active(list)) {
         return;
     }
-    vbr_dirty_note(list, writer(), page, bits, &trigger);
-    if (trigger) {
+    /* If it fails the list is broken, and whoever reads it is told. */
+    if (vbr_dirty_note(list, writer(), page, bits,
+                       &trigger) == VBR_STATUS_OK && trigger) {
         dirty_pause();
     }
     if (unlikely(dirty_pause_is_owed())) {
@@ -475,7 +476,7 @@ static int dirty_ram_precopy_notify(NotifierWithReturn *notifier, void *data,
     PrecopyNotifyData *precopy = data;
 
     if (d.list && precopy->reason == PRECOPY_NOTIFY_CLEANUP) {
-        vbr_dirty_sync_end(d.list);
+        d.broken |= vbr_dirty_sync_end(d.list) != VBR_STATUS_OK;
     }
     return 0;
 }

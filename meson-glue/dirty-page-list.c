@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/rcu.h"
@@ -25,6 +26,7 @@
 #include "system/tcg.h"
 #include "dirty-page-list.h"
 #include "trace.h"
+#include "vbr-inject.h"
 
 /* The most pages that are handed out at a time. */
 #define MAX_PAGES 65536
@@ -56,7 +58,10 @@ static VbrDirtyIndices indices(DirtyPageList *dl)
 {
     VbrDirtyIndices indices = {};
 
-    vbr_dirty_indices(dl->list, &indices);
+    if (vbr_dirty_indices(dl->list, &indices) != VBR_STATUS_OK) {
+        /* It is broken: nothing is noted, and whoever fetches is told so. */
+        return (VbrDirtyIndices) {};
+    }
     return indices;
 }
 
@@ -169,7 +174,8 @@ static void stop(DirtyPageList *dl)
 {
     if (dl->tracking) {
         dl->tracking = false;
-        vbr_dirty_stop(dl->list);
+        /* A list that is broken notes nothing. */
+        dirty_list_check(vbr_dirty_stop(dl->list), NULL);
         memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
         update_poll(dl, false);
         dirty_pause_want(false);
@@ -375,7 +381,9 @@ typedef struct Ended {
 
 static void free_ended(Ended *ended)
 {
-    vbr_dirty_free(ended->list, true);
+    if (vbr_dirty_free(ended->list, true) != VBR_STATUS_OK) {
+        warn_report("a dirty page list could not be freed");
+    }
     g_free(ended);
 }
 
@@ -553,6 +561,10 @@ static void dirty_page_list_class_init(ObjectClass *oc, VBR_CLASS_DATA *data)
     object_class_property_add_bool(oc, "overflow", get_overflow, NULL);
     object_class_property_set_description(oc, "overflow",
         "whether there was no room; without no-dups pages are missing then");
+#ifdef VBR_INJECT
+    object_class_property_add_str(oc, "x-inject", vbr_get_inject,
+                                  vbr_put_inject);
+#endif
     for (i = 0; i < ARRAY_SIZE(counts); i++) {
         object_class_property_add(oc, counts[i].name, "uint64", get_count, NULL,
                                   NULL, NULL);

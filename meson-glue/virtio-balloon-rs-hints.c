@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
 #include "hw/virtio/virtio-access.h"
@@ -19,11 +20,31 @@
 
 bool vbr_hint_event(VirtIOBalloonRs *s, VbrHintEvent event)
 {
+    VbrStatus status;
     bool changed = false;
 
-    vbr_hints_event(s->hints, event, &changed);
+    status = vbr_hints_event(s->hints, event, &changed);
+    if (status != VBR_STATUS_OK && event == VBR_HINT_EVENT_RESET) {
+        /* The next one mends what broke in the middle of this. */
+        status = vbr_hints_event(s->hints, event, &changed);
+    }
+    /*
+     * Hints that did not hear of a synchronization could be taken for newer
+     * than it, and what the guest wrote in between would be lost.
+     */
+    if (status != VBR_STATUS_OK) {
+        s->hints_lost = true;
+    } else if (event == VBR_HINT_EVENT_RESET) {
+        s->hints_lost = false;
+    }
     trace_virtio_balloon_rs_hint_event(event, changed);
-    return changed;
+    return status == VBR_STATUS_OK && changed;
+}
+
+bool vbr_hint_view(VirtIOBalloonRs *s, VbrHintView *view)
+{
+    *view = (VbrHintView) {};
+    return !s->hints_lost && vbr_hints_view(s->hints, view) == VBR_STATUS_OK;
 }
 
 void vbr_hint_event_notify(VirtIOBalloonRs *s, VbrHintEvent event)
@@ -34,26 +55,26 @@ void vbr_hint_event_notify(VirtIOBalloonRs *s, VbrHintEvent event)
     changed = vbr_hint_event(s, event);
     vbr_migration_unlock();
     if (changed) {
-        virtio_notify_config(VIRTIO_DEVICE(s));
+        vbr_notify_config(s);
     }
 }
 
 uint32_t vbr_hint_shown_id(VirtIOBalloonRs *s)
 {
     VbrHintView view;
-    VbrStatus status;
+    bool seen;
 
     vbr_migration_lock();
-    status = vbr_hints_view(s->hints, &view);
+    seen = vbr_hint_view(s, &view);
     vbr_migration_unlock();
     /* If the library broke, the guest may at least have its pages back. */
-    return status == VBR_STATUS_OK ? view.shown_id
-                                   : VIRTIO_BALLOON_CMD_ID_DONE;
+    return seen ? view.shown_id : VIRTIO_BALLOON_CMD_ID_DONE;
 }
 
 /* Takes over one request; says whether the guest sees another command now. */
 static bool receive(VirtIOBalloonRs *s, VirtQueueElement *elem)
 {
+    VbrStatus status = VBR_STATUS_OK;
     uint8_t id[8];
     bool changed = false;
 
@@ -62,16 +83,18 @@ static bool receive(VirtIOBalloonRs *s, VirtQueueElement *elem)
         size_t len = iov_to_buf(elem->out_sg, elem->out_num, 0, id,
                                 sizeof(id));
 
-        vbr_hints_receive_id(s->hints, id, len,
-                             virtio_access_is_big_endian(VIRTIO_DEVICE(s)),
-                             &changed);
+        status = vbr_hints_receive_id(
+            s->hints, id, len, virtio_access_is_big_endian(VIRTIO_DEVICE(s)),
+            &changed);
+        s->hints_lost |= status != VBR_STATUS_OK;
     }
-    for (unsigned int i = 0; i < elem->in_num; i++) {
-        vbr_hints_receive(s->hints, elem->in_sg[i].iov_base,
-                          elem->in_sg[i].iov_len);
+    /* What is not taken is sent, as if there were no hint. */
+    for (unsigned int i = 0; status == VBR_STATUS_OK && i < elem->in_num; i++) {
+        status = vbr_hints_receive(s->hints, elem->in_sg[i].iov_base,
+                                   elem->in_sg[i].iov_len);
     }
     vbr_migration_unlock();
-    return changed;
+    return status == VBR_STATUS_OK && changed;
 }
 
 /* The migration thread may wait for this before it has the guest asked. */
@@ -80,8 +103,7 @@ void vbr_hints_note_empty(VirtIOBalloonRs *s, VbrFreePageSource source)
     VbrHintView view;
 
     vbr_migration_lock();
-    if (vbr_hints_view(s->hints, &view) == VBR_STATUS_OK &&
-        view.source == source) {
+    if (vbr_hint_view(s, &view) && view.source == source) {
         vbr_hint_event(s, VBR_HINT_EVENT_QUEUE_EMPTY);
         if (view.state == VBR_HINT_STATE_ARMING) {
             vbr_migration_wake();
@@ -126,15 +148,13 @@ static void vbr_hints_turn(void *opaque)
         vbr_hints_note_empty(s, VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT);
     }
     /* May reset the device, or even unplug it: last. */
-    object_ref(OBJECT(s));
     if (changed) {
         vbr_migration_wake();
-        virtio_notify_config(vdev);
+        vbr_notify_config(s);
     }
     if (descriptors && s->vq[VBR_QUEUE_KIND_HINT]) {
-        virtio_notify(vdev, vq);
+        vbr_notify(s, vq);
     }
-    object_unref(OBJECT(s));
 }
 
 void vbr_hints_kick(VirtIOBalloonRs *s)
@@ -151,12 +171,14 @@ void vbr_hints_handle_output(VirtIODevice *vdev, VirtQueue *vq)
 
 static void vbr_hints_notify_config(void *opaque)
 {
-    virtio_notify_config(VIRTIO_DEVICE(opaque));
+    vbr_notify_config(opaque);
 }
 
 void vbr_hints_init(VirtIOBalloonRs *s)
 {
-    vbr_hints_set_window(s->hints, s->hint_window);
+    if (vbr_hints_set_window(s->hints, s->hint_window) != VBR_STATUS_OK) {
+        warn_report("free-page-hint-window could not be set");
+    }
     s->config_bh = virtio_bh_new_guarded(DEVICE(s), vbr_hints_notify_config,
                                          s);
     if (s->vq[VBR_QUEUE_KIND_HINT]) {

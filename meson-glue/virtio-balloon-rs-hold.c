@@ -39,7 +39,7 @@ void vbr_hold_watch(VirtIOBalloonRs *s)
     uint64_t bytes = 0;
 
     if (s->flush_due || timer_pending(s->hold_timer) ||
-        vbr_held_bytes(s->device, &bytes) != VBR_STATUS_OK || !bytes) {
+        vbr_failed(s, vbr_held_bytes(s->device, &bytes)) || !bytes) {
         return;
     }
     /* From now on is what counts. */
@@ -54,8 +54,9 @@ bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
 {
     bool done = true;
 
-    if (s->flush_due && !vbr_failed(s, vbr_held_flush(s->device, s->flush,
-                                                      inhibit, &done))) {
+    if (s->flush_due) {
+        /* What the library refuses it is asked for again some time later. */
+        vbr_failed(s, vbr_held_flush(s->device, s->flush, inhibit, &done));
         s->flush_due = !done;
         vbr_hold_watch(s);
     }
@@ -64,16 +65,21 @@ bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
 
 /*
  * Gives all back that is held, at once: unless the user allows more, there is
- * never more of it than takes a millisecond, or three in shared memory.
+ * never more of it than takes a millisecond, or three in shared memory. What
+ * the library does not give back now it does later, unless it is broken: then
+ * it stays with the guest's machine.
  */
 void vbr_hold_flush(VirtIOBalloonRs *s)
 {
     VbrInhibit inhibit = vbr_inhibit();
     bool done = false;
 
-    while (!done && vbr_held_flush(s->device, VBR_FLUSH_ALL, inhibit,
-                                   &done) == VBR_STATUS_OK) {
-        continue;
+    while (!done) {
+        if (VIRTIO_DEVICE(s)->broken ||
+            vbr_failed(s, vbr_held_flush(s->device, VBR_FLUSH_ALL, inhibit,
+                                         &done))) {
+            return;
+        }
     }
     s->flush_due = false;
     timer_del(s->hold_timer);

@@ -118,7 +118,8 @@ void vbr_memory_tell(VirtIOBalloonRs *s)
                                                MemoryRegionSection, i));
     }
     trace_virtio_balloon_rs_memory(s->sections->len);
-    vbr_failed(s, vbr_device_set_memory(s->device, map, s->sections->len));
+    /* By another map it would give back memory of others. */
+    vbr_undone(s, vbr_device_set_memory(s->device, map, s->sections->len));
 }
 
 static void vbr_memory_commit(MemoryListener *listener)

@@ -84,25 +84,28 @@ static int64_t change_of(const VbrDirtyChange *change)
 static bool view(VbrHintView *out)
 {
     *out = (VbrHintView) {};
-    return m.s && vbr_hints_view(m.s->hints, out) == VBR_STATUS_OK;
+    return m.s && vbr_hint_view(m.s, out);
 }
 
-/* Called with the bitmap lock held. */
-static void count_up(void)
+/* Called with the bitmap lock held. What is not known stays as it was. */
+static bool count_up(void)
 {
-    vbr_ram_counters(m.ram, &m.counters);
+    return vbr_ram_counters(m.ram, &m.counters) == VBR_STATUS_OK;
 }
 
 /* Leaves out what the guest hinted; says whether parts are to be armed. */
 static bool take_hints(void)
 {
     VbrDirtyChange change = {};
-    bool wanted = false;
+    bool wanted = false, taken;
 
     /* The blocks that are looked up have to stay until they were dealt with. */
     RCU_READ_LOCK_GUARD();
     if (m.s && ram_skip_lock()) {
-        vbr_ram_leave_out_hinted(m.ram, m.s->hints, &change, &wanted);
+        /* If it broke, the next synchronization has everything sent. */
+        taken = vbr_ram_leave_out_hinted(m.ram, m.s->hints, &change,
+                                         &wanted) == VBR_STATUS_OK;
+        wanted &= taken;
         count_up();
         ram_skip_unlock(change_of(&change));
         trace_virtio_balloon_rs_hint_taken(change.cleared, wanted);
@@ -112,10 +115,11 @@ static bool take_hints(void)
 
 /*
  * Arms the dirty log slice by slice, without m.lock: the guest, its queue and a
- * synchronization that comes in between go on.
+ * synchronization that comes in between go on. Says whether all is armed.
  */
-static void arm(VbrArm which)
+static bool arm(VbrArm which)
 {
+    VbrStatus status = VBR_STATUS_OK;
     int64_t began = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
     unsigned int slices = 0;
     RAMBlock *block;
@@ -127,10 +131,11 @@ static void arm(VbrArm which)
 
             while (more) {
                 more = false;
-                if (ram_skip_lock()) {
-                    vbr_ram_arm(m.ram, block, which, &more);
+                if (status == VBR_STATUS_OK && ram_skip_lock()) {
+                    status = vbr_ram_arm(m.ram, block, which, &more);
                     ram_skip_unlock(0);
                 }
+                more &= status == VBR_STATUS_OK;
                 slices += more;
             }
         }
@@ -138,29 +143,33 @@ static void arm(VbrArm which)
     vbr_migration_lock();
     trace_virtio_balloon_rs_arm(slices,
                                 qemu_clock_get_us(QEMU_CLOCK_REALTIME) - began);
+    return status == VBR_STATUS_OK;
 }
 
-static void trust(uint64_t epoch)
+static bool trust(uint64_t epoch)
 {
+    VbrStatus status = VBR_STATUS_OK;
+
     if (ram_skip_lock()) {
-        vbr_ram_trust(m.ram, epoch);
+        status = vbr_ram_trust(m.ram, epoch);
         ram_skip_unlock(0);
     }
+    return status == VBR_STATUS_OK;
 }
 
 /* Arms the log, and only then asks the guest. */
 static void ask(const VbrHintView *hints)
 {
+    VbrStatus status = VBR_STATUS_OK;
     bool asked = false;
 
     if (!hints->can_ask) {
         return;
     }
-    arm(VBR_ARM_ALL);
-    trust(0);
-    if (m.s) {
-        vbr_hints_request(m.s->hints, hints->wanted, &asked);
+    if (arm(VBR_ARM_ALL) && trust(0) && m.s) {
+        status = vbr_hints_request(m.s->hints, hints->wanted, &asked);
     }
+    asked &= status == VBR_STATUS_OK;
     /* The guest is told from the main loop: this is not under its lock. */
     if (asked && hints->source == VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT) {
         qemu_bh_schedule(m.s->config_bh);
@@ -180,8 +189,7 @@ static void arm_wanted(void)
 {
     VbrHintView hints;
 
-    arm(VBR_ARM_WANTED);
-    if (view(&hints)) {
+    if (arm(VBR_ARM_WANTED) && view(&hints)) {
         trust(hints.epoch);
     }
 }
@@ -192,9 +200,10 @@ static uint64_t hold_ms(uint64_t bandwidth)
     uint64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     uint64_t wait = 0;
 
-    if (m.s && runstate_is_running()) {
+    if (m.s && runstate_is_running() &&
         vbr_hints_hold(m.s->hints, now, m.counters.hint_left_out_bytes,
-                       bandwidth, &wait);
+                       bandwidth, &wait) != VBR_STATUS_OK) {
+        wait = 0;
     }
     return wait;
 }
@@ -258,6 +267,14 @@ static void before_sync(void)
     }
 }
 
+/* Without an account, the library leaves nothing out. */
+static bool new_account(void)
+{
+    m.ram = NULL;
+    return vbr_ram_new(&ram_ops, qemu_target_page_bits(),
+                       &m.ram) == VBR_STATUS_OK;
+}
+
 /*
  * The library ran into a bug of its own and does not know any more what was
  * left out: everything is sent again.
@@ -267,8 +284,7 @@ static void send_all(VbrDirtyChange *change)
     RAMBlock *block;
 
     vbr_ram_free(m.ram);
-    m.ram = NULL;
-    vbr_ram_new(&ram_ops, qemu_target_page_bits(), &m.ram);
+    new_account();
     RAMBLOCK_FOREACH(block) {
         change->set += dirty_ram_send_all_of(block);
     }
@@ -278,6 +294,7 @@ static void after_sync(void)
 {
     VbrDirtyChange change = {};
     VbrStatus status = VBR_STATUS_OK;
+    VbrDevice *device = NULL;
     RAMBlock *block;
 
     RCU_READ_LOCK_GUARD();
@@ -295,14 +312,21 @@ static void after_sync(void)
             status = vbr_ram_synced(m.ram, block, &change);
         }
     }
+    /*
+     * Deflates are handled under the big lock: while it is held, the set of
+     * pages in the balloon is that of this moment. Without the lock, without a
+     * device, or with one that is broken, what it knows may be old: then there
+     * is none, and all pages are sent that were left out for it.
+     */
+    if (m.s && bql_locked() && !VIRTIO_DEVICE(m.s)->broken) {
+        device = m.s->device;
+    }
+    if (status == VBR_STATUS_OK) {
+        status = vbr_ram_leave_out_ballooned(m.ram, device, &change);
+    }
     if (status != VBR_STATUS_OK) {
         send_all(&change);
     }
-    /*
-     * Deflates are handled under the big lock, as this is: the set of pages in
-     * the balloon is that of this moment. Without a device there is none.
-     */
-    vbr_ram_leave_out_ballooned(m.ram, m.s ? m.s->device : NULL, &change);
     count_up();
     ram_skip_unlock(change_of(&change));
     trace_virtio_balloon_rs_synced(m.counters.hint_left_out_bytes,
@@ -318,41 +342,49 @@ static void finished(void)
     m.over = true;
 }
 
-/* Called with the big lock held, by the migration thread or the main loop. */
+/* Tells the hints, and says whether the guest sees another command. */
+static bool tell_hints(PrecopyNotifyReason reason)
+{
+    switch (reason) {
+    case PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC:
+        before_sync();
+        return m.s && vbr_hint_event(m.s, VBR_HINT_EVENT_BEFORE_SYNC);
+    case PRECOPY_NOTIFY_AFTER_BITMAP_SYNC:
+        after_sync();
+        return m.s && vbr_hint_event(m.s, VIRTIO_DEVICE(m.s)->vm_running
+                                          ? VBR_HINT_EVENT_AFTER_SYNC
+                                          : VBR_HINT_EVENT_AFTER_SYNC_STOPPED);
+    case PRECOPY_NOTIFY_CLEANUP:
+        finished();
+        return m.s && vbr_hint_event(m.s, VBR_HINT_EVENT_FINISHED);
+    default:
+        return false;
+    }
+}
+
+/*
+ * Called with the big lock held, by the migration thread or the main loop; by
+ * COLO's checkpoints without it. The device is the big lock's: without it only
+ * the hints hear of what happens, which are the migration lock's.
+ */
 static int vbr_precopy_notify(NotifierWithReturn *notifier, void *data,
                               Error **errp)
 {
     PrecopyNotifyData *precopy = data;
-    VirtIOBalloonRs *s = m.s;
-    bool running = s && VIRTIO_DEVICE(s)->vm_running;
-    VbrHintEvent event;
+    bool locked = bql_locked(), changed;
 
-    if (s && precopy->reason == PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC) {
-        vbr_hold_flush(s);
+    if (locked && m.s && precopy->reason == PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC) {
+        vbr_hold_flush(m.s);
     }
     vbr_migration_lock();
-    switch (precopy->reason) {
-    case PRECOPY_NOTIFY_BEFORE_BITMAP_SYNC:
-        before_sync();
-        event = VBR_HINT_EVENT_BEFORE_SYNC;
-        break;
-    case PRECOPY_NOTIFY_AFTER_BITMAP_SYNC:
-        after_sync();
-        event = running ? VBR_HINT_EVENT_AFTER_SYNC
-                        : VBR_HINT_EVENT_AFTER_SYNC_STOPPED;
-        break;
-    case PRECOPY_NOTIFY_CLEANUP:
-        finished();
-        event = VBR_HINT_EVENT_FINISHED;
-        break;
-    default:
-        s = NULL;
-        break;
+    changed = tell_hints(precopy->reason);
+    if (changed && !locked) {
+        qemu_bh_schedule(m.s->config_bh);
     }
     vbr_migration_unlock();
-    if (s) {
-        /* At once: the interrupt has to be part of the state that is saved. */
-        vbr_hint_event_notify(s, event);
+    /* At once: the interrupt has to be part of the state that is saved. */
+    if (changed && locked) {
+        vbr_notify_config(m.s);
     }
     return 0;
 }
@@ -428,7 +460,7 @@ void vbr_migration_init(VirtIOBalloonRs *s)
 
     if (!m.initialized) {
         m.initialized = true;
-        vbr_ram_new(&ram_ops, qemu_target_page_bits(), &m.ram);
+        new_account();
         m.over = true;
         qemu_mutex_init(&m.lock);
         qemu_cond_init(&m.wake);

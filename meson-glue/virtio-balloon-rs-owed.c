@@ -39,8 +39,9 @@ void vbr_owed_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
     if (VIRTIO_DEVICE(s)->broken) {
         return;
     }
-    if (inhibit == VBR_INHIBIT_NO) {
-        vbr_failed(s, vbr_owed_discard(s->device, inhibit, &done));
+    if (inhibit == VBR_INHIBIT_NO &&
+        vbr_failed(s, vbr_owed_discard(s->device, inhibit, &done))) {
+        return;
     }
     vbr_owed_watch(s, inhibit);
 }

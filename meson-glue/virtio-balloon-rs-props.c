@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "migration/misc.h"
+#include "vbr-inject.h"
 #include "virtio-balloon-rs.h"
 
 /* By tag; management software relies on the names. */
@@ -99,11 +100,14 @@ static void get_counter(Object *obj, Visitor *v, const char *name,
     VbrCounters values = {};
     uint64_t value;
 
-    if (s->device &&
-        vbr_device_counters(s->device, vbr_ram_size(),
-                            &values) != VBR_STATUS_OK) {
-        error_setg(errp, "the balloon is broken until it is reset");
-        return;
+    if (s->device) {
+        VbrStatus status = vbr_device_counters(s->device, vbr_ram_size(),
+                                               &values);
+
+        if (vbr_failed(s, status)) {
+            error_setg(errp, "%s", vbr_status_str(status));
+            return;
+        }
     }
     value = *(uint64_t *)((char *)&values + property->offset);
     visit_type_uint64(v, name, &value, errp);
@@ -154,19 +158,19 @@ static const CounterProperty hint_counters[] = {
 
 static bool hint_view(VirtIOBalloonRs *s, VbrHintView *view, Error **errp)
 {
-    VbrStatus status;
+    bool seen;
 
     *view = (VbrHintView) { .window_ms = s->hint_window };
     if (!s->hints) {
         return true;
     }
     vbr_migration_lock();
-    status = vbr_hints_view(s->hints, view);
+    seen = vbr_hint_view(s, view);
     vbr_migration_unlock();
-    if (status != VBR_STATUS_OK) {
+    if (!seen) {
         error_setg(errp, "free page hints are broken");
     }
-    return status == VBR_STATUS_OK;
+    return seen;
 }
 
 static void get_hint_counter(Object *obj, Visitor *v, const char *name,
@@ -293,8 +297,10 @@ static char *get_advice_in_force(Object *obj, Error **errp)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
     VbrAdviceInForce advice = VBR_ADVICE_IN_FORCE_DISCARD;
 
-    if (s->device) {
-        vbr_device_reporting_advice(s->device, &advice);
+    if (s->device &&
+        vbr_failed(s, vbr_device_reporting_advice(s->device, &advice))) {
+        error_setg(errp, "the balloon does not say");
+        return NULL;
     }
     return g_strdup(names[advice]);
 }
@@ -316,9 +322,14 @@ static void set_hint_window(Object *obj, Visitor *v, const char *name,
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
 
     if (visit_type_uint32(v, name, &s->hint_window, errp) && s->hints) {
+        VbrStatus status;
+
         vbr_migration_lock();
-        vbr_hints_set_window(s->hints, s->hint_window);
+        status = vbr_hints_set_window(s->hints, s->hint_window);
         vbr_migration_unlock();
+        if (status != VBR_STATUS_OK) {
+            error_setg(errp, "%s", vbr_status_str(status));
+        }
     }
 }
 
@@ -391,23 +402,16 @@ static void set_polling_interval(Object *obj, Visitor *v, const char *name,
     vbr_stats_set_interval(s, seconds);
 }
 
-static void set_inject_panic(Object *obj, bool value, Error **errp)
-{
-    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
-
-    if (!s->device) {
-        error_setg(errp, "the device is not realized yet");
-    } else if (value) {
-        vbr_failed(s, vbr_device_inject_panic(s->device));
-    }
-}
-
 static const struct {
     const char *name;
     char *(*get)(Object *obj, Error **errp);
     void (*set)(Object *obj, const char *value, Error **errp);
     const char *description;
 } strings[] = {
+#ifdef VBR_INJECT
+    { "x-inject", vbr_get_inject, vbr_put_inject,
+      "for tests: the call of the library that fails, and how" },
+#endif
     { "free-page-hint-state", get_hint_state, NULL,
       "where the round of hints is" },
     { "free-page-hint-inhibited", get_hint_inhibited, NULL,
@@ -461,16 +465,13 @@ void vbr_props_init(VirtIOBalloonRs *s)
         object_property_set_description(obj, strings[i].name,
                                         strings[i].description);
     }
-    object_property_add_bool(obj, "x-inject-panic", NULL, set_inject_panic);
-    object_property_set_description(obj, "x-inject-panic",
-                                    "for tests: the next inflate panics");
 }
 
 void vbr_props_alias(Object *proxy, VirtIOBalloonRs *device)
 {
     static const char *const others[] = {
         "guest-stats", "guest-stats-polling-interval",
-        "free-page-hint-window", "x-inject-panic",
+        "free-page-hint-window",
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(others); i++) {

@@ -11,7 +11,6 @@
 #include "qemu/osdep.h"
 #include "qemu/iov.h"
 #include "qemu/main-loop.h"
-#include "qemu/rcu.h"
 #include "hw/virtio/virtio-access.h"
 #include "migration/misc.h"
 #include "virtio-balloon-rs.h"
@@ -55,129 +54,6 @@ const char *vbr_inhibit_str(VbrInhibit inhibit)
     g_assert_not_reached();
 }
 
-static VirtQueue *batch_vq(VirtIOBalloonRs *s)
-{
-    return s->vq[s->batch_queue];
-}
-
-static void forget_batch(VirtIOBalloonRs *s)
-{
-    s->n_held = 0;
-    s->partial = false;
-    s->working = false;
-    qemu_bh_cancel(s->bh);
-}
-
-void vbr_queues_drop(VirtIOBalloonRs *s)
-{
-    if (s->n_held) {
-        trace_virtio_balloon_rs_drop(s->batch_queue, s->n_held);
-    }
-    for (unsigned int i = 0; i < s->n_held; i++) {
-        virtqueue_detach_element(batch_vq(s), s->held[i], 0);
-        g_free(s->held[i]);
-    }
-    forget_batch(s);
-}
-
-/*
- * Answers the first @count held requests with used length 0 and holds them no
- * more; without a notification, see notify().
- */
-static void push_held(VirtIOBalloonRs *s, unsigned int count)
-{
-    VirtQueue *vq = batch_vq(s);
-
-    RCU_READ_LOCK_GUARD();
-    for (unsigned int i = 0; i < count; i++) {
-        virtqueue_fill(vq, s->held[i], 0, i);
-        g_free(s->held[i]);
-    }
-    virtqueue_flush(vq, count);
-    s->n_held -= count;
-    memmove(s->held, s->held + count, s->n_held * sizeof(s->held[0]));
-}
-
-/*
- * A notification is a write to an address that the guest chose, which may be
- * this very device, or the port that it is plugged into: it can be reset by it,
- * or unplugged. So everything is in its final state before, and nothing is
- * touched afterwards.
- */
-static void notify(VirtIOBalloonRs *s, VirtQueue *vq)
-{
-    virtio_notify(VIRTIO_DEVICE(s), vq);
-}
-
-/*
- * The library forgets the batch and the requests go back to their ring, to be
- * popped again when the machine goes on, here or where it migrated to.
- *
- * A packed ring cannot take back a request of several descriptors. A batch
- * with such a request is given up instead and answered: what was not
- * discarded yet stays with the guest's machine. Returns its queue then, for
- * the driver to be notified.
- */
-static VirtQueue *give_back(VirtIOBalloonRs *s)
-{
-    VirtQueue *vq = batch_vq(s);
-    bool packed = virtio_vdev_has_feature(VIRTIO_DEVICE(s),
-                                          VIRTIO_F_RING_PACKED);
-    bool possible = true;
-
-    if (!s->n_held) {
-        return NULL;
-    }
-    for (unsigned int i = 0; i < s->n_held; i++) {
-        possible &= !packed || s->held[i]->ndescs == 1;
-    }
-    if (possible) {
-        trace_virtio_balloon_rs_give_back(s->batch_queue, s->n_held);
-        for (unsigned int i = s->n_held; i > 0; i--) {
-            virtqueue_unpop(vq, s->held[i - 1], 0);
-            g_free(s->held[i - 1]);
-        }
-        s->kicked |= 1u << s->batch_queue;
-        vbr_failed(s, vbr_batch_cancel(s->device));
-        forget_batch(s);
-        return NULL;
-    }
-    push_held(s, s->n_held);
-    vbr_failed(s, vbr_batch_abandon(s->device));
-    forget_batch(s);
-    return vq;
-}
-
-void vbr_queues_give_back(VirtIOBalloonRs *s)
-{
-    VirtQueue *answered = give_back(s);
-
-    if (answered) {
-        notify(s, answered);
-    }
-}
-
-/*
- * The driver takes back what is in this queue and was not answered. Some of it
- * may have been worked on, also before the machine was stopped, and the driver
- * uses those pages from now on: the library forgets what is in the balloon.
- */
-void vbr_queues_reset(VirtIOBalloonRs *s, VirtQueue *vq)
-{
-    VirtQueue *answered = NULL;
-
-    if (s->n_held && vq == batch_vq(s)) {
-        vbr_queues_drop(s);
-    } else {
-        answered = give_back(s);
-    }
-    vbr_failed(s, vbr_batch_abandon(s->device));
-    vbr_queues_kick(s);
-    if (answered) {
-        notify(s, answered);
-    }
-}
-
 /* Adds what the batch takes of the newest held request. */
 static VbrStatus add_request(VirtIOBalloonRs *s, size_t room)
 {
@@ -191,19 +67,25 @@ static VbrStatus add_request(VirtIOBalloonRs *s, size_t room)
         .descriptors = elem->out_num + elem->in_num,
         .writable = elem->in_num,
     };
+    VbrStatus status;
 
     part.len = iov_to_buf(elem->out_sg, elem->out_num, s->partial_offset,
                           payload, MIN(room, sizeof(payload)));
-    s->partial_offset += part.len;
-    part.last = s->partial_offset == total;
-    s->partial = !part.last;
-    return vbr_batch_add(s->device, s->batch_queue, &part);
+    part.last = s->partial_offset + part.len == total;
+    status = vbr_batch_add(s->device, s->batch_queue, &part);
+    /* What was not taken is offered again, and not answered before. */
+    if (status == VBR_STATUS_OK) {
+        s->partial_offset += part.len;
+        s->partial = !part.last;
+    }
+    return status;
 }
 
 static VbrStatus add_report(VirtIOBalloonRs *s)
 {
     VirtQueueElement *elem = s->held[s->n_held - 1];
     g_autofree VbrReported *segments = g_new(VbrReported, elem->in_num);
+    VbrStatus status;
 
     for (unsigned int i = 0; i < elem->in_num; i++) {
         segments[i] = (VbrReported) {
@@ -211,9 +93,10 @@ static VbrStatus add_report(VirtIOBalloonRs *s)
             .bytes = elem->in_sg[i].iov_len,
         };
     }
-    s->partial = false;
-    return vbr_batch_add_report(s->device, segments, elem->in_num,
-                                elem->out_num);
+    status = vbr_batch_add_report(s->device, segments, elem->in_num,
+                                  elem->out_num);
+    s->partial = status != VBR_STATUS_OK;
+    return status;
 }
 
 /*
@@ -223,7 +106,8 @@ static VbrStatus add_report(VirtIOBalloonRs *s)
 static bool ring_is_exhausted(VirtIOBalloonRs *s)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
-    int size = virtio_queue_get_num(vdev, virtio_get_queue_index(batch_vq(s)));
+    VirtQueue *vq = vbr_queues_batch_vq(s);
+    int size = virtio_queue_get_num(vdev, virtio_get_queue_index(vq));
     int used = 0;
 
     if (!virtio_vdev_has_feature(vdev, VIRTIO_F_IN_ORDER)) {
@@ -249,12 +133,14 @@ static VbrStatus gather(VirtIOBalloonRs *s)
             return VBR_STATUS_OK;
         }
         if (!s->partial) {
-            VirtQueueElement *elem = virtqueue_pop(batch_vq(s), sizeof(*elem));
+            VirtQueueElement *elem = virtqueue_pop(vbr_queues_batch_vq(s),
+                                                   sizeof(*elem));
 
             if (!elem) {
                 return VBR_STATUS_OK;
             }
             s->held[s->n_held++] = elem;
+            s->partial = true;
             s->partial_offset = 0;
         }
         status = s->batch_queue == VBR_QUEUE_KIND_REPORTING
@@ -279,37 +165,50 @@ static bool next_queue(VirtIOBalloonRs *s)
     return false;
 }
 
-/* Gathers a batch, from the request that the last one left or a new queue. */
-static bool next_batch(VirtIOBalloonRs *s)
+/*
+ * The library did not do what it was asked for the batch. In the middle of
+ * another call it will later; a batch that it does not take is given up.
+ */
+static void not_taken(VirtIOBalloonRs *s, VbrStatus status)
 {
+    VirtQueue *answered = NULL;
+
+    if (vbr_failed(s, status) && !VIRTIO_DEVICE(s)->broken) {
+        if (status == VBR_STATUS_BUSY) {
+            qemu_bh_schedule(s->bh);
+        } else {
+            answered = vbr_queues_give_up(s);
+        }
+    }
+    if (answered) {
+        vbr_notify(s, answered);
+    }
+}
+
+/*
+ * Gathers a batch, from the request that the last one left or a new queue. If
+ * there is none, the driver may have been notified: nothing more is done then.
+ */
+static VbrStatus next_batch(VirtIOBalloonRs *s, bool *found)
+{
+    *found = false;
     do {
+        VbrStatus status;
+
         if (!s->partial && !next_queue(s)) {
-            return false;
+            return VBR_STATUS_OK;
         }
-        if (vbr_failed(s, gather(s))) {
-            return false;
+        status = gather(s);
+        if (status != VBR_STATUS_OK) {
+            return status;
         }
-        if (!s->n_held || virtio_queue_empty(batch_vq(s))) {
+        if (!s->n_held || virtio_queue_empty(vbr_queues_batch_vq(s))) {
             s->kicked &= ~(1u << s->batch_queue);
         }
     } while (!s->n_held);
     trace_virtio_balloon_rs_batch(s->batch_queue, s->n_held);
-    return true;
-}
-
-/*
- * Answers the batch; a request that goes on in the next one stays. Says whether
- * the driver is to be notified.
- */
-static bool complete_batch(VirtIOBalloonRs *s)
-{
-    unsigned int count = s->n_held - s->partial;
-
-    s->working = false;
-    if (count) {
-        push_held(s, count);
-    }
-    return count;
+    *found = true;
+    return VBR_STATUS_OK;
 }
 
 /* One slice of work, so that nobody waits for the main loop for long. */
@@ -317,36 +216,48 @@ static void vbr_queues_turn(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
-    VbrInhibit inhibit = vbr_inhibit();
     int64_t end = get_clock() + TURN_NS;
     /* A batch that is in work goes on for one slice at least. */
     bool more = true, done = false, answered;
+    VbrInhibit inhibit;
+    VbrStatus status;
     VirtQueue *vq;
 
     if (!vdev->vm_running) {
         return;
     }
+    if (vdev->broken) {
+        vbr_queues_drop_broken(s);
+        return;
+    }
+    /* Not of a machine that ends: there is no migration to ask then. */
+    inhibit = vbr_inhibit();
     if (vbr_hold_turn(s, inhibit)) {
         qemu_bh_schedule(s->bh);
         return;
     }
     if (!s->working) {
-        if (!next_batch(s)) {
+        status = next_batch(s, &s->working);
+        if (status != VBR_STATUS_OK) {
+            not_taken(s, status);
+            return;
+        }
+        if (!s->working) {
             /* Between batches only: those are what the guest waits for. */
             vbr_owed_turn(s, inhibit);
             return;
         }
-        s->working = true;
         more = get_clock() < end;
     }
     if (vdev->broken) {
         /* The ring turned out bad while the batch was gathered. */
-        vbr_queues_drop(s);
-        vbr_failed(s, vbr_batch_abandon(s->device));
+        vbr_queues_drop_broken(s);
         return;
     }
     while (more && !done) {
-        if (vbr_failed(s, vbr_batch_run(s->device, inhibit, &done))) {
+        status = vbr_batch_run(s->device, inhibit, &done);
+        if (status != VBR_STATUS_OK) {
+            not_taken(s, status);
             return;
         }
         more = get_clock() < end;
@@ -355,13 +266,13 @@ static void vbr_queues_turn(void *opaque)
                                   done);
     vbr_hold_watch(s);
     vbr_owed_watch(s, inhibit);
-    vq = batch_vq(s);
-    answered = done && complete_batch(s);
+    vq = vbr_queues_batch_vq(s);
+    answered = done && vbr_queues_complete(s);
     if (!done || s->partial || s->kicked) {
         qemu_bh_schedule(s->bh);
     }
     if (answered) {
-        notify(s, vq);
+        vbr_notify(s, vq);
     }
 }
 
@@ -400,13 +311,11 @@ void vbr_queues_kick(VirtIOBalloonRs *s)
     qemu_bh_schedule(s->bh);
 }
 
-void vbr_queues_init(VirtIOBalloonRs *s, const VbrOptions *options)
+void vbr_queues_init(VirtIOBalloonRs *s, const VbrQueueSpec *queues,
+                     size_t count)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
-    VbrQueueSpec queues[VBR_MAX_QUEUES];
-    size_t count = 0;
 
-    vbr_failed(s, vbr_options_queues(options, queues, &count));
     for (size_t i = 0; i < count; i++) {
         VirtIOHandleOutput handler = vbr_requests_handle_output;
 

@@ -54,32 +54,54 @@ static bool get_queue(VirtIOBalloonRs *s, unsigned int i, Queue *q)
     return q->vq;
 }
 
-static void push(Queue *q, VirtQueueElement *elem, size_t len)
+/*
+ * These take the element from its place before they do anything with it, so
+ * that nobody finds it there a second time, whatever that leads to.
+ */
+static void push(Queue *q, VirtQueueElement **place, size_t len)
 {
+    g_autofree VirtQueueElement *elem = g_steal_pointer(place);
+
     virtqueue_push(q->vq, elem, len);
-    g_free(elem);
 }
+
+static void unpop(Queue *q, VirtQueueElement **place)
+{
+    g_autofree VirtQueueElement *elem = g_steal_pointer(place);
+
+    virtqueue_unpop(q->vq, elem, 0);
+}
+
+static void drop_element(Queue *q, VirtQueueElement **place)
+{
+    g_autofree VirtQueueElement *elem = g_steal_pointer(place);
+
+    if (elem) {
+        virtqueue_detach_element(q->vq, elem, 0);
+    }
+}
+
 
 /* Puts the request into the buffer, if there is one now; says whether. */
 static bool send_request(Queue *q)
 {
     uint8_t request[VBR_REQUEST_MAX_BYTES];
     VirtQueueElement *elem = q->state->buffer;
+    VbrStatus status;
     size_t len = 0;
 
     if (!elem) {
         return false;
     }
     vbr_migration_lock();
-    vbr_request_take(q->s->hints, q->source, request, &len);
+    status = vbr_request_take(q->s->hints, q->source, request, &len);
     vbr_migration_unlock();
-    if (!len) {
+    if (status != VBR_STATUS_OK || !len) {
         return false;
     }
-    q->state->buffer = NULL;
     iov_from_buf(elem->in_sg, elem->in_num, 0, request, len);
     /* A driver drops a buffer with any other length, and provides no other. */
-    push(q, elem, len);
+    push(q, &q->state->buffer, len);
     trace_virtio_balloon_rs_request_send(q->source, len);
     return true;
 }
@@ -105,7 +127,7 @@ static bool receive_buffer(Queue *q, VirtQueueElement *elem)
         /* One may be due already, if the machine was stopped in between. */
         return send_request(q);
     }
-    push(q, elem, 0);
+    push(q, &elem, 0);
     return true;
 }
 
@@ -140,8 +162,7 @@ static size_t read_message(Queue *q, size_t left, int64_t end)
         last |= vbr_failed(q->s, status);
     } while (!last && read < left && get_clock() < end);
     if (last) {
-        q->state->message = NULL;
-        push(q, elem, 0);
+        push(q, &q->state->message, 0);
         /* The migration thread may wait for what was hinted. */
         vbr_migration_wake();
     }
@@ -202,13 +223,11 @@ static void vbr_requests_turn(void *opaque)
                   turn(&q);
     }
     /* May reset the device, or even unplug it: last. */
-    object_ref(OBJECT(s));
     for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
         if (used[i] && get_queue(s, i, &q)) {
-            virtio_notify(VIRTIO_DEVICE(s), q.vq);
+            vbr_notify(s, q.vq);
         }
     }
-    object_unref(OBJECT(s));
 }
 
 void vbr_requests_kick(VirtIOBalloonRs *s)
@@ -239,33 +258,34 @@ static bool can_unpop(Queue *q, VirtQueueElement *elem)
 static void give_back(Queue *q)
 {
     VirtQueueElement *message = q->state->message, *buffer = q->state->buffer;
+    VbrStatus given_up = VBR_STATUS_OK, lost;
     bool used = false;
 
     if (message && can_unpop(q, message)) {
-        virtqueue_unpop(q->vq, message, 0);
-        g_free(message);
+        unpop(q, &q->state->message);
         q->state->popped_since--;
     } else if (message) {
-        push(q, message, 0);
+        push(q, &q->state->message, 0);
         used = true;
         vbr_migration_lock();
-        vbr_request_give_up_answer(q->s->hints, q->s->device);
+        given_up = vbr_request_give_up_answer(q->s->hints, q->s->device);
         vbr_migration_unlock();
     }
     if (buffer && !q->state->popped_since && can_unpop(q, buffer)) {
-        virtqueue_unpop(q->vq, buffer, 0);
-        g_free(buffer);
+        unpop(q, &q->state->buffer);
     } else if (buffer) {
         /* Only a driver that has sent messages behind its buffer gets here. */
-        push(q, buffer, 0);
+        push(q, &q->state->buffer, 0);
         used = true;
     }
     *q->state = (VbrRequestQueue) {};
     vbr_migration_lock();
-    vbr_request_lost(q->s->hints, q->source);
+    lost = vbr_request_lost(q->s->hints, q->source);
     vbr_migration_unlock();
+    vbr_failed(q->s, given_up);
+    vbr_failed(q->s, lost);
     if (used) {
-        virtio_notify(VIRTIO_DEVICE(q->s), q->vq);
+        vbr_notify(q->s, q->vq);
     }
 }
 
@@ -280,18 +300,10 @@ void vbr_requests_give_back(VirtIOBalloonRs *s)
     }
 }
 
-static void drop_element(Queue *q, VirtQueueElement *elem)
-{
-    if (elem) {
-        virtqueue_detach_element(q->vq, elem, 0);
-        g_free(elem);
-    }
-}
-
 static void drop(Queue *q)
 {
-    drop_element(q, q->state->message);
-    drop_element(q, q->state->buffer);
+    drop_element(q, &q->state->message);
+    drop_element(q, &q->state->buffer);
     *q->state = (VbrRequestQueue) {};
 }
 
@@ -312,10 +324,13 @@ void vbr_requests_reset(VirtIOBalloonRs *s, VirtQueue *vq)
         Queue q;
 
         if (get_queue(s, i, &q) && q.vq == vq) {
+            VbrStatus status;
+
             drop(&q);
             vbr_migration_lock();
-            vbr_request_queue_reset(s->hints, q.source);
+            status = vbr_request_queue_reset(s->hints, q.source);
             vbr_migration_unlock();
+            vbr_failed(s, status);
         }
     }
 }

@@ -19,21 +19,28 @@ void vbr_pages_forget(VirtIOBalloonRs *s)
 static int vbr_pre_save(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
+    VbrStatus status;
 
     vbr_queues_give_back(s);
     vbr_requests_give_back(s);
     vbr_stats_give_back(s);
     s->state = (VbrState) {};
+    status = vbr_state_save(s->device, s->stats_poll_interval, &s->state);
     /* A device that is broken is saved as one: only virtio's part matters. */
-    vbr_state_save(s->device, s->stats_poll_interval, &s->state);
+    if (vbr_failed(s, status) && status != VBR_STATUS_BROKEN) {
+        error_report("virtio-balloon-rs: %s", vbr_status_str(status));
+        return -EBUSY;
+    }
     vbr_migration_lock();
-    /* If the library broke, the guest has its pages back there. */
-    s->hint_record = (VbrHintRecord) {
-        .cmd_id = VBR_HINT_ID_MIN,
-        .status = 3,
-    };
-    vbr_hints_save(s->hints, &s->hint_record);
+    status = vbr_hints_save(s->hints, &s->hint_record);
     vbr_migration_unlock();
+    if (status != VBR_STATUS_OK) {
+        /* The guest has its pages back there. */
+        s->hint_record = (VbrHintRecord) {
+            .cmd_id = VBR_HINT_ID_MIN,
+            .status = 3,
+        };
+    }
     return 0;
 }
 
@@ -113,9 +120,13 @@ static int pages_pre_save(void *opaque)
     vbr_pages_forget(s);
     /* Zeroed memory of this size is not there before it is written to. */
     s->pages.coded = g_malloc0(VBR_STATE_MAX_PAGES_BYTES);
-    /* A device that is broken is saved with nothing. */
-    vbr_state_save_pages(s->device, s->pages.coded, VBR_STATE_MAX_PAGES_BYTES,
-                         &used, &s->pages.complete);
+    if (vbr_failed(s, vbr_state_save_pages(s->device, s->pages.coded,
+                                           VBR_STATE_MAX_PAGES_BYTES, &used,
+                                           &s->pages.complete))) {
+        /* Saved with nothing, and as incomplete: that is true of any set. */
+        used = 0;
+        s->pages.complete = false;
+    }
     s->pages.len = used;
     return 0;
 }

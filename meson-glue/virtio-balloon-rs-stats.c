@@ -43,7 +43,7 @@ static void return_buffer(VirtIOBalloonRs *s, VirtQueueElement *elem)
 
     virtqueue_push(vq, elem, 0);
     g_free(elem);
-    virtio_notify(VIRTIO_DEVICE(s), vq);
+    vbr_notify(s, vq);
 }
 
 /* Reads @elem, which takes the place of a buffer held before. */

@@ -9,7 +9,6 @@
 
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
-#include "qemu/log.h"
 #include "qemu/module.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
@@ -19,52 +18,9 @@
 #include "migration/vmstate.h"
 #include "system/balloon.h"
 #include "system/replay.h"
+#include "system/runstate.h"
 #include "virtio-balloon-rs.h"
 #include "trace.h"
-
-/* Levels of the library's log. */
-enum { VBR_LOG_ERROR = 1, VBR_LOG_WARNING, VBR_LOG_INFO, VBR_LOG_DEBUG };
-
-static void vbr_log(int level, const char *text)
-{
-    switch (level) {
-    case VBR_LOG_ERROR:
-        error_report("virtio-balloon-rs: %s", text);
-        break;
-    case VBR_LOG_WARNING:
-        warn_report("virtio-balloon-rs: %s", text);
-        break;
-    default:
-        /* A guest can cause these at will: only for those who ask. */
-        qemu_log_mask(LOG_GUEST_ERROR, "virtio-balloon-rs: %s\n", text);
-        break;
-    }
-}
-
-bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status)
-{
-    VirtIODevice *vdev = VIRTIO_DEVICE(s);
-
-    if (status == VBR_STATUS_OK) {
-        return false;
-    }
-    if (!vdev->broken) {
-        virtio_error(vdev, "virtio-balloon-rs: %s", vbr_status_str(status));
-    }
-    vbr_queues_drop(s);
-    return true;
-}
-
-void vbr_guarded(VirtIOBalloonRs *s, void (*fn)(VirtIOBalloonRs *s))
-{
-    DeviceState *transport = qdev_get_parent_bus(DEVICE(s))->parent;
-    bool *engaged = &transport->mem_reentrancy_guard.engaged_in_io;
-    bool was_engaged = *engaged;
-
-    *engaged = true;
-    fn(s);
-    *engaged = was_engaged;
-}
 
 uint64_t vbr_ram_size(void)
 {
@@ -81,7 +37,9 @@ static uint64_t guest_bytes(VirtIOBalloonRs *s)
     uint64_t ram = vbr_ram_size();
     uint64_t ballooned = 0;
 
-    vbr_failed(s, vbr_actual_get(s->device, ram, &ballooned));
+    if (vbr_failed(s, vbr_actual_get(s->device, ram, &ballooned))) {
+        return ram;
+    }
     return ram - ballooned;
 }
 
@@ -117,10 +75,7 @@ static uint64_t vbr_get_features(VirtIODevice *vdev, uint64_t features,
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
 
-    uint64_t offered = 0;
-
-    vbr_failed(s, vbr_device_features(s->device, &offered));
-    features |= offered;
+    features |= s->offered;
     virtio_add_feature(&features, VIRTIO_BALLOON_F_STATS_VQ);
     return features;
 }
@@ -131,8 +86,10 @@ static int vbr_validate_features(VirtIODevice *vdev)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
     bool accepted = false;
 
-    vbr_failed(s, vbr_device_can_accept(s->device, vdev->guest_features,
-                                        &accepted));
+    if (vbr_failed(s, vbr_device_can_accept(s->device, vdev->guest_features,
+                                            &accepted))) {
+        return -EINVAL;
+    }
     return accepted ? 0 : -EINVAL;
 }
 
@@ -142,13 +99,16 @@ static void vbr_set_features(VirtIODevice *vdev, uint64_t features)
     bool legacy = !virtio_has_feature(features, VIRTIO_F_VERSION_1);
     bool changed = false;
 
+    VbrStatus status;
+
     trace_virtio_balloon_rs_features(features, legacy);
-    vbr_failed(s, vbr_device_set_features(s->device, features, legacy));
+    /* Work by others than the guest's rules could cost it memory. */
+    vbr_undone(s, vbr_device_set_features(s->device, features, legacy));
     vbr_migration_lock();
-    vbr_hints_negotiated(s->hints, s->device, &changed);
+    status = vbr_hints_negotiated(s->hints, s->device, &changed);
     vbr_migration_unlock();
-    if (changed) {
-        virtio_notify_config(vdev);
+    if (status == VBR_STATUS_OK && changed) {
+        vbr_notify_config(s);
     }
 }
 
@@ -184,7 +144,10 @@ static void handle_status(VirtIOBalloonRs *s, uint8_t status)
          * next kernel need not have a driver for this one.
          */
         forget_driver(s);
-        vbr_failed(s, vbr_batch_abandon(s->device));
+        vbr_undone(s, vbr_batch_abandon(s->device));
+    } else if (runstate_check(RUN_STATE_SHUTDOWN)) {
+        /* QEMU ends: of migration, which is asked below, there is no more. */
+        return;
     } else if (!vdev->vm_running) {
         vbr_hold_flush(s);
         vbr_queues_give_back(s);
@@ -197,6 +160,10 @@ static void handle_status(VirtIOBalloonRs *s, uint8_t status)
         if (s->hint_record_loaded) {
             /* The source's interrupt may have been too late for its state. */
             s->hint_record_loaded = false;
+            qemu_bh_schedule(s->config_bh);
+        }
+        if (vdev->broken) {
+            /* So may the word that the device broke. */
             qemu_bh_schedule(s->config_bh);
         }
     }
@@ -221,9 +188,16 @@ static void vbr_reset(VirtIODevice *vdev)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
     bool changed = false;
 
+    VbrStatus status;
+
     trace_virtio_balloon_rs_reset();
     forget_driver(s);
-    vbr_failed(s, vbr_device_reset(s->device, &changed));
+    status = vbr_device_reset(s->device, &changed);
+    if (status != VBR_STATUS_OK) {
+        /* The next one mends what broke in the middle of this. */
+        status = vbr_device_reset(s->device, &changed);
+    }
+    vbr_undone(s, status);
     /* A device that was broken until now has missed changes. */
     vbr_memory_tell(s);
     if (changed) {
@@ -254,7 +228,7 @@ static void balloon_target(void *opaque, ram_addr_t target)
 
     if (!vbr_failed(s, vbr_target_set(s->device, target, ram, &num_pages))) {
         trace_virtio_balloon_rs_target(target, ram, num_pages);
-        virtio_notify_config(VIRTIO_DEVICE(s));
+        vbr_notify_config(s);
     }
 }
 
@@ -287,7 +261,8 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
         .qemu_4_0_config_size = s->qemu_4_0_config_size,
     };
     const VbrHostOps ops = vbr_host_ops(s);
-    size_t config_size;
+    VbrQueueSpec queues[VBR_MAX_QUEUES];
+    size_t config_size, n_queues;
     VbrStatus status;
 
 #if !defined(TARGET_I386) && !defined(TARGET_S390X)
@@ -312,6 +287,12 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
         status = vbr_config_size(s->device, &config_size);
     }
     if (status == VBR_STATUS_OK) {
+        status = vbr_device_features(s->device, &s->offered);
+    }
+    if (status == VBR_STATUS_OK) {
+        status = vbr_options_queues(&options, queues, &n_queues);
+    }
+    if (status == VBR_STATUS_OK) {
         status = vbr_hints_new(&s->hints);
     }
     if (status != VBR_STATUS_OK) {
@@ -325,7 +306,7 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
     }
 
     virtio_init(vdev, VIRTIO_ID_BALLOON, config_size);
-    vbr_queues_init(s, &options);
+    vbr_queues_init(s, queues, n_queues);
     vbr_hold_init(s);
     vbr_owed_init(s);
     vbr_hints_init(s);
@@ -368,7 +349,7 @@ static void vbr_reset_enter(Object *obj, ResetType type)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
 
     if (type != RESET_TYPE_WAKEUP && s->device) {
-        vbr_machine_reset(s->device);
+        vbr_failed(s, vbr_machine_reset(s->device));
     }
 }
 
@@ -413,7 +394,7 @@ static void vbr_class_init(ObjectClass *klass, VBR_CLASS_DATA *data)
     VirtioDeviceClass *vdc = VIRTIO_DEVICE_CLASS(klass);
     ResettableClass *rc = RESETTABLE_CLASS(klass);
 
-    vbr_log_set(vbr_log, VBR_LOG_DEBUG);
+    vbr_log_init();
     device_class_set_props(dc, vbr_properties);
     dc->vmsd = &vmstate_virtio_balloon_rs;
     set_bit(DEVICE_CATEGORY_MISC, dc->categories);

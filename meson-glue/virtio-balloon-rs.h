@@ -56,6 +56,8 @@ struct VirtIOBalloonRs {
     uint32_t hint_window;
 
     VbrDevice *device;
+    /* The bits of the features that it offers. */
+    uint64_t offered;
     /* By VbrQueueKind; NULL where the queue is not offered. */
     VirtQueue *vq[VBR_MAX_QUEUES];
 
@@ -96,6 +98,8 @@ struct VirtIOBalloonRs {
 
     /* Under the migration lock. */
     VbrHints *hints;
+    /* They missed something, and are not to be trusted until the next reset. */
+    bool hints_lost;
     /* Takes the requests of the hint queue. */
     QEMUBH *hint_bh;
     /* Sends requests and takes what is answered. */
@@ -110,19 +114,38 @@ struct VirtIOBalloonRs {
     VbrPagesState pages;
 };
 
-/* Marks the device broken if a call into the library failed; says whether. */
-bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status);
-/*
- * Runs @fn while the device's registers refuse access: rings and interrupts can
- * be aimed at them. Called with the big lock held.
- */
-void vbr_guarded(VirtIOBalloonRs *s, void (*fn)(VirtIOBalloonRs *s));
 /* Says what is in the balloon, to whoever listens. */
 void vbr_announce_actual(VirtIOBalloonRs *s);
 /* Whether the driver accepted a feature of the standard, by its bit. */
 bool vbr_accepted(VirtIOBalloonRs *s, unsigned int bit);
 /* Bytes of RAM that the guest has, hotplugged memory included. */
 uint64_t vbr_ram_size(void);
+
+/* virtio-balloon-rs-calls.c */
+/* Takes over what the library logs. */
+void vbr_log_init(void);
+/*
+ * Whether a call into the library failed. The device is marked as broken if the
+ * library ran into a bug of its own, not for any other answer: nothing was done
+ * then.
+ */
+bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status);
+/*
+ * The same for what has to be done, because the guest's memory hangs on it: the
+ * device is marked as broken, whatever the answer is, and does nothing more.
+ */
+bool vbr_undone(VirtIOBalloonRs *s, VbrStatus status);
+/*
+ * Notifies the driver of a queue, or of a change of the configuration space.
+ * This can reset the device, or unplug it: nothing of it is used afterwards.
+ */
+void vbr_notify(VirtIOBalloonRs *s, VirtQueue *vq);
+void vbr_notify_config(VirtIOBalloonRs *s);
+/*
+ * Runs @fn while the device's registers refuse access: rings and interrupts can
+ * be aimed at them. Called with the big lock held.
+ */
+void vbr_guarded(VirtIOBalloonRs *s, void (*fn)(VirtIOBalloonRs *s));
 
 /* virtio-balloon-rs-memory.c */
 /* What the library may ask of QEMU. */
@@ -135,10 +158,27 @@ void vbr_memory_tell(VirtIOBalloonRs *s);
 /* virtio-balloon-rs-queues.c */
 VbrInhibit vbr_inhibit(void);
 const char *vbr_inhibit_str(VbrInhibit inhibit);
-void vbr_queues_init(VirtIOBalloonRs *s, const VbrOptions *options);
+void vbr_queues_init(VirtIOBalloonRs *s, const VbrQueueSpec *queues,
+                     size_t count);
 void vbr_queues_cleanup(VirtIOBalloonRs *s);
 /* Looks at all queues: requests may have come unnoticed. */
 void vbr_queues_kick(VirtIOBalloonRs *s);
+
+/* virtio-balloon-rs-batch.c */
+/* The queue of the batch. */
+VirtQueue *vbr_queues_batch_vq(VirtIOBalloonRs *s);
+/*
+ * Answers the batch; a request that goes on in the next one stays. Says whether
+ * the driver is to be notified.
+ */
+bool vbr_queues_complete(VirtIOBalloonRs *s);
+/*
+ * Gives the batch up and answers its requests. Returns the queue that the
+ * driver is to be notified of; NULL if there is none, or the device broke.
+ */
+VirtQueue *vbr_queues_give_up(VirtIOBalloonRs *s);
+/* Drops the batch of a device that is broken. */
+void vbr_queues_drop_broken(VirtIOBalloonRs *s);
 /* Gives held requests back to their ring: the machine is being stopped. */
 void vbr_queues_give_back(VirtIOBalloonRs *s);
 /* Drops held requests: their ring is gone. */
@@ -169,6 +209,8 @@ void vbr_hints_handle_output(VirtIODevice *vdev, VirtQueue *vq);
 void vbr_hints_kick(VirtIOBalloonRs *s);
 /* The queue of @source was seen empty. */
 void vbr_hints_note_empty(VirtIOBalloonRs *s, VbrFreePageSource source);
+/* What there is to see of the hints; false if they cannot be trusted. Locked. */
+bool vbr_hint_view(VirtIOBalloonRs *s, VbrHintView *view);
 /* Takes over @event; says whether the guest sees another command. Locked. */
 bool vbr_hint_event(VirtIOBalloonRs *s, VbrHintEvent event);
 /* The same, and tells the guest. Not locked, under the big lock. */

@@ -43,6 +43,8 @@ pub(crate) struct Wanted {
 pub(crate) enum Variant {
     /// With the sanitizers of addresses and of undefined behaviour.
     Asan,
+    /// With these, and a library in which any call can be made to fail.
+    Inject,
     /// With QEMU's own Rust devices in the same binary.
     Rust,
 }
@@ -51,6 +53,7 @@ impl Variant {
     fn name(self) -> &'static str {
         match self {
             Self::Asan => "asan",
+            Self::Inject => "inject",
             Self::Rust => "rust",
         }
     }
@@ -58,6 +61,11 @@ impl Variant {
     fn configure_args(self) -> &'static [&'static str] {
         match self {
             Self::Asan => &["--enable-asan", "--enable-ubsan"],
+            Self::Inject => &[
+                "--enable-asan",
+                "--enable-ubsan",
+                "--extra-cflags=-DVBR_INJECT",
+            ],
             Self::Rust => &["--enable-rust"],
         }
     }

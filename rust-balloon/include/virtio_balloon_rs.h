@@ -9,6 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Whoever calls has to deal with the answer: nothing of the library's fails in silence. */
+#if defined(__GNUC__)
+#define VBR_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define VBR_MUST_CHECK
+#endif
+
 /**
  * The most requests that a batch holds.
  */
@@ -1130,6 +1137,7 @@ extern "C" {
  *
  * `device` is NULL or a live device, `bytes` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_batch_room(const struct VbrDevice *device,
                               enum VbrQueueKind queue,
                               size_t *bytes);
@@ -1141,6 +1149,7 @@ enum VbrStatus vbr_batch_room(const struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `part` NULL or valid, with its payload.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_batch_add(struct VbrDevice *device,
                              enum VbrQueueKind queue,
                              const struct VbrPart *part);
@@ -1153,6 +1162,7 @@ enum VbrStatus vbr_batch_add(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `segments` NULL or valid for `count`.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_batch_add_report(struct VbrDevice *device,
                                     const struct VbrReported *segments,
                                     size_t count,
@@ -1167,6 +1177,7 @@ enum VbrStatus vbr_batch_add_report(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `done` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_batch_run(struct VbrDevice *device,
                              enum VbrInhibit inhibit,
                              bool *done);
@@ -1178,6 +1189,7 @@ enum VbrStatus vbr_batch_run(struct VbrDevice *device,
  *
  * `device` is NULL or a live device.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_batch_cancel(struct VbrDevice *device);
 
 /**
@@ -1188,6 +1200,7 @@ enum VbrStatus vbr_batch_cancel(struct VbrDevice *device);
  *
  * `device` is NULL or a live device.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_batch_abandon(struct VbrDevice *device);
 
 /**
@@ -1197,6 +1210,7 @@ enum VbrStatus vbr_batch_abandon(struct VbrDevice *device);
  *
  * `device` is NULL or a live device, `bytes` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_held_bytes(const struct VbrDevice *device, uint64_t *bytes);
 
 /**
@@ -1207,6 +1221,7 @@ enum VbrStatus vbr_held_bytes(const struct VbrDevice *device, uint64_t *bytes);
  *
  * `device` is NULL or a live device, `done` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_held_flush(struct VbrDevice *device,
                               enum VbrFlush flush,
                               enum VbrInhibit inhibit,
@@ -1220,6 +1235,7 @@ enum VbrStatus vbr_held_flush(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `bytes` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_owed_bytes(const struct VbrDevice *device,
                               uint64_t *bytes);
 
@@ -1232,6 +1248,7 @@ enum VbrStatus vbr_owed_bytes(const struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `done` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_owed_discard(struct VbrDevice *device,
                                 enum VbrInhibit inhibit,
                                 bool *done);
@@ -1243,6 +1260,7 @@ enum VbrStatus vbr_owed_discard(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `size` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_config_size(const struct VbrDevice *device, size_t *size);
 
 /**
@@ -1253,6 +1271,7 @@ enum VbrStatus vbr_config_size(const struct VbrDevice *device, size_t *size);
  *
  * `device` is NULL or a live device, `image` NULL or writable for `len` initialised bytes.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_config_read(const struct VbrDevice *device,
                                uint32_t hint_id,
                                uint8_t *image,
@@ -1267,6 +1286,7 @@ enum VbrStatus vbr_config_read(const struct VbrDevice *device,
  * `device` is NULL or a live device, `image` NULL or valid for `len`, `actual_changed` NULL or
  * writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_config_write(struct VbrDevice *device,
                                 const uint8_t *image,
                                 size_t len,
@@ -1280,6 +1300,7 @@ enum VbrStatus vbr_config_write(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `num_pages` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_target_set(struct VbrDevice *device,
                               uint64_t target,
                               uint64_t ram,
@@ -1292,6 +1313,7 @@ enum VbrStatus vbr_target_set(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `bytes` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_actual_get(const struct VbrDevice *device,
                               uint64_t ram,
                               uint64_t *bytes);
@@ -1310,6 +1332,7 @@ uint32_t vbr_abi_version(void);
  * `options` and `ops` are NULL or valid; `out` is NULL or writable. The callbacks in `ops` can be
  * called with `ops->opaque` and any block of the map of memory until the device is freed.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_device_new(const struct VbrOptions *options,
                               const struct VbrHostOps *ops,
                               struct VbrDevice **out);
@@ -1332,6 +1355,7 @@ void vbr_device_free(struct VbrDevice *device);
  *
  * `device` is NULL or a live device; `actual_changed` is NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_device_reset(struct VbrDevice *device,
                                 bool *actual_changed);
 
@@ -1346,6 +1370,7 @@ enum VbrStatus vbr_device_reset(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `sections` NULL or valid for `count`.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_device_set_memory(struct VbrDevice *device,
                                      const struct VbrSection *sections,
                                      size_t count);
@@ -1357,18 +1382,10 @@ enum VbrStatus vbr_device_set_memory(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `out` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_device_counters(const struct VbrDevice *device,
                                    uint64_t ram,
                                    struct VbrCounters *out);
-
-/**
- * Makes the next inflate batch panic, to test that a panic costs the device and no more.
- *
- * # Safety
- *
- * `device` is NULL or a live device.
- */
-enum VbrStatus vbr_device_inject_panic(struct VbrDevice *device);
 
 /**
  * A reset of the whole machine, unlike a wake-up: the statistics are forgotten, and a host that refused
@@ -1378,6 +1395,7 @@ enum VbrStatus vbr_device_inject_panic(struct VbrDevice *device);
  *
  * `device` is NULL or a live device.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_machine_reset(struct VbrDevice *device);
 
 /**
@@ -1390,6 +1408,7 @@ enum VbrStatus vbr_machine_reset(struct VbrDevice *device);
  *
  * `options` is NULL or valid, `out` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_new(const struct VbrDirtyOptions *options,
                              struct VbrDirtyList **out);
 
@@ -1402,6 +1421,7 @@ enum VbrStatus vbr_dirty_new(const struct VbrDirtyOptions *options,
  * `list` is NULL or from `vbr_dirty_new` and not freed. If it is ended, no call is inside and it is not used
  * afterwards.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_free(struct VbrDirtyList *list,
                               bool force);
 
@@ -1414,6 +1434,7 @@ enum VbrStatus vbr_dirty_free(struct VbrDirtyList *list,
  *
  * `list` is NULL or live.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_start(const struct VbrDirtyList *list);
 
 /**
@@ -1423,6 +1444,7 @@ enum VbrStatus vbr_dirty_start(const struct VbrDirtyList *list);
  *
  * `list` is NULL or live.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_stop(const struct VbrDirtyList *list);
 
 /**
@@ -1434,6 +1456,7 @@ enum VbrStatus vbr_dirty_stop(const struct VbrDirtyList *list);
  *
  * `list` is NULL or live, `trigger` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_note(const struct VbrDirtyList *list,
                               size_t vcpu,
                               uint64_t page,
@@ -1452,6 +1475,7 @@ enum VbrStatus vbr_dirty_note(const struct VbrDirtyList *list,
  *
  * `list` is NULL or live, `pages` NULL or room for `most`, `count` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_fetch(const struct VbrDirtyList *list,
                                uint64_t *pages,
                                size_t most,
@@ -1466,6 +1490,7 @@ enum VbrStatus vbr_dirty_fetch(const struct VbrDirtyList *list,
  *
  * `list` is NULL or live, `trigger` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_reset(const struct VbrDirtyList *list,
                                bool *trigger);
 
@@ -1476,6 +1501,7 @@ enum VbrStatus vbr_dirty_reset(const struct VbrDirtyList *list,
  *
  * `list` is NULL or live, `out` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_indices(const struct VbrDirtyList *list,
                                  struct VbrDirtyIndices *out);
 
@@ -1504,6 +1530,7 @@ bool vbr_dirty_is_active(const struct VbrDirtyList *list);
  *
  * `list` is NULL or live, `listed` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_sync_begin(const struct VbrDirtyList *list,
                                     bool *listed);
 
@@ -1517,6 +1544,7 @@ enum VbrStatus vbr_dirty_sync_begin(const struct VbrDirtyList *list,
  *
  * `list` is NULL or live, `pages` NULL or room for `most`, `count` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_sync_fetch(const struct VbrDirtyList *list,
                                     uint64_t *pages,
                                     size_t most,
@@ -1529,6 +1557,7 @@ enum VbrStatus vbr_dirty_sync_fetch(const struct VbrDirtyList *list,
  *
  * `list` is NULL or live.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_dirty_sync_end(const struct VbrDirtyList *list);
 
 /**
@@ -1539,6 +1568,7 @@ enum VbrStatus vbr_dirty_sync_end(const struct VbrDirtyList *list);
  *
  * `options` is NULL or valid, `out` NULL or writable for `VBR_MAX_QUEUES`, `count` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_options_queues(const struct VbrOptions *options,
                                   struct VbrQueueSpec *out,
                                   size_t *count);
@@ -1550,6 +1580,7 @@ enum VbrStatus vbr_options_queues(const struct VbrOptions *options,
  *
  * `device` is NULL or a live device, `features` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_device_features(const struct VbrDevice *device, uint64_t *features);
 
 /**
@@ -1559,6 +1590,7 @@ enum VbrStatus vbr_device_features(const struct VbrDevice *device, uint64_t *fea
  *
  * `device` is NULL or a live device, `accepted` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_device_can_accept(const struct VbrDevice *device,
                                      uint64_t features,
                                      bool *accepted);
@@ -1571,6 +1603,7 @@ enum VbrStatus vbr_device_can_accept(const struct VbrDevice *device,
  *
  * `device` is NULL or a live device.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_device_set_features(struct VbrDevice *device,
                                        uint64_t features,
                                        bool legacy);
@@ -1582,6 +1615,7 @@ enum VbrStatus vbr_device_set_features(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `out` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_device_reporting_advice(const struct VbrDevice *device,
                                            enum VbrAdviceInForce *out);
 
@@ -1601,6 +1635,7 @@ const char *vbr_device_malformed_str(const struct VbrDevice *device);
  *
  * `out` is NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_new(struct VbrHints **out);
 
 /**
@@ -1619,6 +1654,7 @@ void vbr_hints_free(struct VbrHints *hints);
  *
  * `hints` is NULL or live, `out` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_view(const struct VbrHints *hints, struct VbrHintView *out);
 
 /**
@@ -1628,6 +1664,7 @@ enum VbrStatus vbr_hints_view(const struct VbrHints *hints, struct VbrHintView *
  *
  * `hints` is NULL or live.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_set_window(struct VbrHints *hints,
                                     uint32_t window_ms);
 
@@ -1639,6 +1676,7 @@ enum VbrStatus vbr_hints_set_window(struct VbrHints *hints,
  *
  * `hints` is NULL or live, `changed` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_event(struct VbrHints *hints,
                                enum VbrHintEvent event,
                                bool *changed);
@@ -1652,6 +1690,7 @@ enum VbrStatus vbr_hints_event(struct VbrHints *hints,
  *
  * `hints` is NULL or live, `asked` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_request(struct VbrHints *hints,
                                  uint64_t wanted,
                                  bool *asked);
@@ -1664,6 +1703,7 @@ enum VbrStatus vbr_hints_request(struct VbrHints *hints,
  *
  * `hints` is NULL or live, `payload` NULL or valid for `len`, `changed` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_receive_id(struct VbrHints *hints,
                                     const uint8_t *payload,
                                     size_t len,
@@ -1678,6 +1718,7 @@ enum VbrStatus vbr_hints_receive_id(struct VbrHints *hints,
  *
  * `hints` is NULL or live.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_receive(struct VbrHints *hints,
                                  const void *host,
                                  uint64_t bytes);
@@ -1691,6 +1732,7 @@ enum VbrStatus vbr_hints_receive(struct VbrHints *hints,
  *
  * `hints` is NULL or live, `wait_ms` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_hold(struct VbrHints *hints,
                               uint64_t now_ms,
                               uint64_t left_out,
@@ -1704,6 +1746,7 @@ enum VbrStatus vbr_hints_hold(struct VbrHints *hints,
  *
  * `hints` is NULL or live, `out` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_save(const struct VbrHints *hints, struct VbrHintRecord *out);
 
 /**
@@ -1714,8 +1757,31 @@ enum VbrStatus vbr_hints_save(const struct VbrHints *hints, struct VbrHintRecord
  *
  * `hints` is NULL or live, `record` NULL or valid.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_load(struct VbrHints *hints,
                               const struct VbrHintRecord *record);
+
+#if defined(VBR_INJECT)
+/**
+ * Has a call fail: `text` is `FUNCTION:USE`, counted from here, or `FUNCTION:USE:HOW` with `panic`
+ * before anything is done, `behind` all of it, or the answer `busy` or `invalid`. The environment's
+ * `VBR_INJECT` is in force from the start. The last one counts; an empty text takes it back.
+ * Anything else, or NULL, is an invalid argument.
+ *
+ * # Safety
+ *
+ * `text` is NULL or a C string.
+ */
+VBR_MUST_CHECK
+enum VbrStatus vbr_inject_set(const char *text);
+#endif
+
+#if defined(VBR_INJECT)
+/**
+ * Whether a fault that was asked for is still to come.
+ */
+bool vbr_inject_pending(void);
+#endif
 
 /**
  * Sends all of the library's messages up to `max_level` (1 error, 2 warning, 3 information, 4 debug,
@@ -1726,6 +1792,7 @@ enum VbrStatus vbr_hints_load(struct VbrHints *hints,
  *
  * `function` is NULL or can be called from any thread from now on.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_log_set(void (*function)(int level, const char *text),
                            int max_level);
 
@@ -1737,6 +1804,7 @@ enum VbrStatus vbr_log_set(void (*function)(int level, const char *text),
  * `ops` is NULL or valid, `out` NULL or writable. The callbacks can be called with `ops->opaque` during
  * every call below.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_ram_new(const struct VbrRamOps *ops,
                            uint32_t page_shift,
                            struct VbrRam **out);
@@ -1757,6 +1825,7 @@ void vbr_ram_free(struct VbrRam *ram);
  *
  * `ram` is NULL or live.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_ram_begin(struct VbrRam *ram);
 
 /**
@@ -1767,6 +1836,7 @@ enum VbrStatus vbr_ram_begin(struct VbrRam *ram);
  *
  * `ram` is NULL or live, `change` NULL or valid.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_ram_synced(struct VbrRam *ram,
                               void *block,
                               struct VbrDirtyChange *change);
@@ -1780,6 +1850,7 @@ enum VbrStatus vbr_ram_synced(struct VbrRam *ram,
  *
  * `ram` and `device` are NULL or live, `change` NULL or valid.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_ram_leave_out_ballooned(struct VbrRam *ram,
                                            const struct VbrDevice *device,
                                            struct VbrDirtyChange *change);
@@ -1791,6 +1862,7 @@ enum VbrStatus vbr_ram_leave_out_ballooned(struct VbrRam *ram,
  *
  * `ram` is NULL or live, `more` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_ram_arm(struct VbrRam *ram,
                            void *block,
                            enum VbrArm which,
@@ -1804,6 +1876,7 @@ enum VbrStatus vbr_ram_arm(struct VbrRam *ram,
  *
  * `ram` is NULL or live.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_ram_trust(struct VbrRam *ram,
                              uint64_t epoch);
 
@@ -1815,6 +1888,7 @@ enum VbrStatus vbr_ram_trust(struct VbrRam *ram,
  *
  * `ram` and `hints` are NULL or live, `change` NULL or valid, `wanted` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_ram_leave_out_hinted(struct VbrRam *ram,
                                         struct VbrHints *hints,
                                         struct VbrDirtyChange *change,
@@ -1828,6 +1902,7 @@ enum VbrStatus vbr_ram_leave_out_hinted(struct VbrRam *ram,
  *
  * `ram` is NULL or live, `change` NULL or valid.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_ram_postcopy(struct VbrRam *ram,
                                 void *block,
                                 struct VbrDirtyChange *change);
@@ -1851,6 +1926,7 @@ bool vbr_ram_is_left_out(const struct VbrRam *ram,
  *
  * `ram` is NULL or live, `out` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_ram_counters(const struct VbrRam *ram, struct VbrSkipCounters *out);
 
 /**
@@ -1861,6 +1937,7 @@ enum VbrStatus vbr_ram_counters(const struct VbrRam *ram, struct VbrSkipCounters
  *
  * `hints` is NULL or live, `device` NULL or a live device, `changed` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_hints_negotiated(struct VbrHints *hints,
                                     const struct VbrDevice *device,
                                     bool *changed);
@@ -1873,6 +1950,7 @@ enum VbrStatus vbr_hints_negotiated(struct VbrHints *hints,
  *
  * `hints` is NULL or live, `device` NULL or a live device, `hold` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_request_buffer(struct VbrHints *hints,
                                   struct VbrDevice *device,
                                   enum VbrFreePageSource source,
@@ -1887,6 +1965,7 @@ enum VbrStatus vbr_request_buffer(struct VbrHints *hints,
  *
  * `hints` is NULL or live.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_request_lost(struct VbrHints *hints, enum VbrFreePageSource source);
 
 /**
@@ -1896,6 +1975,7 @@ enum VbrStatus vbr_request_lost(struct VbrHints *hints, enum VbrFreePageSource s
  *
  * `hints` is NULL or live, `device` NULL or a live device.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_request_give_up_answer(struct VbrHints *hints,
                                           struct VbrDevice *device);
 
@@ -1906,6 +1986,7 @@ enum VbrStatus vbr_request_give_up_answer(struct VbrHints *hints,
  *
  * `hints` is NULL or live.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_request_queue_reset(struct VbrHints *hints,
                                        enum VbrFreePageSource source);
 
@@ -1917,6 +1998,7 @@ enum VbrStatus vbr_request_queue_reset(struct VbrHints *hints,
  *
  * `hints` is NULL or live, `out` NULL or writable for `VBR_REQUEST_MAX_BYTES`, `len` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_request_take(struct VbrHints *hints,
                                 enum VbrFreePageSource source,
                                 uint8_t *out,
@@ -1929,6 +2011,7 @@ enum VbrStatus vbr_request_take(struct VbrHints *hints,
  *
  * `hints` is NULL or live, `device` NULL or a live device, `part` NULL or valid, with its payload.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_request_answer(struct VbrHints *hints,
                                   struct VbrDevice *device,
                                   enum VbrFreePageSource source,
@@ -1941,6 +2024,7 @@ enum VbrStatus vbr_request_answer(struct VbrHints *hints,
  *
  * `device` is NULL or a live device, `out` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_state_save(const struct VbrDevice *device,
                               int64_t polling_interval,
                               struct VbrState *out);
@@ -1955,6 +2039,7 @@ enum VbrStatus vbr_state_save(const struct VbrDevice *device,
  * `device` is NULL or a live device, `out` NULL or writable for `len` initialised bytes, `used` and
  * `complete` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_state_save_pages(const struct VbrDevice *device,
                                     uint8_t *out,
                                     size_t len,
@@ -1972,6 +2057,7 @@ enum VbrStatus vbr_state_save_pages(const struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `state` NULL or valid, `pages` NULL or valid, with its bytes.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_state_load(struct VbrDevice *device,
                               const struct VbrState *state,
                               const struct VbrSavedPages *pages,
@@ -1984,6 +2070,7 @@ enum VbrStatus vbr_state_load(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `buffer` NULL or valid, with its payload.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_stats_receive(struct VbrDevice *device,
                                  const struct VbrStatsBuffer *buffer);
 
@@ -1994,6 +2081,7 @@ enum VbrStatus vbr_stats_receive(struct VbrDevice *device,
  *
  * `device` is NULL or a live device, `out` NULL or writable.
  */
+VBR_MUST_CHECK
 enum VbrStatus vbr_stats_get(const struct VbrDevice *device, struct VbrStats *out);
 
 /**

@@ -94,7 +94,6 @@ pub struct Balloon {
     refusals: Refusals,
     /// Empty between slices.
     asked: Asked,
-    inject_panic: bool,
 }
 
 impl Balloon {
@@ -115,7 +114,6 @@ impl Balloon {
             malformed: None,
             refusals: Refusals::default(),
             asked: Asked::default(),
-            inject_panic: false,
         }
     }
 
@@ -214,10 +212,6 @@ impl Balloon {
         let Some(queue) = self.batch.queue() else {
             return Progress::Done;
         };
-        if self.inject_panic && queue == QueueKind::Inflate {
-            self.inject_panic = false;
-            panic!("a panic was asked for");
-        }
         if queue == QueueKind::Inflate && !self.negotiated.contains(Features::MUST_TELL_HOST) {
             // Nobody keeps account of these, also if the driver promises to tell later.
             self.balloon.miss();
@@ -408,11 +402,6 @@ impl Balloon {
     pub fn ballooned_version(&self) -> Option<u64> {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
         told.then(|| self.balloon.set().version())
-    }
-
-    /// Makes the next inflate batch panic, to test that a panic costs the device and no more.
-    pub fn inject_panic(&mut self) {
-        self.inject_panic = true;
     }
 }
 

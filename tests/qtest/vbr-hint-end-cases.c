@@ -261,28 +261,6 @@ static void test_empty_block(VbrDev *d)
     check_broken(d, vbr_hint_block_seg(vbr_pages(d, 1, VBR_PAGE), 0));
 }
 
-/* The balloon breaks in the middle of a round, hints and all. */
-static void test_panic(VbrDev *d)
-{
-    VbrSeg seg = { .addr = vbr_pages(d, 1, VBR_PAGE), .len = 4 };
-
-    vbr_start(d, 0);
-    vbr_hint_open(d);
-    qtest_qom_set_bool(d->qts, VBR_PATH, "x-inject-panic", true);
-    vbr_add(d, VBR_INFLATE, &seg, 1);
-    vbr_notify(d, VBR_INFLATE);
-    while (!vbr_is_broken(d)) {
-        vbr_settle(d);
-    }
-    vbr_hint_complete(d);
-    qtest_qmp_assert_success(d->qts, "{ 'execute': 'cont' }");
-    vbr_system_reset(d);
-    vbr_restart(d, 0);
-    vbr_hint_open(d);
-    vbr_hint_complete(d);
-    g_assert_cmphex(vbr_hint_shown(d), ==, VBR_HINT_DONE);
-}
-
 const VbrCase vbr_hint_end_cases[] = {
     { "refused", test_refused, VBR_HINT_OPTS },
     { "silent", test_silent, VBR_HINT_OPTS },
@@ -298,6 +276,5 @@ const VbrCase vbr_hint_end_cases[] = {
     { "reset-offered", test_reset_before_notify, VBR_HINT_OPTS },
     { "empty-id", test_empty_id, VBR_HINT_OPTS },
     { "empty-block", test_empty_block, VBR_HINT_OPTS },
-    { "panic", test_panic, VBR_HINT_OPTS },
     { }
 };

@@ -134,34 +134,10 @@ static void test_kick_while_stopped(VbrDev *d)
     vbr_assert_gone(d, base, 1);
 }
 
-/* A panic in Rust costs the guest its balloon, and nothing else. */
-static void test_panic(VbrDev *d)
-{
-    VbrSeg seg = { .addr = 1 * MiB, .len = 4 };
-
-    vbr_start(d, 0);
-    qtest_qom_set_bool(d->qts, VBR_PATH, "x-inject-panic", true);
-    vbr_add(d, VBR_INFLATE, &seg, 1);
-    vbr_notify(d, VBR_INFLATE);
-    vbr_settle(d);
-    g_assert(vbr_is_broken(d));
-    if (vbr_is_modern(d)) {
-        g_assert_cmphex(d->vdev->bus->get_status(d->vdev) &
-                        VIRTIO_CONFIG_S_NEEDS_RESET, !=, 0);
-    }
-    /* The rest of QEMU answers, about the balloon too. */
-    g_assert_cmpint(vbr_query_balloon(d->qts), >, 0);
-
-    vbr_system_reset(d);
-    vbr_restart(d, 0);
-    assert_works(d);
-}
-
 const VbrCase vbr_reset_cases[] = {
     { "many", test_many },
     { "in-request", test_reset_in_request },
     { "system-in-request", test_system_reset_in_request },
-    { "panic", test_panic },
     { "stop-in-request", test_stop_in_request },
     { "kick-while-stopped", test_kick_while_stopped },
     { }

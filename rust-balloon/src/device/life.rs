@@ -110,7 +110,6 @@ impl Balloon {
             counters: old.counters,
             malformed: old.malformed,
             refusals: old.refusals,
-            inject_panic: old.inject_panic,
 
             negotiated: beginning.negotiated,
             config: beginning.config,

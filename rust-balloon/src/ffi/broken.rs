@@ -91,6 +91,23 @@ fn broken_hints() -> VbrHints {
     hints
 }
 
+/// What broke may panic once more when it is made anew, or dropped.
+#[test]
+fn a_mending_that_panics_leaves_it_broken() {
+    let guarded = Guarded::new(1);
+    let status = guarded.enter(|_| panic!("a panic was asked for"));
+    assert_eq!(status, VbrStatus::Broken);
+    let mend = |_: &mut i32| panic!("another panic was asked for");
+    assert_eq!(guarded.enter_mended(mend, |_| Ok(())), VbrStatus::Broken);
+    assert_eq!(guarded.enter(|_| Ok(())), VbrStatus::Broken);
+    let body = |inner: &mut i32| {
+        assert_eq!(*inner, 2);
+        Ok(())
+    };
+    assert_eq!(guarded.enter_mended(|i| *i = 2, body), VbrStatus::Ok);
+    assert_eq!(guarded.enter(body), VbrStatus::Ok);
+}
+
 #[test]
 fn broken_hints_answer_nothing_but_a_reset() {
     let (hints, device, ram) = (broken_hints(), device(), ram());

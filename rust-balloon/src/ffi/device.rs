@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Making, resetting and ending a device; the map of memory.
 
-use super::guard::{VbrDevice, guard, output, slice, with_device, with_mended_device};
+use super::guard::{VbrDevice, contain, guard, output, slice, with_device, with_mended_device};
 use super::host_ops::VbrHostOps;
 use super::status::VbrStatus;
 use crate::counters::Counters;
@@ -131,17 +131,16 @@ pub unsafe extern "C" fn vbr_device_new(
 /// `device` is NULL or from `vbr_device_new` and not freed, and not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_device_free(device: *mut VbrDevice) {
-    guard(|| {
+    contain(|| {
         let Some(device) = NonNull::new(device) else {
-            return VbrStatus::Ok;
+            return;
         };
         // SAFETY: a live device by contract.
         if unsafe { device.as_ref() }.is_busy() {
-            return VbrStatus::Busy;
+            return;
         }
         // SAFETY: from Box::into_raw in vbr_device_new, and freed only once by contract.
         drop(unsafe { Box::from_raw(device.as_ptr()) });
-        VbrStatus::Ok
     });
 }
 
@@ -216,21 +215,6 @@ pub unsafe extern "C" fn vbr_device_counters(
     let out = unsafe { output(out) };
     with_device(device, |balloon, _| {
         out?.write(balloon.counters(ram));
-        Ok(())
-    })
-}
-
-/// Makes the next inflate batch panic, to test that a panic costs the device and no more.
-///
-/// # Safety
-///
-/// `device` is NULL or a live device.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_device_inject_panic(device: *mut VbrDevice) -> VbrStatus {
-    // SAFETY: NULL or a live device by contract.
-    let device = unsafe { device.as_ref() };
-    with_device(device, |balloon, _| {
-        balloon.inject_panic();
         Ok(())
     })
 }

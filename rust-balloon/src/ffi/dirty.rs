@@ -6,7 +6,7 @@
 //! virtual CPU, and any others besides. A list in which one panicked is broken until it is freed.
 
 use super::claim::Claim;
-use super::guard::{guard, output};
+use super::guard::{guard, output, tell};
 use super::status::VbrStatus;
 use crate::error::Error;
 use crate::migration::dirty::{DirtyIndices, DirtyList, DirtyOptions, Noted};
@@ -57,10 +57,7 @@ pub(super) fn with_list(
     let status = guard(|| body(&list.list).map_or_else(VbrStatus::from, |()| VbrStatus::Ok));
     if status == VbrStatus::Broken {
         list.broken.store(true, Ordering::Release);
-        guard(|| {
-            log::error!("the dirty list ran into a bug of its own and is broken for good");
-            VbrStatus::Ok
-        });
+        tell("the dirty list ran into a bug of its own and is broken for good");
     }
     status
 }
@@ -169,7 +166,7 @@ pub unsafe extern "C" fn vbr_dirty_free(list: *mut VbrDirtyList, force: bool) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_dirty_start(list: *const VbrDirtyList) -> VbrStatus {
     // SAFETY: NULL or live by contract.
-    with_list(unsafe { list.as_ref() }, DirtyList::start)
+    with_list(unsafe { list.as_ref() }, |list| list.start())
 }
 
 /// Notes no more pages for the consumer. What is on its list can still be fetched.

@@ -155,11 +155,14 @@ pub unsafe extern "C" fn vbr_device_malformed_str(device: *const VbrDevice) -> *
     // SAFETY: NULL or a live device by contract.
     let device = unsafe { device.as_ref() };
     let mut text = c"";
-    with_device(device, |balloon, _| {
+    let status = with_device(device, |balloon, _| {
         text = balloon.malformed().map_or(c"", malformed_str);
         Ok(())
     });
-    text.as_ptr()
+    match status {
+        VbrStatus::Ok => text.as_ptr(),
+        _ => c"".as_ptr(),
+    }
 }
 
 fn malformed_str(reason: Malformed) -> &'static CStr {

@@ -69,27 +69,25 @@ impl<T> Guarded<T> {
         let Some(_hold) = self.hold() else {
             return VbrStatus::Busy;
         };
+        if mend.is_none() && self.broken.load(Ordering::Acquire) {
+            return VbrStatus::Broken;
+        }
         // SAFETY: the hold makes this call the only one inside, and is dropped behind `inner`.
         let inner = unsafe { &mut *self.inner.get() };
-        if self.broken.load(Ordering::Acquire) {
-            let Some(mend) = mend else {
-                return VbrStatus::Broken;
-            };
-            mend(inner);
-            self.broken.store(false, Ordering::Release);
-        }
-        let status = guard(|| match body(inner) {
-            Ok(()) => VbrStatus::Ok,
-            Err(error) => error.into(),
+        let status = guard(|| {
+            // What broke may panic once more when it is looked at or dropped.
+            if let (Some(mend), true) = (mend, self.broken.load(Ordering::Acquire)) {
+                mend(inner);
+                self.broken.store(false, Ordering::Release);
+            }
+            match body(inner) {
+                Ok(()) => VbrStatus::Ok,
+                Err(error) => error.into(),
+            }
         });
         if status == VbrStatus::Broken {
             self.broken.store(true, Ordering::Release);
-            guard(|| {
-                log::error!(
-                    "the balloon ran into a bug of its own and is broken until it is reset"
-                );
-                VbrStatus::Ok
-            });
+            tell("the balloon ran into a bug of its own and is broken until it is reset");
         }
         status
     }
@@ -126,7 +124,34 @@ impl VbrDevice {
 /// Runs `body`; a panic in it becomes `BROKEN`.
 pub(super) fn guard(body: impl FnOnce() -> VbrStatus) -> VbrStatus {
     // A caller that gets BROKEN knows that nothing of what `body` borrowed can be relied on.
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or(VbrStatus::Broken)
+    catch_unwind(AssertUnwindSafe(|| run(body))).unwrap_or(VbrStatus::Broken)
+}
+
+/// Runs `body`, for which there is no status to answer with; a panic ends it, and goes no further.
+pub(super) fn contain(body: impl FnOnce()) {
+    let status = guard(|| {
+        body();
+        VbrStatus::Ok
+    });
+    if status != VbrStatus::Ok {
+        tell("the balloon ran into a bug of its own");
+    }
+}
+
+/// Logs an error. Whoever takes it must not make things worse.
+pub(super) fn tell(what: &str) {
+    let told = catch_unwind(|| log::error!("{what}"));
+    // The panic hook has told of that one; there is nobody else to tell.
+    drop(told);
+}
+
+#[cfg(feature = "inject")]
+use super::inject::run;
+
+/// Runs `body`; in a library for tests, `inject::run` is in its place.
+#[cfg(not(feature = "inject"))]
+fn run(body: impl FnOnce() -> VbrStatus) -> VbrStatus {
+    body()
 }
 
 /// Runs `body` on a device.

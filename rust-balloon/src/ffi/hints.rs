@@ -3,7 +3,7 @@
 //!
 //! These functions may be called from several threads, one at a time: the caller has a lock for it.
 
-use super::guard::{Guarded, guard, output, slice};
+use super::guard::{Guarded, contain, guard, output, slice};
 use super::status::VbrStatus;
 use crate::error::Error;
 use crate::features::FreePageSource;
@@ -95,12 +95,11 @@ pub unsafe extern "C" fn vbr_hints_new(out: *mut *mut VbrHints) -> VbrStatus {
 /// `hints` is NULL or from `vbr_hints_new` and not freed, no call is inside, and it is not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_hints_free(hints: *mut VbrHints) {
-    guard(|| {
+    contain(|| {
         if !hints.is_null() {
             // SAFETY: from Box::into_raw in vbr_hints_new, and freed only once by contract.
             drop(unsafe { Box::from_raw(hints) });
         }
-        VbrStatus::Ok
     });
 }
 

@@ -24,6 +24,8 @@ pub mod features;
 pub mod guard;
 pub mod hints;
 pub mod host_ops;
+#[cfg(feature = "inject")]
+pub mod inject;
 pub mod log;
 pub mod ram;
 pub mod requests;

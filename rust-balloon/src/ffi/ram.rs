@@ -4,7 +4,7 @@
 //! All of these functions but `vbr_ram_new`, `vbr_ram_free` and `vbr_ram_is_left_out` are called with the migration's bitmap
 //! lock held: nobody else looks at the dirty bitmaps meanwhile.
 
-use super::guard::{Guarded, VbrDevice, guard, output, with_device};
+use super::guard::{Guarded, VbrDevice, contain, guard, output, with_device};
 use super::hints::{VbrHints, with_hints};
 use super::status::VbrStatus;
 use crate::bitmap::PageBitmap;
@@ -200,12 +200,11 @@ pub unsafe extern "C" fn vbr_ram_new(
 /// `ram` is NULL or from `vbr_ram_new` and not freed, no call is inside, and it is not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_ram_free(ram: *mut VbrRam) {
-    guard(|| {
+    contain(|| {
         if !ram.is_null() {
             // SAFETY: from Box::into_raw in vbr_ram_new, and freed only once by contract.
             drop(unsafe { Box::from_raw(ram) });
         }
-        VbrStatus::Ok
     });
 }
 
@@ -398,14 +397,13 @@ pub unsafe extern "C" fn vbr_ram_is_left_out(
     // SAFETY: NULL or live by contract.
     let ram = unsafe { ram.as_ref() };
     let mut is_left_out = false;
-    guard(|| {
+    contain(|| {
         if let Some(ram) = ram {
             let left_out = ram.left_out.read().unwrap_or_else(PoisonError::into_inner);
             is_left_out = left_out
                 .iter()
                 .any(|(id, pages)| id.0 == block as usize && pages.contains_all(page..page + 1));
         }
-        VbrStatus::Ok
     });
     is_left_out
 }

@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_char};
 
 /// What a call came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "what failed has to be dealt with"]
 #[repr(C)]
 pub enum VbrStatus {
     /// It did what it says.

@@ -55,7 +55,6 @@ static const struct {
     X(vbr_device_reporting_advice, (device, &out->advice))                     \
     X(vbr_device_set_memory, (device, NULL, 0))                                \
     X(vbr_device_counters, (device, 4096, &out->counters))                     \
-    X(vbr_device_inject_panic, (device))                                       \
     X(vbr_state_save, (device, 1, &out->state))                                \
     X(vbr_state_save_pages, (device, out->image, 16, &out->size, &out->flag))  \
     X(vbr_state_load, (device, &in.state, &in.pages, 4096))                    \
@@ -117,6 +116,22 @@ void expect_of_all_but_reset(struct VbrDevice *device, enum VbrStatus expected)
     vbr_hints_free(hints);
     /* This one says nothing but why. */
     CHECK_EQ(vbr_device_malformed_str(device)[0], 0);
+}
+
+void expect_of_each_call_to_break(struct VbrDevice *device)
+{
+    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+        char fault[64];
+        bool changed;
+
+        snprintf(fault, sizeof(fault), "%s:1", calls[i].name);
+        CHECK_OK(vbr_hints_new(&hints));
+        CHECK_OK(vbr_inject_set(fault));
+        expect_of(&calls[i], device, VBR_STATUS_BROKEN);
+        CHECK(!vbr_inject_pending());
+        vbr_hints_free(hints);
+        CHECK_OK(vbr_device_reset(device, &changed));
+    }
 }
 
 void expect_of_all_calls(struct VbrDevice *device, enum VbrStatus expected)

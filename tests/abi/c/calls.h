@@ -10,5 +10,7 @@
 void expect_of_all_calls(struct VbrDevice *device, enum VbrStatus expected);
 /* The same without reset, which is what a broken device does not refuse. */
 void expect_of_all_but_reset(struct VbrDevice *device, enum VbrStatus expected);
+/* Each call panics when asked to, and a reset mends what that broke. */
+void expect_of_each_call_to_break(struct VbrDevice *device);
 
 #endif

@@ -440,7 +440,7 @@ static void busy_and_broken_devices(void)
     CHECK_EQ(a.host->discard_count, 1);
     a.host->inside = NULL;
 
-    CHECK_OK(vbr_device_inject_panic(a.host->device));
+    CHECK_OK(vbr_inject_set("vbr_batch_run:1"));
     CHECK_OK(request(a.host, VBR_QUEUE_KIND_INFLATE, &pfn, 1));
     CHECK_STATUS(vbr_batch_run(a.host->device, VBR_INHIBIT_NO, &flag), VBR_STATUS_BROKEN);
     flag = true;

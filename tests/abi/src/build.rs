@@ -64,7 +64,7 @@ impl Program {
             .args(WARNINGS)
             .args(["-Wstrict-prototypes", "-Wmissing-prototypes"])
             .args(SANITIZERS)
-            .arg("-I")
+            .args(["-DVBR_INJECT", "-I"])
             .arg(include_dir())
             .args(sources()?)
             .arg(library)
@@ -140,7 +140,7 @@ fn build_library(target: &Path) -> Result<PathBuf, Failed> {
     command
         .current_dir(top())
         .args(["build", "--locked", "--package", "virtio-balloon-rs"])
-        .args(["--lib", "--target-dir"])
+        .args(["--lib", "--features", "inject", "--target-dir"])
         .arg(target)
         .env_remove("CARGO_BUILD_TARGET");
     run(command)?;

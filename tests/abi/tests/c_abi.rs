@@ -104,7 +104,7 @@ fn no_function_is_left_out() {
 
     let missing: Vec<_> = functions.difference(&called(&rest)).cloned().collect();
     assert!(missing.is_empty(), "never called: {missing:?}");
-    let without_pointers = ["vbr_abi_version", "vbr_status_str"];
+    let without_pointers = ["vbr_abi_version", "vbr_inject_pending", "vbr_status_str"];
     let nulls = called(&nulls);
     let missing: Vec<_> = functions
         .difference(&nulls)

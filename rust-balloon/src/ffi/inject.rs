@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! For tests: has a call of the C ABI fail at a chosen use. Not in a library that is built without
+//! the feature `inject`, which no build for use has.
+//!
+//! Which function it is that is called is told by the type of the closure that it hands to the
+//! guard: no function can forget to give its name.
+
+use super::guard::contain;
+use super::status::VbrStatus;
+use std::any::type_name;
+use std::ffi::{CStr, c_char};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+/// What the environment may ask for, before anybody can call `vbr_inject_set`.
+const VARIABLE: &str = "VBR_INJECT";
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// It panics before it does anything.
+    Panic,
+    /// It panics when all is done.
+    PanicBehind,
+    /// It answers this and does nothing.
+    Answer(VbrStatus),
+}
+
+/// The fault that is to come.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    function: String,
+    /// How many uses of the function are left, that of the fault included.
+    uses: u32,
+    fault: Fault,
+}
+
+static PLAN: Mutex<Option<Plan>> = Mutex::new(None);
+static ENVIRONMENT: Once = Once::new();
+
+/// `FUNCTION:USE`, and behind another `:` one of `panic`, which is what happens where nothing is
+/// said, `behind`, `busy` and `invalid`. None where it is nothing like that.
+fn parse(text: &str) -> Option<Plan> {
+    let mut parts = text.split(':');
+    let (function, uses) = (parts.next()?, parts.next()?.parse().ok()?);
+    let fault = match parts.next() {
+        None | Some("panic") => Fault::Panic,
+        Some("behind") => Fault::PanicBehind,
+        Some("busy") => Fault::Answer(VbrStatus::Busy),
+        Some("invalid") => Fault::Answer(VbrStatus::InvalidArgument),
+        Some(_) => return None,
+    };
+    let plan = Plan {
+        function: function.to_owned(),
+        uses,
+        fault,
+    };
+    (function.starts_with("vbr_") && uses > 0 && parts.next().is_none()).then_some(plan)
+}
+
+/// What is planned. A panic that was asked for happens without the lock.
+fn plan() -> MutexGuard<'static, Option<Plan>> {
+    ENVIRONMENT.call_once(|| {
+        let wanted = std::env::var(VARIABLE).unwrap_or_default();
+        *PLAN.lock().unwrap_or_else(PoisonError::into_inner) = parse(&wanted);
+    });
+    PLAN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The function of the C ABI that a closure of this type is in.
+fn function_of<F>() -> Option<&'static str> {
+    let name = type_name::<F>();
+    let function = &name[name.find("::vbr_")? + 2..];
+    Some(function.split(':').next().unwrap_or(function))
+}
+
+/// Counts a use; what is to happen now.
+fn use_of(function: &str) -> Option<Fault> {
+    let mut plan = plan();
+    let uses = plan.as_mut().filter(|plan| plan.function == function)?;
+    uses.uses -= 1;
+    match uses.uses {
+        0 => plan.take().map(|plan| plan.fault),
+        _ => None,
+    }
+}
+
+/// Runs `body`, unless its function is to fail now.
+pub(super) fn run<F: FnOnce() -> VbrStatus>(body: F) -> VbrStatus {
+    match function_of::<F>().and_then(use_of) {
+        None => body(),
+        Some(Fault::Answer(status)) => status,
+        Some(Fault::Panic) => panic!("a panic was asked for"),
+        Some(Fault::PanicBehind) => {
+            let status = body();
+            panic!("a panic was asked for behind {status:?}")
+        }
+    }
+}
+
+/// Has a call fail: `text` is `FUNCTION:USE`, counted from here, or `FUNCTION:USE:HOW` with `panic`
+/// before anything is done, `behind` all of it, or the answer `busy` or `invalid`. The environment's
+/// `VBR_INJECT` is in force from the start. The last one counts; an empty text takes it back.
+/// Anything else, or NULL, is an invalid argument.
+///
+/// # Safety
+///
+/// `text` is NULL or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_inject_set(text: *const c_char) -> VbrStatus {
+    let mut status = VbrStatus::InvalidArgument;
+    contain(|| {
+        if text.is_null() {
+            return;
+        }
+        // SAFETY: a C string by contract.
+        let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+        let wanted = parse(&text);
+        if wanted.is_some() || text.is_empty() {
+            *plan() = wanted;
+            status = VbrStatus::Ok;
+        }
+    });
+    status
+}
+
+/// Whether a fault that was asked for is still to come.
+#[unsafe(no_mangle)]
+pub extern "C" fn vbr_inject_pending() -> bool {
+    plan().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_says_what_fails_when_and_how() {
+        let plan = |uses, fault| {
+            Some(Plan {
+                function: "vbr_a_b".to_owned(),
+                uses,
+                fault,
+            })
+        };
+        assert_eq!(parse("vbr_a_b:1"), plan(1, Fault::Panic));
+        assert_eq!(parse("vbr_a_b:2:panic"), plan(2, Fault::Panic));
+        assert_eq!(parse("vbr_a_b:3:behind"), plan(3, Fault::PanicBehind));
+        let busy = Fault::Answer(VbrStatus::Busy);
+        assert_eq!(parse("vbr_a_b:1:busy"), plan(1, busy));
+        let invalid = Fault::Answer(VbrStatus::InvalidArgument);
+        assert_eq!(parse("vbr_a_b:1:invalid"), plan(1, invalid));
+        for text in ["", "vbr_a_b", "vbr_a_b:0", "vbr_a_b:x", "other:1"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        for text in ["vbr_a_b:1:other", "vbr_a_b:1:panic:x"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    fn vbr_some_function() -> Option<&'static str> {
+        fn inner<F: FnOnce()>(_: F) -> Option<&'static str> {
+            function_of::<F>()
+        }
+        inner(|| ())
+    }
+
+    #[test]
+    fn a_closure_tells_its_function() {
+        assert_eq!(vbr_some_function(), Some("vbr_some_function"));
+        assert_eq!(function_of::<u32>(), None);
+    }
+}
