@@ -11,6 +11,7 @@ mod costs;
 mod demo;
 mod error;
 mod fetch;
+mod fuzz;
 mod git;
 mod header;
 mod house;
@@ -65,6 +66,8 @@ enum Door {
         /// Only those whose names contain this, such as founding or moved::
         filter: Option<String>,
     },
+    /// Give random input to the library, its C ABI and the whole binary, and see what breaks
+    Fuzz(fuzz::FuzzArgs),
     /// Look after the patch series in qemu-patches
     #[command(subcommand)]
     Patches(Patches),
@@ -171,6 +174,7 @@ fn enter(door: Door) -> Result<bool> {
         Door::Guest { filter } => {
             return test::guest_tests(&paths, &qemu::Wanted::default(), filter.as_deref());
         }
+        Door::Fuzz(args) => return fuzz::run(&paths, &args),
         Door::Patches(Patches::Check { series, build }) => check_patches(&paths, series, build)?,
         Door::Patches(Patches::Refresh { series }) => refresh_patches(&paths, series)?,
         Door::Header => header::write(&paths)?,

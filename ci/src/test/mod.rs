@@ -5,7 +5,7 @@
 mod guests;
 mod qtest;
 pub(crate) mod rust;
-mod tally;
+pub(crate) mod tally;
 mod variants;
 
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::progress::took;
 use crate::qemu::{self, Wanted};
 use crate::series::Series;
-use crate::{check, header, house, setup};
+use crate::{check, fuzz, header, house, setup};
 use tally::Tally;
 
 /// How much to test.
@@ -83,6 +83,7 @@ fn quick(paths: &Paths, run: &mut Run) {
     run.section("a C program on the C interface", || {
         rust::test(paths, &["abi"])
     });
+    run.section("random input for the library", || fuzz::short(paths));
     run.section("writes that KVM's dirty log and ring tell of", || {
         rust::test(paths, &["kvm"])
     });

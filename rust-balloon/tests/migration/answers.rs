@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 
-use crate::guest::{Guest, Usage};
-use crate::ram::{PAGES, Ram, SIZES, place};
-use crate::world::{Step, World};
+use super::guest::{Guest, Usage};
+use super::ram::{PAGES, Ram, SIZES, place};
+use super::world::{Step, World};
 use virtio_balloon_rs::device::{AnswerPart, Balloon, Options};
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::memory::{MemoryMap, Section};

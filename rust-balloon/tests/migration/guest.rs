@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ram::{PAGES, SIZES, place};
+use super::ram::{PAGES, SIZES, place};
 use virtio_balloon_rs::wire::{HINT_DONE, HINT_STOP};
 
 /// What a page is used for.

@@ -2,8 +2,8 @@
 //! The migration: passes over the pages, the switch to the destination, and what has to hold at the
 //! end.
 
-use crate::ram::{MIGRATED, PAGE_SHIFT, backing, block_id, place};
-use crate::world::{Broken, Checked, Phase, Task, World};
+use super::ram::{MIGRATED, PAGE_SHIFT, backing, block_id, place};
+use super::world::{Broken, Checked, Phase, Task, World};
 use virtio_balloon_rs::bitmap::PageBitmap;
 use virtio_balloon_rs::migration::skips::DirtyChange;
 use virtio_balloon_rs::queue::hint::HintState;

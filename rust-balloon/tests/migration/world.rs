@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::answers::Asker;
-use crate::guest::{Guest, Request, Usage};
-use crate::ram::{MIGRATED, PAGE_SHIFT, PAGES, Ram, block_id};
-use crate::seen::Seen;
+use super::answers::Asker;
+use super::guest::{Guest, Request, Usage};
+use super::ram::{MIGRATED, PAGE_SHIFT, PAGES, Ram, block_id};
+use super::seen::Seen;
 use virtio_balloon_rs::bitmap::PageBitmap;
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};

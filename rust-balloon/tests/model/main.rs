@@ -49,7 +49,7 @@ fn format() -> impl Strategy<Value = Format> {
 
 /// What is wrong with a request, mostly nothing.
 fn flaw() -> impl Strategy<Value = Flaw> {
-    let place = any::<prop::sample::Index>();
+    let place = any::<usize>();
     prop_oneof![
         12 => Just(Flaw::None),
         1 => (1..4usize).prop_map(Flaw::Behind),

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A device between a guest that does anything and the model that watches.
 
-use proptest::sample::Index;
 use virtio_balloon_rs::counters::Counters;
 use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd};
 use virtio_balloon_rs::features::{Features, QueueKind};
@@ -12,9 +11,9 @@ use virtio_balloon_rs::pageset::MAX_BYTES;
 use virtio_balloon_rs::state::{SavedPages, State};
 use virtio_balloon_rs::wire::ByteOrder;
 
-use crate::expect::{Batch, Bytes, Model};
-use crate::format::{Format, Run, Words, encode, parse, ram};
-use crate::mock::{END, MockHost, RAM, memory_map, part, sections, standard};
+use super::expect::{Batch, Bytes, Model};
+use super::format::{Format, Run, Words, encode, parse, ram};
+use super::mock::{END, MockHost, RAM, memory_map, part, sections, standard};
 
 /// The device's patience with a host that refuses.
 const PATIENCE: u32 = 16;
@@ -39,8 +38,8 @@ pub(crate) enum Flaw {
     Short(usize, bool),
     /// A part of it is in a buffer that the device does not read.
     WrongWay,
-    /// A word names memory that there is not.
-    NotRam(Index),
+    /// A word, counted round, names memory that there is not.
+    NotRam(usize),
 }
 
 /// What becomes of a request.
@@ -441,7 +440,7 @@ fn spoil(payload: &mut Vec<u8>, format: Format, flaw: Flaw) {
         Flaw::NotRam(place) => {
             let words = (payload.len() - head) / 8;
             if words > 0 {
-                let at = head + place.index(words) * 8;
+                let at = head + place % words * 8;
                 payload[at..at + 8].copy_from_slice(&((END + 5) << 12 | 1).to_le_bytes());
             }
         }

@@ -1,0 +1,551 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! One call of each function of the C ABI, with what the input says.
+
+use std::ffi::c_void;
+use std::ptr::null_mut;
+
+use virtio_balloon_rs::counters::Counters;
+use virtio_balloon_rs::device::AdviceInForce;
+use virtio_balloon_rs::features::{FreePageSource, QueueKind};
+use virtio_balloon_rs::ffi::batch::*;
+use virtio_balloon_rs::ffi::config::*;
+use virtio_balloon_rs::ffi::device::*;
+use virtio_balloon_rs::ffi::dirty::*;
+use virtio_balloon_rs::ffi::features::*;
+use virtio_balloon_rs::ffi::hints::*;
+use virtio_balloon_rs::ffi::ram::*;
+use virtio_balloon_rs::ffi::requests::*;
+use virtio_balloon_rs::ffi::state::*;
+use virtio_balloon_rs::ffi::stats::*;
+use virtio_balloon_rs::ffi::status::VbrStatus;
+use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::migration::arming::Arm;
+use virtio_balloon_rs::migration::dirty::{DirtyIndices, MACHINE};
+use virtio_balloon_rs::migration::skips::{DirtyChange, SkipCounters};
+use virtio_balloon_rs::queue::held::Flush;
+use virtio_balloon_rs::queue::hint::HintRecord;
+use virtio_balloon_rs::state::State;
+
+use super::Caller;
+use super::host;
+use super::place::{Elements, Place, or_null};
+use crate::bitmaps::BLOCK;
+use crate::input::Input;
+use crate::message::{self, Layout};
+
+const QUEUES: [QueueKind; 7] = [
+    QueueKind::Inflate,
+    QueueKind::Deflate,
+    QueueKind::Reporting,
+    QueueKind::Stats,
+    QueueKind::Hint,
+    QueueKind::HostRequest,
+    QueueKind::Misc,
+];
+const SOURCES: [FreePageSource; 4] = [
+    FreePageSource::FreePageHint,
+    FreePageSource::HostRequest,
+    FreePageSource::MiscQueue,
+    FreePageSource::None,
+];
+const INHIBITS: [Inhibit; 5] = [
+    Inhibit::No,
+    Inhibit::No,
+    Inhibit::Pinned,
+    Inhibit::IncomingPostcopy,
+    Inhibit::BackgroundSnapshot,
+];
+const EVENTS: [VbrHintEvent; 6] = [
+    VbrHintEvent::QueueEmpty,
+    VbrHintEvent::BeforeSync,
+    VbrHintEvent::AfterSync,
+    VbrHintEvent::AfterSyncStopped,
+    VbrHintEvent::Finished,
+    VbrHintEvent::Reset,
+];
+const LAYOUTS: [Layout; 5] = [
+    Layout::Pfns,
+    Layout::Ranges,
+    Layout::Chunks,
+    Layout::Response,
+    Layout::MiscChunks,
+];
+
+// SAFETY of all blocks below: handles are NULL or live; what a place or elements give is NULL, not
+// aligned, or valid for what the call is told; a length without end is one that no slice can have. That is
+// what the contracts ask for, but for alignment, which the library looks at itself where it takes a
+// place or elements.
+
+impl Caller {
+    /// Any call.
+    pub(super) fn call(&mut self, input: &mut Input<'_>) {
+        match input.below(10) {
+            0..3 => self.batch(input),
+            3 => self.device(input),
+            4 => self.config(input),
+            5 => self.hints(input),
+            6 => self.requests(input),
+            7 => self.ram(input),
+            8 => self.dirty(input),
+            _ => self.state(input),
+        }
+    }
+
+    fn batch(&mut self, input: &mut Input<'_>) {
+        let device = self.device;
+        let queues = if input.one_in(4) { 7 } else { 2 };
+        let queue = input.pick(&QUEUES[..queues]);
+        let inhibit = input.pick(&INHIBITS);
+        match input.below(10) {
+            0 => {
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_batch_room(device, queue, out) });
+            }
+            1..5 => self.batch_add(input, queue),
+            5 => self.batch_add_report(input),
+            6 | 7 => {
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_batch_run(device, inhibit, out) });
+            }
+            8 => {
+                let flush = input.pick(&[Flush::All, Flush::Aged]);
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_held_flush(device, flush, inhibit, out)
+                });
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_held_bytes(device, out) });
+            }
+            // SAFETY: see above.
+            _ if input.any() => self.answered(unsafe { vbr_batch_cancel(device) }),
+            // SAFETY: see above.
+            _ => self.answered(unsafe { vbr_batch_abandon(device) }),
+        }
+    }
+
+    fn batch_add(&mut self, input: &mut Input<'_>, queue: QueueKind) {
+        let layout = input.pick(&LAYOUTS);
+        let payload = message::request(input, layout);
+        let payload = Elements::new(input, payload);
+        let part = VbrPart {
+            payload: payload.at(),
+            len: payload.len(),
+            total: input.pick(&[payload.len() as u64, 0, u64::MAX]),
+            big_endian: input.one_in(8),
+            last: !input.one_in(6),
+            descriptors: input.pick(&[1, 0, usize::MAX]),
+            writable: input.pick(&[0, 1, usize::MAX]),
+        };
+        let part = or_null(input, &part);
+        // SAFETY: see above.
+        let status = unsafe { vbr_batch_add(self.device, queue, part) };
+        assert!(status != VbrStatus::Ok || payload.is_sound());
+        self.answered(status);
+    }
+
+    fn batch_add_report(&mut self, input: &mut Input<'_>) {
+        let count = input.below(5);
+        let segments = (0..count).map(|_| VbrReported {
+            host: ((1 + input.index(8)) << 40 | input.index(64) << 12) as *const c_void,
+            bytes: input.number(),
+        });
+        let segments = segments.collect();
+        let segments = Elements::new(input, segments);
+        let (count, readable) = (segments.len(), input.pick(&[0, 1, usize::MAX]));
+        // SAFETY: see above.
+        let status = unsafe { vbr_batch_add_report(self.device, segments.at(), count, readable) };
+        assert!(status != VbrStatus::Ok || segments.is_sound());
+        self.answered(status);
+    }
+
+    fn device(&mut self, input: &mut Input<'_>) {
+        let device = self.device;
+        match input.below(8) {
+            0 => {
+                let map = host::map(input);
+                let map = Elements::new(input, map);
+                // SAFETY: see above.
+                let status = unsafe { vbr_device_set_memory(device, map.at(), map.len()) };
+                assert!(status != VbrStatus::Ok || map.is_sound());
+                self.answered(status);
+            }
+            1 | 2 => {
+                let features = input.pick(&[0x3f, u64::MAX, 2, 1 << 60, 1 << 62]);
+                let features = features & !(input.any::<u64>() & input.any::<u64>());
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_device_can_accept(device, features, out)
+                });
+                // SAFETY: see above.
+                self.answered(unsafe {
+                    vbr_device_set_features(device, features, input.one_in(6))
+                });
+                let hints = self.hints;
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_hints_negotiated(hints, device, out)
+                });
+            }
+            3 => {
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_device_features(device, out) });
+                // SAFETY: see above.
+                self.with_out::<AdviceInForce>(input, |out| unsafe {
+                    vbr_device_reporting_advice(device, out)
+                });
+                // SAFETY: see above.
+                let _ = unsafe { vbr_device_malformed_str(device) };
+            }
+            4 => {
+                let ram = input.number();
+                // SAFETY: see above.
+                self.with_out::<Counters>(input, |out| unsafe {
+                    vbr_device_counters(device, ram, out)
+                });
+            }
+            5 => {
+                let options = host::options(input);
+                let options = or_null(input, &options);
+                let mut queues = Elements::new(input, vec![unused_queue(); VBR_MAX_QUEUES]);
+                let is_there = queues.len() == VBR_MAX_QUEUES && queues.is_sound();
+                let queues = if is_there {
+                    queues.at_mut()
+                } else {
+                    null_mut()
+                };
+                // SAFETY: see above; there is room for all of them.
+                self.with_out(input, |out| unsafe {
+                    vbr_options_queues(options, queues, out)
+                });
+            }
+            // SAFETY: see above.
+            6 => self.answered(unsafe { vbr_machine_reset(device) }),
+            _ => {
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_device_reset(device, out) });
+            }
+        }
+    }
+
+    fn config(&mut self, input: &mut Input<'_>) {
+        let device = self.device;
+        match input.below(4) {
+            0 => {
+                let mut image = Elements::new(input, vec![0; 24]);
+                let (at, len) = (image.at_mut(), image.len());
+                // SAFETY: see above.
+                self.answered(unsafe { vbr_config_read(device, input.any(), at, len) });
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_config_size(device, out) });
+            }
+            1 | 2 => {
+                let image = input.bytes(20).to_vec();
+                let image = Elements::new(input, image);
+                let (at, len) = (image.at(), image.len());
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_config_write(device, at, len, out)
+                });
+            }
+            _ => {
+                let (target, ram) = (input.number(), input.number());
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_target_set(device, target, ram, out)
+                });
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_actual_get(device, ram, out) });
+            }
+        }
+    }
+
+    fn hints(&mut self, input: &mut Input<'_>) {
+        let hints = self.hints;
+        match input.below(8) {
+            0 | 1 => {
+                let event = input.pick(&EVENTS);
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_hints_event(hints, event, out) });
+            }
+            2 => self.ask(input),
+            3 => {
+                let id = match input.one_in(4) {
+                    true => input.bytes(6).to_vec(),
+                    false => self.shown_id().to_le_bytes().to_vec(),
+                };
+                let id = Elements::new(input, id);
+                let (at, len) = (id.at(), id.len());
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_hints_receive_id(hints, at, len, false, out)
+                });
+            }
+            4 | 5 => {
+                let host = ((BLOCK + 1) << 40 | input.index(1 << 14) << 12) as *const c_void;
+                // SAFETY: see above.
+                self.answered(unsafe { vbr_hints_receive(hints, host, input.number()) });
+            }
+            6 => {
+                let (now, left_out, speed) = (input.number(), input.number(), input.number());
+                // SAFETY: see above.
+                self.answered(unsafe { vbr_hints_set_window(hints, input.any()) });
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_hints_hold(hints, now, left_out, speed, out)
+                });
+            }
+            _ => {
+                // SAFETY: see above.
+                self.with_out::<HintRecord>(input, |out| unsafe { vbr_hints_save(hints, out) });
+                let record = HintRecord {
+                    cmd_id: input.pick(&[1 << 31, u32::MAX, 0]),
+                    status: input.below(5) as u32,
+                };
+                let record = or_null(input, &record);
+                // SAFETY: see above.
+                self.answered(unsafe { vbr_hints_load(hints, record) });
+            }
+        }
+    }
+
+    fn view(&self) -> Option<VbrHintView> {
+        let place = Place::new(&mut Input::new(&[]));
+        // SAFETY: see above.
+        let status = unsafe { vbr_hints_view(self.hints, place.at()) };
+        (status == VbrStatus::Ok).then(|| place.value())
+    }
+
+    fn shown_id(&self) -> u32 {
+        self.view().map_or(0, |view| view.shown_id)
+    }
+
+    fn ask(&self, input: &mut Input<'_>) {
+        let hints = self.hints;
+        let wanted = match input.one_in(4) {
+            true => input.number(),
+            false => self.view().map_or(0, |view| view.wanted),
+        };
+        // SAFETY: see above.
+        self.with_out(input, |out| unsafe {
+            vbr_hints_request(hints, wanted, out)
+        });
+    }
+
+    fn requests(&mut self, input: &mut Input<'_>) {
+        let (hints, device, source) = (self.hints, self.device, input.pick(&SOURCES));
+        match input.below(8) {
+            0 | 1 => {
+                let bytes = input.pick(&[16, 0, 4, usize::MAX]);
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_request_buffer(hints, device, source, bytes, false, out)
+                });
+            }
+            // SAFETY: see above.
+            2 => self.answered(unsafe { vbr_request_lost(hints, source) }),
+            // SAFETY: see above.
+            3 => self.answered(unsafe { vbr_request_give_up_answer(hints, device) }),
+            // SAFETY: see above.
+            4 => self.answered(unsafe { vbr_request_queue_reset(hints, source) }),
+            5 => {
+                let room = Place::<[u8; VBR_REQUEST_MAX_BYTES]>::new(input);
+                let at = room.at().cast();
+                // SAFETY: see above.
+                let status = self.with_out(input, |out| unsafe {
+                    vbr_request_take(hints, source, at, out)
+                });
+                room.check(status);
+            }
+            _ => {
+                let layout = input.pick(&LAYOUTS);
+                let payload = message::request(input, layout);
+                let payload = Elements::new(input, payload);
+                let part = VbrAnswer {
+                    payload: payload.at(),
+                    len: payload.len(),
+                    total: input.pick(&[payload.len() as u64, 0, u64::MAX]),
+                    first: !input.one_in(4),
+                    last: !input.one_in(4),
+                };
+                let part = or_null(input, &part);
+                // SAFETY: see above.
+                self.answered(unsafe { vbr_request_answer(hints, device, source, part) });
+            }
+        }
+    }
+
+    fn ram(&mut self, input: &mut Input<'_>) {
+        let (ram, hints) = (self.ram, self.hints);
+        let block = input.pick(&[BLOCK, BLOCK, BLOCK, 1, 0]) as *mut c_void;
+        let mut change = DirtyChange::default();
+        let change: *mut DirtyChange = match input.one_in(24) {
+            true => null_mut(),
+            false => &raw mut change,
+        };
+        match input.below(9) {
+            // SAFETY: see above.
+            0 => self.answered(unsafe { vbr_ram_begin(ram) }),
+            1 => {
+                self.host.dirty(input.any(), input.any());
+                // SAFETY: see above.
+                self.answered(unsafe { vbr_ram_synced(ram, block, change) });
+            }
+            2 => {
+                let device = self.device;
+                // SAFETY: see above.
+                self.answered(unsafe { vbr_ram_leave_out_ballooned(ram, device, change) });
+            }
+            3 => {
+                let which = input.pick(&[Arm::All, Arm::Wanted]);
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_ram_arm(ram, block, which, out) });
+            }
+            4 => {
+                let epoch = match input.any() {
+                    true => input.number(),
+                    false => self.view().map_or(0, |view| view.epoch),
+                };
+                // SAFETY: see above.
+                self.answered(unsafe { vbr_ram_trust(ram, epoch) });
+            }
+            5 => {
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_ram_leave_out_hinted(ram, hints, change, out)
+                });
+            }
+            // SAFETY: see above.
+            6 => self.answered(unsafe { vbr_ram_postcopy(ram, block, change) }),
+            7 => {
+                // SAFETY: see above.
+                let _ = unsafe { vbr_ram_is_left_out(ram, block, input.number()) };
+            }
+            _ => {
+                // SAFETY: see above.
+                self.with_out::<SkipCounters>(input, |out| unsafe { vbr_ram_counters(ram, out) });
+            }
+        }
+    }
+
+    fn dirty(&mut self, input: &mut Input<'_>) {
+        let list = self.list;
+        match input.below(8) {
+            // SAFETY: see above.
+            0 => drop(unsafe { vbr_dirty_start(list) }),
+            // SAFETY: see above.
+            1 => drop(unsafe { vbr_dirty_stop(list) }),
+            2 | 3 => {
+                let vcpu = input.pick(&[0, 1, MACHINE, 2]);
+                let (page, bits) = (input.number(), input.any());
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_dirty_note(list, vcpu, page, bits, out)
+                });
+            }
+            4 | 5 => {
+                let mut pages = Elements::new(input, vec![0; 40]);
+                let (at, most, sync) = (pages.at_mut(), pages.len(), input.any());
+                self.with_out(input, |out| {
+                    let call = if sync {
+                        vbr_dirty_sync_fetch
+                    } else {
+                        vbr_dirty_fetch
+                    };
+                    // SAFETY: see above.
+                    unsafe { call(list, at, most, out) }
+                });
+            }
+            6 => {
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_dirty_reset(list, out) });
+                // SAFETY: see above.
+                self.with_out::<DirtyIndices>(input, |out| unsafe { vbr_dirty_indices(list, out) });
+            }
+            // SAFETY: see above.
+            _ if input.any() => self.answered(unsafe { vbr_dirty_sync_end(list) }),
+            _ => {
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe { vbr_dirty_sync_begin(list, out) });
+            }
+        }
+    }
+
+    fn state(&mut self, input: &mut Input<'_>) {
+        let device = self.device;
+        match input.below(5) {
+            0 => self.reload(input),
+            1 => {
+                let inhibit = input.pick(&INHIBITS);
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_owed_discard(device, inhibit, out)
+                });
+            }
+            2 => {
+                // SAFETY: see above.
+                self.with_out::<VbrStats>(input, |out| unsafe { vbr_stats_get(device, out) });
+            }
+            _ => {
+                let payload = input.bytes(200).to_vec();
+                let payload = Elements::new(input, payload);
+                let buffer = VbrStatsBuffer {
+                    payload: payload.at(),
+                    payload_len: payload.len(),
+                    len: input.pick(&[payload.len(), 0, usize::MAX]),
+                    big_endian: input.any(),
+                    writable: input.pick(&[0, 1, usize::MAX]),
+                    held: input.any(),
+                    now: input.any(),
+                };
+                let buffer = or_null(input, &buffer);
+                // SAFETY: see above.
+                self.answered(unsafe { vbr_stats_receive(device, buffer) });
+            }
+        }
+    }
+
+    /// What was saved is loaded again, as it is or with other numbers.
+    fn reload(&mut self, input: &mut Input<'_>) {
+        let device = self.device;
+        let state = Place::<State>::new(input);
+        // SAFETY: see above.
+        let status = unsafe { vbr_state_save(device, input.number() as i64, state.at()) };
+        state.check(status);
+        self.answered(status);
+        let mut coded = Elements::new(input, vec![0; 200]);
+        let used = Place::<usize>::new(input);
+        let (at, len, out) = (coded.at_mut(), coded.len(), used.at());
+        // SAFETY: see above.
+        let saved = self.with_out(input, |complete| unsafe {
+            vbr_state_save_pages(device, at, len, out, complete)
+        });
+        used.check(saved);
+        if status != VbrStatus::Ok {
+            return;
+        }
+        let mut state = state.value();
+        if input.one_in(3) {
+            state.num_pages = input.any();
+            state.founding = input.any();
+        }
+        let pages = VbrSavedPages {
+            coded: coded.at(),
+            len: match saved {
+                VbrStatus::Ok => used.value(),
+                _ => coded.len(),
+            },
+            complete: input.any(),
+        };
+        let pages = or_null(input, &pages);
+        let state = or_null(input, &state);
+        // SAFETY: see above.
+        self.answered(unsafe { vbr_state_load(device, state, pages, 1 << 40) });
+    }
+}
+
+fn unused_queue() -> VbrQueueSpec {
+    VbrQueueSpec {
+        kind: QueueKind::Inflate,
+        size: 0,
+    }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! The dirty list between processors that write and two readers that copy: no write is missing in
+//! either copy, unless the list said that it has lost pages.
+//!
+//! A page is known by its number alone, and holds a count of its writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use virtio_balloon_rs::error::Error;
+use virtio_balloon_rs::migration::dirty::{DirtyList, DirtyOptions, MACHINE, VERSION};
+
+use crate::input::Input;
+
+/// Writers: two processors, and what is none.
+const WRITERS: [usize; 3] = [0, 1, MACHINE];
+/// Where pages lie that are written to: in a few chunks of marks, and in two tables of them.
+const PLACES: [u64; 4] = [0, 32_700, 1 << 28, (1 << 40) - 2000];
+/// More than the smallest ring has room for.
+const MOST_AT_ONCE: u64 = 400;
+/// Steps in a run; floods make a step long.
+const STEPS: usize = 200;
+
+type Copies = BTreeMap<u64, u32>;
+
+/// The consumer of the list, a tool that makes checkpoints.
+#[derive(Default)]
+struct Consumer {
+    /// Whether the list notes for it, and has lost nothing.
+    sound: bool,
+    copy: Copies,
+    /// Fetched pages that are not cleared and copied yet.
+    fetched: Vec<u64>,
+}
+
+/// A migration.
+#[derive(Default)]
+struct Migration {
+    active: bool,
+    copy: Copies,
+    to_send: BTreeSet<u64>,
+}
+
+struct Machine {
+    list: DirtyList,
+    memory: Copies,
+    dirty: BTreeSet<u64>,
+    consumer: Consumer,
+    migration: Migration,
+}
+
+/// Takes the input for a course of writes and reads.
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let options = DirtyOptions {
+        version: VERSION,
+        no_dups: input.any(),
+        max_dirty: input.pick(&[256, 1, 257, 512]),
+        dirty_trigger: input.pick(&[0, 1, 100, 256]),
+        vcpus: input.pick(&[2, 1, 0]),
+    };
+    let list = match DirtyList::new(options) {
+        Ok(list) => list,
+        Err(error) => {
+            assert_eq!(error, Error::DirtyListTrigger, "{options:?}");
+            return;
+        }
+    };
+    let mut machine = Machine {
+        list,
+        memory: Copies::new(),
+        dirty: BTreeSet::new(),
+        consumer: Consumer::default(),
+        migration: Migration::default(),
+    };
+    for _ in 0..STEPS {
+        if input.is_empty() {
+            break;
+        }
+        machine.step(&mut input);
+    }
+    machine.end();
+}
+
+impl Machine {
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.below(16) {
+            0..5 => self.write(input, 1),
+            5 => self.write(input, MOST_AT_ONCE),
+            6..9 => drop(self.fetch(input.pick(&[1, 7, 64, 1000]))),
+            9 => self.copy_fetched(),
+            10 => self.note_nonsense(input),
+            11 => self.start(),
+            12 => self.reset(),
+            13 => self.synchronize(input.pick(&[1, 10, 512])),
+            14 => self.send(input.index(100)),
+            _ if input.one_in(4) => self.end_migration(),
+            _ => self.stop(),
+        }
+    }
+
+    /// A writer sets the bits of pages; those that were clear are noted, word by word as QEMU does.
+    fn write(&mut self, input: &mut Input<'_>, most: u64) {
+        let writer = input.pick(&WRITERS);
+        let first = input.pick(&PLACES) + input.below(600);
+        let count = 1 + input.below(most);
+        let mut words = BTreeMap::<u64, u64>::new();
+        for page in first..first + count {
+            *self.memory.entry(page).or_default() += 1;
+            if self.dirty.insert(page) {
+                *words.entry(page / 64).or_default() |= 1 << (page % 64);
+            }
+        }
+        for (word, bits) in words {
+            self.list.note(writer, word * 64, bits);
+        }
+    }
+
+    /// A page that no list has room for is lost to whoever listens, and that is said.
+    fn note_nonsense(&mut self, input: &mut Input<'_>) {
+        let page = input.pick(&[1 << 40, u64::MAX, (1 << 40) - 63]);
+        self.list.note(input.pick(&WRITERS), page, 1 << 63);
+        self.consumer.sound = false;
+    }
+
+    fn start(&mut self) {
+        let may = !self.migration.active && self.consumer.fetched.is_empty();
+        if !may {
+            return;
+        }
+        self.list.stop();
+        assert_eq!(self.list.start(), Ok(()));
+        self.dirty.clear();
+        self.consumer.copy = self.memory.clone();
+        self.consumer.sound = true;
+    }
+
+    fn stop(&mut self) {
+        if self.consumer.fetched.is_empty() {
+            self.list.stop();
+            self.consumer.sound = false;
+        }
+    }
+
+    fn reset(&mut self) {
+        let answer = self.list.reset();
+        assert!(matches!(answer, Ok(_) | Err(Error::DirtyListInactive)));
+    }
+
+    fn fetch(&mut self, most: usize) -> usize {
+        self.copy_fetched();
+        let mut out = vec![0; most];
+        match self.list.fetch(&mut out) {
+            Ok(count) => {
+                out.truncate(count);
+                assert!(out.is_sorted_by(|a, b| a < b), "{out:?}");
+                self.consumer.fetched = out;
+                count
+            }
+            Err(error) => {
+                let lost = [Error::DirtyListOverflow, Error::DirtyListInactive];
+                assert!(lost.contains(&error), "{error:?}");
+                self.consumer.sound = false;
+                0
+            }
+        }
+    }
+
+    /// The bits are cleared, and then the pages are read; a write in between is in the copy.
+    fn copy_fetched(&mut self) {
+        for page in std::mem::take(&mut self.consumer.fetched) {
+            self.dirty.remove(&page);
+            if let Some(&content) = self.memory.get(&page) {
+                self.consumer.copy.insert(page, content);
+            }
+        }
+    }
+
+    /// The big lock keeps a synchronization from coming between a fetch and the clearing of its bits.
+    fn synchronize(&mut self, most: usize) {
+        self.copy_fetched();
+        let listed = self.list.sync_begin();
+        if !self.migration.active {
+            assert!(!listed, "a list that was just started has no page");
+            self.migration.active = true;
+            self.migration.to_send = self.memory.keys().copied().collect();
+        }
+        let mut out = vec![0; most];
+        loop {
+            let count = self.list.sync_fetch(&mut out).expect("it has begun");
+            if count == 0 {
+                break;
+            }
+            for page in &out[..count] {
+                self.dirty.remove(page);
+                self.migration.to_send.insert(*page);
+            }
+        }
+        if !listed {
+            self.migration.to_send.append(&mut self.dirty);
+        }
+    }
+
+    fn send(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(page) = self.migration.to_send.pop_first() else {
+                return;
+            };
+            if let Some(&content) = self.memory.get(&page) {
+                self.migration.copy.insert(page, content);
+            }
+        }
+    }
+
+    fn end_migration(&mut self) {
+        if self.migration.active {
+            self.list.sync_end();
+            self.migration = Migration::default();
+        }
+    }
+
+    /// The machine stops, and everybody looks once more.
+    fn end(&mut self) {
+        while self.fetch(1000) > 0 {}
+        if self.migration.active {
+            self.synchronize(1000);
+            self.send(usize::MAX);
+            assert!(self.migration.copy == self.memory, "the migration's copy");
+        }
+        if self.consumer.sound {
+            assert!(self.consumer.copy == self.memory, "the consumer's copy");
+        }
+    }
+}

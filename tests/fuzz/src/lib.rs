@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Random input for the library, its C ABI and the models of its tests.
+//!
+//! A target is a function that takes bytes and panics where something is wrong. `cargo xtask fuzz`
+//! runs them under libFuzzer where there is a nightly toolchain, and in a plain loop
+//! ([`plain`]) where there is none; `cargo test -p fuzz` runs what is in `corpus`.
+//!
+//! - [`hostile`]: a guest that sends anything over all queues
+//! - [`honest`]: guests that keep to the protocol, in the models of the library's tests
+//! - [`state`]: what a device saved, damaged
+//! - [`pageset`]: the coding of a set of pages
+//! - [`dirty`]: the dirty list
+//! - [`abi`]: calls of the C ABI in any order, with pointers that lead nowhere
+
+pub mod abi;
+mod bitmaps;
+pub mod dirty;
+pub mod honest;
+pub mod hostile;
+mod input;
+mod message;
+pub mod pageset;
+pub mod plain;
+pub mod random;
+pub mod state;
+mod worlds;
+
+/// A target.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Runs it once.
+    pub run: fn(&[u8]),
+    /// Longer input says no more.
+    pub most: usize,
+}
+
+/// All targets.
+pub const TARGETS: [Target; 6] = [
+    Target {
+        name: "hostile",
+        run: hostile::run,
+        most: 1024,
+    },
+    Target {
+        name: "honest",
+        run: honest::run,
+        most: 1024,
+    },
+    Target {
+        name: "state",
+        run: state::run,
+        most: 512,
+    },
+    Target {
+        name: "pageset",
+        run: pageset::run,
+        most: 64,
+    },
+    Target {
+        name: "dirty",
+        run: dirty::run,
+        most: 512,
+    },
+    Target {
+        name: "abi",
+        run: abi::run,
+        most: 1024,
+    },
+];

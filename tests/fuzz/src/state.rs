@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! What a device saved, damaged, and loaded in another machine: refused with nothing changed, or
+//! taken over as it is, and in no case with pages in the balloon that the guest did not give away.
+
+use std::ops::Range;
+
+use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd, RequestPart};
+use virtio_balloon_rs::features::{Features, QueueKind};
+use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::page::PAGE_SIZE;
+use virtio_balloon_rs::pageset;
+use virtio_balloon_rs::queue::hint::{HintRecord, Hints};
+use virtio_balloon_rs::state::{SavedPages, State};
+use virtio_balloon_rs::wire::ByteOrder;
+
+use crate::input::Input;
+use crate::message::{self, Layout};
+use crate::worlds::model::mock::{MAPS, MockHost, RAM, memory_map, sections, standard};
+
+/// Room for the sets of such small machines.
+const ROOM: usize = 1 << 16;
+/// Slices in which all of a set is given back.
+const SLICES: usize = 2000;
+
+/// A stream, as far as it is this device's.
+#[derive(Clone, Debug)]
+struct Stream {
+    state: State,
+    pages: Option<(Vec<u8>, bool)>,
+    hints: HintRecord,
+}
+
+/// Takes the input for what a source did, what became of its stream, and for the destination.
+pub fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    let source_map = input.index(MAPS);
+    let source = source(&mut input, source_map);
+    let sound = save(&source, input.any());
+    let mut stream = sound.clone();
+    let is_damaged = input.any();
+    if is_damaged {
+        damage(&mut input, &mut stream);
+    }
+    let same_map = input.any();
+    let map = match same_map {
+        true => source_map,
+        false => input.index(MAPS),
+    };
+    let mut to = source_like(&mut input, source.negotiated(), map);
+    let before = save(&to, 0);
+    let answer = load(&stream, &mut to);
+    let after = save(&to, stream.state.stats_polling_interval);
+    match answer {
+        Err(error) => {
+            assert!(is_damaged, "{error:?}: a sound stream was refused");
+            assert_eq!(text(&before), text(&save(&to, 0)), "{error:?}");
+        }
+        Ok(()) => {
+            assert_eq!(stream.state.num_pages, after.state.num_pages);
+            assert_eq!(stream.state.actual, after.state.actual);
+            if !is_damaged && same_map {
+                assert_eq!(runs_of(&sound), runs_of(&after));
+            }
+            check_loaded(&mut to, &stream, map);
+        }
+    }
+    check_hints(stream.hints);
+}
+
+/// A device whose guest did this and that.
+fn source(input: &mut Input<'_>, map: usize) -> Balloon {
+    let mut features = standard();
+    features.set(Features::MUST_TELL_HOST, !input.one_in(5));
+    source_like(input, features, map)
+}
+
+fn source_like(input: &mut Input<'_>, features: Features, map: usize) -> Balloon {
+    let mut balloon = Balloon::new(Options::default());
+    balloon.set_memory(memory_map(map));
+    balloon.set_features(features, false);
+    balloon.write_config(input.bytes(16));
+    balloon.set_target(input.below(RAM), RAM);
+    for _ in 0..input.below(6) {
+        let queue = match input.one_in(3) {
+            true => QueueKind::Deflate,
+            false => QueueKind::Inflate,
+        };
+        let payload = message::request(input, Layout::Pfns);
+        let part = RequestPart {
+            payload: &payload,
+            total: payload.len() as u64,
+            order: ByteOrder::Little,
+            end: Some(RequestEnd::default()),
+        };
+        assert_eq!(balloon.batch_add(queue, part), Ok(()));
+        let mut host = MockHost::default();
+        while balloon.batch_run(&mut host, Inhibit::No) == Progress::More {}
+    }
+    balloon
+}
+
+fn save(balloon: &Balloon, interval: i64) -> Stream {
+    let told = balloon.negotiated().contains(Features::MUST_TELL_HOST);
+    let mut coded = vec![0; ROOM];
+    let written = SavedPages::write(balloon, &mut coded);
+    coded.truncate(written.bytes);
+    Stream {
+        state: State::save(balloon, interval & 0xffff_ffff),
+        pages: told.then_some((coded, written.complete)),
+        hints: Hints::default().save(),
+    }
+}
+
+fn load(stream: &Stream, to: &mut Balloon) -> Result<(), virtio_balloon_rs::error::Error> {
+    let pages = stream.pages.as_ref().map(|(coded, complete)| SavedPages {
+        coded,
+        complete: *complete,
+    });
+    stream.state.load(to, pages, RAM)
+}
+
+fn text(stream: &Stream) -> String {
+    format!("{stream:?}")
+}
+
+fn damage(input: &mut Input<'_>, stream: &mut Stream) {
+    for _ in 0..1 + input.below(3) {
+        match input.below(12) {
+            0 => stream.state.num_pages = input.number() as u32,
+            1 => stream.state.actual = input.any(),
+            2 => stream.state.poison_val = input.any(),
+            3 => stream.state.has_stats = input.any(),
+            4 => stream.state.stats_last_update = input.any(),
+            5 => stream.state.stats_polling_interval = input.number() as i64,
+            6 => stream.state.founding = input.any(),
+            7 => stream.hints.cmd_id = input.any(),
+            8 => stream.hints.status = input.number() as u32,
+            9 => stream.pages = None,
+            10 => stream.pages = Some((input.bytes(64).to_vec(), input.any())),
+            _ => damage_pages(input, stream),
+        }
+    }
+}
+
+fn damage_pages(input: &mut Input<'_>, stream: &mut Stream) {
+    let Some((coded, complete)) = &mut stream.pages else {
+        return;
+    };
+    if coded.is_empty() {
+        *complete = input.any();
+        return;
+    }
+    let at = input.index(coded.len());
+    match input.below(4) {
+        0 => coded[at] ^= 1 << input.below(8),
+        1 => coded.truncate(at),
+        2 => coded.insert(at, input.any()),
+        _ => drop(coded.remove(at)),
+    }
+}
+
+fn runs_of(stream: &Stream) -> Vec<Range<u64>> {
+    let coded = stream.pages.as_ref().map_or(&[][..], |(coded, _)| coded);
+    let runs: Result<_, _> = pageset::decode(coded).collect();
+    runs.expect("what the library coded")
+}
+
+/// The set that was taken over is the stream's without what is not RAM here, and no other page is
+/// given back to the host.
+fn check_loaded(to: &mut Balloon, stream: &Stream, map: usize) {
+    let told = runs_of(stream);
+    let holds = |runs: &[Range<u64>], page| runs.iter().any(|run| run.contains(&page));
+    let sections = sections(map);
+    let is_ram = |page| {
+        let mut pages = sections.iter().map(|section| section.gpa.page_indices());
+        pages.any(|(first, end)| (first..end).contains(&page))
+    };
+    let taken = runs_of(&save(to, 0));
+    for run in &taken {
+        for page in [run.start, run.end - 1] {
+            assert!(holds(&told, page) && is_ram(page), "{page:#x}");
+        }
+    }
+    let mut host = MockHost::default();
+    let slices =
+        (0..SLICES).take_while(|_| to.discard_owed(&mut host, Inhibit::No) == Progress::More);
+    assert!(slices.count() < SLICES, "giving back comes to no end");
+    for range in &host.discards {
+        for offset in [range.offset, range.offset + range.bytes - PAGE_SIZE] {
+            let mut pages = sections.iter().filter_map(|section| {
+                let at = offset.checked_sub(section.offset)?;
+                let inside = section.block == range.block && at < section.gpa.bytes();
+                inside.then(|| (section.gpa.start().0 + at) / PAGE_SIZE)
+            });
+            assert!(pages.any(|page| holds(&taken, page)), "{range:x?}");
+        }
+    }
+}
+
+fn check_hints(record: HintRecord) {
+    let mut hints = Hints::default();
+    let before = hints.save();
+    match hints.load(record) {
+        Ok(()) => assert_eq!(hints.save().cmd_id, record.cmd_id),
+        Err(_) => assert_eq!(hints.save(), before),
+    }
+}
