@@ -68,6 +68,8 @@ static const CounterProperty counters[] = {
             "buffers for requests that are too short or too many"),
     COUNTER("discard-errors", discard_errors,
             "ranges that the host did not take back"),
+    COUNTER("free-errors", free_errors,
+            "ranges that the host did not accept to take when it needs them"),
     COUNTER("ignored-bad-pfns", ignored_bad_pfns,
             "pages named that are not guest RAM"),
     COUNTER("ignored-trailing-bytes", ignored_trailing_bytes,

@@ -719,6 +719,10 @@ typedef struct VbrCounters {
    * Bytes that would have been discarded had discards not been inhibited.
    */
   uint64_t inhibited_bytes;
+  /**
+   * Ranges that the host refused to take when it needs memory, or would have, as with discards.
+   */
+  uint64_t free_errors;
 } VbrCounters;
 
 /**

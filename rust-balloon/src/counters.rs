@@ -99,6 +99,8 @@ pub struct Counters {
     pub partial_page_bytes: u64,
     /// Bytes that would have been discarded had discards not been inhibited.
     pub inhibited_bytes: u64,
+    /// Ranges that the host refused to take when it needs memory, or would have, as with discards.
+    pub free_errors: u64,
 }
 
 #[cfg(test)]

@@ -12,25 +12,26 @@ use crate::wire::founding::GET_UNUSED_PAGES;
 
 const GIB: u64 = 1 << 30;
 
-/// Counts nothing, and refuses every other call.
+/// Refuses every other call of each kind.
 #[derive(Default)]
-struct Whim(bool);
+struct Whim {
+    discards: bool,
+    frees: bool,
+}
 
-impl Whim {
-    fn answer(&mut self) -> Result<(), Refused> {
-        self.0 = !self.0;
-        let error = crate::error::HostError(12);
-        self.0.then_some(()).ok_or(Refused { done: 0, error })
-    }
+fn every_other(last: &mut bool) -> Result<(), Refused> {
+    *last = !*last;
+    let error = crate::error::HostError(12);
+    last.then_some(()).ok_or(Refused { done: 0, error })
 }
 
 impl Host for Whim {
     fn discard(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
-        self.answer()
+        every_other(&mut self.discards)
     }
 
     fn free(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
-        self.answer()
+        every_other(&mut self.frees)
     }
 
     fn populate(&mut self, _: BlockId, _: &[BlockSpan]) {}
@@ -40,6 +41,7 @@ impl Host for Whim {
 fn device(features: Features, ram: u64, page_size: u64) -> Balloon {
     let mut balloon = Balloon::new(Options {
         features: Features::all(),
+        reporting_advice: Advice::Free,
         ..Options::default()
     });
     let section = Section {
@@ -49,7 +51,7 @@ fn device(features: Features, ram: u64, page_size: u64) -> Balloon {
         page_size,
         host: 1 << 44,
         populate: true,
-        lazy: false,
+        lazy: true,
     };
     balloon.set_memory(MemoryMap::new(vec![section]).unwrap());
     balloon.set_features(features, false);
@@ -85,6 +87,7 @@ fn all(number: u64) -> Counters {
         ignored_stats_buffers: number,
         partial_page_bytes: number,
         inhibited_bytes: number,
+        free_errors: number,
     }
 }
 

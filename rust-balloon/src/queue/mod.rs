@@ -108,6 +108,14 @@ pub enum Advice {
     Free = 1,
 }
 
+/// Where refusals of it are counted.
+fn errors(advice: Advice) -> fn(&mut Counters) -> &mut u64 {
+    match advice {
+        Advice::Discard => |counts| &mut counts.discard_errors,
+        Advice::Free => |counts| &mut counts.free_errors,
+    }
+}
+
 /// What the host can be asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Call {
@@ -242,8 +250,7 @@ impl Work<'_> {
     fn give_back_spans(&mut self, block: BlockId, advice: Advice, mut spans: &[BlockSpan]) {
         while !spans.is_empty() {
             if self.refusals.is_final(block, advice) {
-                self.counters
-                    .add(|counts| &mut counts.discard_errors, spans.len() as u64);
+                self.counters.add(errors(advice), spans.len() as u64);
                 return;
             }
             let result = match advice {
@@ -264,7 +271,7 @@ impl Work<'_> {
             spans = &spans[done..];
             if let Some(Refused { error, .. }) = refused {
                 self.counters.one(|counts| &mut counts.discards);
-                self.counters.one(|counts| &mut counts.discard_errors);
+                self.counters.one(errors(advice));
                 if self.refusals.add(block, advice) {
                     log::warn!("{error}, {MAX_REFUSALS} times in a row; that memory stays");
                 }

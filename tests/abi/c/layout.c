@@ -129,7 +129,7 @@ AT(VbrSection, populate, 48);
 AT(VbrSection, lazy, 49);
 
 /* 26 counts of 8 bytes: no room between them for padding. */
-IS(sizeof(struct VbrCounters), 26 * 8);
+IS(sizeof(struct VbrCounters), 27 * 8);
 AT(VbrCounters, ballooned_bytes, 0);
 AT(VbrCounters, held_bytes, 8);
 AT(VbrCounters, owed_bytes, 2 * 8);
@@ -142,6 +142,7 @@ AT(VbrCounters, ignored_request_buffers, 13 * 8);
 AT(VbrCounters, ignored_bad_pfns, 15 * 8);
 AT(VbrCounters, ignored_stats, 22 * 8);
 AT(VbrCounters, inhibited_bytes, 25 * 8);
+AT(VbrCounters, free_errors, 26 * 8);
 
 IS(sizeof(struct VbrState), 168);
 AT(VbrState, num_pages, 0);
