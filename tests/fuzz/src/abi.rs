@@ -2,7 +2,7 @@
 //! Calls of the C ABI in any order: with NULL, with places that are not aligned, with lengths that
 //! have nothing behind them, before anything was made and from inside a callback.
 //!
-//! No call is answered with BROKEN unless a panic was asked for, and none writes an output unless it
+//! No call is answered with BROKEN unless some function was made to panic, and none writes an output unless it
 //! says OK. Buffers have exactly the length that the call is told of, so that a sanitizer of addresses
 //! sees whoever reads or writes behind them.
 
@@ -12,10 +12,11 @@ mod place;
 
 use std::ptr::null_mut;
 
-use virtio_balloon_rs::ffi::device::{vbr_device_free, vbr_device_inject_panic, vbr_device_new};
+use virtio_balloon_rs::ffi::device::{vbr_device_free, vbr_device_new};
 use virtio_balloon_rs::ffi::dirty::{VbrDirtyList, vbr_dirty_free, vbr_dirty_new};
 use virtio_balloon_rs::ffi::guard::VbrDevice;
 use virtio_balloon_rs::ffi::hints::{VbrHints, vbr_hints_free, vbr_hints_new};
+use virtio_balloon_rs::ffi::inject::vbr_inject_set;
 use virtio_balloon_rs::ffi::ram::{VbrRam, vbr_ram_free, vbr_ram_new};
 use virtio_balloon_rs::ffi::status::VbrStatus;
 
@@ -26,6 +27,26 @@ use place::Place;
 /// Calls in a run.
 const CALLS: usize = 80;
 
+/// Functions that are made to panic at one of their next uses.
+const FAULTY: [&str; 16] = [
+    "vbr_batch_run",
+    "vbr_batch_add",
+    "vbr_batch_add_report",
+    "vbr_batch_cancel",
+    "vbr_held_flush",
+    "vbr_config_write",
+    "vbr_device_set_memory",
+    "vbr_device_set_features",
+    "vbr_device_reset",
+    "vbr_state_load",
+    "vbr_hints_event",
+    "vbr_request_answer",
+    "vbr_ram_synced",
+    "vbr_ram_leave_out_ballooned",
+    "vbr_ram_leave_out_hinted",
+    "vbr_dirty_fetch",
+];
+
 /// What the caller holds. Each is NULL, or was made and not freed.
 struct Caller {
     host: Box<HostState>,
@@ -33,13 +54,14 @@ struct Caller {
     hints: *mut VbrHints,
     ram: *mut VbrRam,
     list: *mut VbrDirtyList,
-    /// A panic of this device was asked for.
+    /// A panic was asked for.
     may_break: bool,
 }
 
 /// Takes the input for a course of calls.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
+    inject("");
     let mut caller = Caller {
         host: Box::new(HostState::new()),
         device: null_mut(),
@@ -63,6 +85,14 @@ pub fn run(data: &[u8]) {
     }
 }
 
+/// What fails next; with an empty text nothing.
+fn inject(text: &str) {
+    let text = std::ffi::CString::new(text).expect("names hold no zeros");
+    // SAFETY: a C string.
+    let status = unsafe { vbr_inject_set(text.as_ptr()) };
+    assert_eq!(status, VbrStatus::Ok);
+}
+
 impl Caller {
     /// Takes note of an answer.
     fn answered(&self, status: VbrStatus) {
@@ -70,7 +100,12 @@ impl Caller {
     }
 
     /// Makes a call with one output and looks at what became of it.
-    fn with_out<T>(
+    fn with_out<T>(&self, input: &mut Input<'_>, call: impl FnOnce(*mut T) -> VbrStatus) {
+        let _ = self.try_out(input, call);
+    }
+
+    /// The same for those who want to know.
+    fn try_out<T>(
         &self,
         input: &mut Input<'_>,
         call: impl FnOnce(*mut T) -> VbrStatus,
@@ -97,7 +132,6 @@ impl Caller {
             self.free_device();
             self.device = device;
             self.host.device = device;
-            self.may_break = false;
         }
     }
 
@@ -138,8 +172,8 @@ impl Caller {
             5 => self.free_list(input.any()),
             6 => {
                 self.may_break = true;
-                // SAFETY: NULL or live.
-                self.answered(unsafe { vbr_device_inject_panic(self.device) });
+                let (function, uses) = (input.pick(&FAULTY), 1 + input.below(4));
+                inject(&format!("{function}:{uses}"));
             }
             _ => self.make_all(input),
         }

@@ -351,7 +351,7 @@ impl Caller {
                 let room = Place::<[u8; VBR_REQUEST_MAX_BYTES]>::new(input);
                 let at = room.at().cast();
                 // SAFETY: see above.
-                let status = self.with_out(input, |out| unsafe {
+                let status = self.try_out(input, |out| unsafe {
                     vbr_request_take(hints, source, at, out)
                 });
                 room.check(status);
@@ -431,9 +431,9 @@ impl Caller {
         let list = self.list;
         match input.below(8) {
             // SAFETY: see above.
-            0 => drop(unsafe { vbr_dirty_start(list) }),
+            0 => self.answered(unsafe { vbr_dirty_start(list) }),
             // SAFETY: see above.
-            1 => drop(unsafe { vbr_dirty_stop(list) }),
+            1 => self.answered(unsafe { vbr_dirty_stop(list) }),
             2 | 3 => {
                 let vcpu = input.pick(&[0, 1, MACHINE, 2]);
                 let (page, bits) = (input.number(), input.any());
@@ -516,7 +516,7 @@ impl Caller {
         let used = Place::<usize>::new(input);
         let (at, len, out) = (coded.at_mut(), coded.len(), used.at());
         // SAFETY: see above.
-        let saved = self.with_out(input, |complete| unsafe {
+        let saved = self.try_out(input, |complete| unsafe {
             vbr_state_save_pages(device, at, len, out, complete)
         });
         used.check(saved);

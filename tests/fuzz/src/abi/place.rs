@@ -54,12 +54,11 @@ impl<T> Place<T> {
             VbrStatus::Ok => size_of::<T>(),
             _ => 2 * size_of::<T>(),
         };
-        let bytes = self.memory.as_ptr().cast::<MaybeUninit<u8>>();
-        for at in 0..touched {
-            // SAFETY: inside of the box, whose bytes were all written.
-            let byte = unsafe { bytes.add(at).read().assume_init() };
-            assert_eq!(byte, UNTOUCHED, "{status:?} and an output was written");
-        }
+        let bytes = self.memory.as_ptr().cast::<u8>();
+        // SAFETY: inside of the box, whose bytes were all written, and these by nothing else.
+        let bytes = unsafe { std::slice::from_raw_parts(bytes, touched) };
+        let is_as_before = bytes.iter().all(|&byte| byte == UNTOUCHED);
+        assert!(is_as_before, "{status:?} and an output was written");
     }
 
     /// What was written, after OK.
