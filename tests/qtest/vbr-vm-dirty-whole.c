@@ -128,6 +128,14 @@ static void test_last_stage(void)
     unlink(log);
 }
 
+static bool has_tcg(void)
+{
+    if (!qtest_has_accel("tcg")) {
+        g_test_skip("this QEMU has no TCG");
+    }
+    return qtest_has_accel("tcg");
+}
+
 /*
  * TCG: the RAM of the guest is not the first block. Its TLBs were reset for
  * other addresses than its own, with an assertion if these were none.
@@ -159,14 +167,98 @@ static void check_second_block(const char *list)
 
 static void test_second_block(void)
 {
-    if (!qtest_has_accel("tcg")) {
-        g_test_skip("this QEMU has no TCG");
+    if (!has_tcg()) {
         return;
     }
     check_second_block("");
     check_second_block(VBR_DL ",max-dirty=256");
     /* The list has no room, so all bits are looked at. */
     check_second_block(VBR_DL ",max-dirty=1");
+}
+
+/* A guest that writes to 112 pages from 64 KiB on, over and over. */
+
+static char *guest_firmware(void)
+{
+    static const uint8_t code[] = {
+        0xb8, 0x00, 0x10,               /* 1: mov  $0x1000, %ax */
+        0x8e, 0xd8,                     /* 2: mov  %ax, %ds */
+        0xfe, 0x06, 0x00, 0x00,         /*    incb 0 */
+        0x05, 0x00, 0x01,               /*    add  $0x100, %ax */
+        0x3d, 0x00, 0x80,               /*    cmp  $0x8000, %ax */
+        0x72, 0xf2,                     /*    jb   2b */
+        0xeb, 0xed,                     /*    jmp  1b */
+    };
+    /* ljmp $0xf000, $0 */
+    static const uint8_t reset[] = { 0xea, 0x00, 0x00, 0x00, 0xf0 };
+    g_autofree char *rom = g_malloc0(64 * KiB);
+    char *name = vbr_stream_name();
+
+    memcpy(rom, code, sizeof(code));
+    memcpy(rom + 0xfff0, reset, sizeof(reset));
+    g_assert(g_file_set_contents(name, rom, 64 * KiB, NULL));
+    return name;
+}
+
+static VbrVm *guest(const char *firmware, const char *more)
+{
+    return vbr_pc("-accel tcg -m 128M -bios %s %s", firmware, more);
+}
+
+static uint64_t syncs(QTestState *qts)
+{
+    QDict *ret = qtest_qmp_assert_success_ref(
+        qts, "{ 'execute': 'query-migrate' }");
+    uint64_t count = 0;
+
+    if (qdict_haskey(ret, "ram")) {
+        count = qdict_get_int(qdict_get_qdict(ret, "ram"), "dirty-sync-count");
+    }
+    qobject_unref(ret);
+    return count;
+}
+
+/*
+ * Auto-converge: a timer of QEMU, once in five seconds, would have the bits
+ * cleared while the migration thread sends pages. TCG's processors, which may
+ * be about to write to those, are not waited for then.
+ */
+static void test_throttled(void)
+{
+    g_autofree char *firmware = NULL;
+    uint8_t byte = 1;
+    uint64_t count;
+    VbrVm *vm;
+
+    if (!has_tcg()) {
+        return;
+    }
+    firmware = guest_firmware();
+    vm = guest(firmware, VBR_DL ",max-dirty=256");
+    qtest_memset(vm->qts, 1 * MiB, byte, 100 * MiB);
+    vbr_migrate_capability(vm->qts, "auto-converge");
+    qtest_qmp_assert_success(vm->qts, "{ 'execute': "
+                             "'migrate-set-parameters', 'arguments': "
+                             "{ 'downtime-limit': 1 } }");
+    vbr_migrate_speed(vm->qts, 100 * MiB);
+    vbr_migrate(vm->qts, VBR_NOWHERE);
+    /* There is always more to be sent than would do for the last pass. */
+    while (syncs(vm->qts) < 3) {
+        qtest_memset(vm->qts, 1 * MiB, ++byte, 100 * MiB);
+    }
+    /* A pass that lasts. */
+    vbr_migrate_speed(vm->qts, VBR_SLOW);
+    qtest_memset(vm->qts, 1 * MiB, ++byte, 100 * MiB);
+    do {
+        count = syncs(vm->qts);
+        g_usleep(2 * G_USEC_PER_SEC);
+    } while (syncs(vm->qts) != count);
+    g_usleep(11 * G_USEC_PER_SEC);
+    g_assert_cmpuint(syncs(vm->qts), ==, count);
+    qtest_qmp_assert_success(vm->qts, "{ 'execute': 'migrate_cancel' }");
+    vbr_migrate_until(vm->qts, "cancelled");
+    vbr_vm_free(vm);
+    unlink(firmware);
 }
 
 void vbr_add_dirty_whole_tests(void)
@@ -187,4 +279,5 @@ void vbr_add_dirty_whole_tests(void)
     qtest_add_func("virtio-balloon-rs/dirty-whole/last-stage", test_last_stage);
     qtest_add_func("virtio-balloon-rs/dirty-whole/second-block",
                    test_second_block);
+    qtest_add_func("virtio-balloon-rs/dirty-whole/throttled", test_throttled);
 }
