@@ -3,8 +3,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// There is one value of this type, made here. It moves, and nothing is done when it is dropped: whoever was
-/// refused has none, and so has none to give back.
+/// There is one value of this type, made here. It moves, and nothing is done when it is dropped:
+/// whoever was refused has none, and so has none to give back.
 struct Token(());
 
 static FREE: Mutex<Option<Token>> = Mutex::new(Some(Token(())));

@@ -21,8 +21,8 @@ pub struct VbrDirtyList {
     list: DirtyList,
     /// Set when a call panicked; the list is not to be trusted then.
     broken: AtomicBool,
-    /// Where a batch is made before it is handed out: the caller's memory need not be initialised, and only
-    /// what `count` says is written to it.
+    /// Where a batch is made before it is handed out: the caller's memory need not be initialised,
+    /// and is written to only as far as `count` says.
     batch: Mutex<Vec<u64>>,
     _claim: Claim,
 }

@@ -25,9 +25,10 @@ impl Trigger {
         }
     }
 
-    /// Counts from 0. Notes of before may still be under way, and be counted until the end of this. They
-    /// are forgotten after the trigger was armed: so nothing goes off here, where nobody would hear of it. A
-    /// late note may go off too early: its caller hears of that, and has the machine paused.
+    /// Counts from 0. Notes of before may still be under way, and be counted until the end of this.
+    /// They are forgotten after the trigger was armed: so it does not go off here, where nobody
+    /// would hear of it. It may go off too early in a late note: its caller hears of that, and has
+    /// the machine paused.
     pub(super) fn start(&self) {
         if self.pages == 0 {
             return;
