@@ -93,8 +93,8 @@ fn is_open_list(line: &str) -> bool {
     is_use && !line.contains(';')
 }
 
-/// The same without what is compiled for tests only. It relies on rustfmt: an item ends with a brace
-/// below its first word, or on its first line.
+/// The same without what is compiled for tests only. It relies on rustfmt: an item ends with a
+/// brace below its first word, or on its first line.
 fn code(text: &str) -> Vec<(usize, String)> {
     let mut rest = lines(text).into_iter();
     let mut code = Vec::new();

@@ -1134,8 +1134,8 @@ extern "C" {
 
 /**
  * How many further bytes of payload the batch takes from `queue`; for reports, any number but 0
- * means that it takes another one. 0: the batch is full, in work, or another queue's, or the rest of another
- * queue's message is still to come.
+ * means that it takes another one. 0: the batch is full, in work, or another queue's, or the rest
+ * of another queue's message is still to come.
  *
  * # Safety
  *
@@ -1366,9 +1366,9 @@ enum VbrStatus vbr_device_reset(struct VbrDevice *device,
 /**
  * Takes over the map of guest memory: all `count` sections of it, in any order.
  *
- * Unlike elsewhere something changes on `INVALID_ARGUMENT`, be it for sections that cannot be or for
- * `sections` that is NULL or not aligned: the device is left without any memory. The old map is not true
- * any more either, and would have memory discarded that is somebody else's.
+ * Unlike elsewhere something changes on `INVALID_ARGUMENT`, be it for sections that cannot be or
+ * for `sections` that is NULL or not aligned: the device is left without any memory. The old map
+ * is not true any more either, and would have memory discarded that is somebody else's.
  *
  * # Safety
  *
@@ -1754,8 +1754,8 @@ VBR_MUST_CHECK
 enum VbrStatus vbr_hints_save(const struct VbrHints *hints, struct VbrHintRecord *out);
 
 /**
- * Goes on from what a migration stream carried, after `vbr_hints_negotiated`; `STATE_HINTS` when no device
- * can have saved it, and nothing has changed then.
+ * Goes on from what a migration stream carried, after `vbr_hints_negotiated`; `STATE_HINTS` when
+ * no device can have saved it, and nothing has changed then.
  *
  * # Safety
  *
@@ -2053,9 +2053,9 @@ enum VbrStatus vbr_state_save_pages(const struct VbrDevice *device,
 /**
  * Goes on from a state, in a machine that can have `max_ram` bytes of memory. `pages` is NULL for a
  * stream without the set of ballooned pages. The stream's features, and the map of memory, come before.
- * A state that no device can have saved is refused with `STATE_TARGET`, `STATE_POISON`, `STATE_STATS` or one of
- * `STATE_PAGES_*`; one of a driver that speaks something else by these feature bits with
- * `STATE_FOUNDING`.
+ * A state that no device can have saved is refused with `STATE_TARGET`, `STATE_POISON`,
+ * `STATE_STATS` or one of `STATE_PAGES_*`; one of a driver that speaks something else by these
+ * feature bits with `STATE_FOUNDING`.
  *
  * # Safety
  *

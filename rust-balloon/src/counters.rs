@@ -3,8 +3,8 @@
 
 use std::ops::Deref;
 
-/// Numbers that only grow, and stop at the largest one: a guest can claim as many bytes as it likes,
-/// and as often. There is no other way to add to them.
+/// Numbers that only grow, and stop at the largest one: a guest can claim as many bytes as it
+/// likes, and as often. There is no other way to add to them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally<C>(C);
 

@@ -225,10 +225,10 @@ impl Reader {
 
     /// Reads a word; `None` for the first of two.
     ///
-    /// The Linux driver of the series writes a run of exactly 4096 pages in the short form, where 4096
-    /// is the lowest bit of the page number, and the length reads as 0: what follows is the next range
-    /// and no length. Nothing tells such a word from a right one but that its page is odd, and the bounds
-    /// of the range that comes out.
+    /// The Linux driver of the series writes a run of exactly 4096 pages in the short form, where
+    /// 4096 is the lowest bit of the page number, and the length reads as 0: what follows is the
+    /// next range and no length. Nothing tells such a word from a right one but that its page is
+    /// odd, and the bounds of the range that comes out.
     fn word(&mut self, bytes: &[u8]) -> Result<Option<GpaRange>, Malformed> {
         let word = U64::<LittleEndian>::read_from_bytes(bytes).map_err(|_| Malformed::Cut)?;
         let word = word.get();

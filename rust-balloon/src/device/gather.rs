@@ -44,8 +44,8 @@ impl Balloon {
         self.batch.room(queue, one_request)
     }
 
-    /// Whether requests of `queue` can be added: no other queue has a batch, or a message of which the
-    /// rest is still to come.
+    /// Whether requests of `queue` can be added: no other queue has a batch, or a message of which
+    /// the rest is still to come.
     fn check_turn(&self, queue: QueueKind) -> Result<(), Error> {
         self.batch.check(queue)?;
         match &self.message {
@@ -95,8 +95,8 @@ impl Balloon {
     /// same: a driver waits for that.
     fn lose(&mut self, queue: QueueKind) {
         match queue {
-            // The guest uses the pages that it took back by this, as soon as the request is acknowledged
-            // (virtio 1.3, 5.5.6.1). Any page of the set can be one of them.
+            // The guest uses the pages that it took back by this, as soon as the request is
+            // acknowledged (virtio 1.3, 5.5.6.1). Any page of the set can be one of them.
             QueueKind::Deflate => self.forget_pages(),
             // Pages that the guest gave away, and nobody knows of, stay as they are.
             QueueKind::Inflate => {}
@@ -118,8 +118,8 @@ impl Balloon {
         }
     }
 
-    /// A PFN that is no RAM is understood: there is no such page in the set, and what gets to be at its
-    /// address later was never in the balloon.
+    /// A PFN that is no RAM is understood: there is no such page in the set, and what gets to be at
+    /// its address later was never in the balloon.
     fn add_pfns(&mut self, queue: QueueKind, part: &RequestPart<'_>) {
         pfn_blocks(part.payload, part.order, |first, count| {
             self.batch.push_pages(first, count);

@@ -28,18 +28,20 @@ impl Balloon {
     /// interface from before virtio 1.0, whose first statistics buffer holds no values (virtio 1.3,
     /// 5.5.6.3.1).
     ///
-    /// Whatever was in the balloon under other terms is forgotten. Pages that are in it for all that
-    /// is known, by `actual` or by requests, are then not known one by one any more.
+    /// Whatever was in the balloon under other terms is forgotten. Pages that are in it for all
+    /// that is known, by `actual` or by requests, are then not known one by one any more.
     pub fn set_features(&mut self, mut features: Features, legacy: bool) {
         if legacy && self.options.numbering == Numbering::Private {
-            // Their bits are not those of a legacy driver, and nobody checks together what it accepts.
+            // Their bits are not those of a legacy driver, and nobody checks together what it
+            // accepts.
             features.remove(FOUNDING);
         }
         if !features.contains(Features::PAGE_POISON) {
             self.config.poison_val = 0;
         }
         if !told(self.negotiated) || !told(features) {
-            // A driver that did not promise so far may have inflated, and taken back, what it liked.
+            // A driver that did not promise so far may have inflated, and taken back, what it
+            // liked.
             let was_empty = self.config.actual == 0 && self.balloon.set().count() == 0;
             self.balloon.forget(self.balloon.is_complete() && was_empty);
         }
@@ -67,9 +69,9 @@ impl Balloon {
         was_inflated
     }
 
-    /// Takes over what of a device that broke is worth keeping for this new one, which is reset next:
-    /// the host's target, the guest's `actual` and statistics, and the counts. Guest memory must be set
-    /// anew.
+    /// Takes over what of a device that broke is worth keeping for this new one, which is reset
+    /// next: the host's target, the guest's `actual` and statistics, and the counts. Guest memory
+    /// must be set anew.
     pub fn inherit(&mut self, broken: &Balloon) {
         self.config = ConfigState {
             num_pages: broken.config.num_pages,

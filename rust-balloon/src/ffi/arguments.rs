@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A call that no correct caller makes changes nothing, whatever was done before.
 //!
-//! `tests/abi` offers NULL for every pointer. Here are pointers that are not aligned, lengths that cannot
-//! be, and calls that come in the wrong order, in the middle of each kind of work.
+//! `tests/abi` offers NULL for every pointer. Here are pointers that are not aligned, lengths that
+//! cannot be, and calls that come in the wrong order, in the middle of each kind of work.
 
 /// A call with pointers that are valid; or NULL, not aligned, or too short for any length, each of
 /// which the function says that it refuses.

@@ -58,8 +58,8 @@ pub(super) fn byte_order(big_endian: bool) -> ByteOrder {
 }
 
 /// How many further bytes of payload the batch takes from `queue`; for reports, any number but 0
-/// means that it takes another one. 0: the batch is full, in work, or another queue's, or the rest of another
-/// queue's message is still to come.
+/// means that it takes another one. 0: the batch is full, in work, or another queue's, or the rest
+/// of another queue's message is still to come.
 ///
 /// # Safety
 ///

@@ -170,9 +170,9 @@ pub unsafe extern "C" fn vbr_device_reset(
 
 /// Takes over the map of guest memory: all `count` sections of it, in any order.
 ///
-/// Unlike elsewhere something changes on `INVALID_ARGUMENT`, be it for sections that cannot be or for
-/// `sections` that is NULL or not aligned: the device is left without any memory. The old map is not true
-/// any more either, and would have memory discarded that is somebody else's.
+/// Unlike elsewhere something changes on `INVALID_ARGUMENT`, be it for sections that cannot be or
+/// for `sections` that is NULL or not aligned: the device is left without any memory. The old map
+/// is not true any more either, and would have memory discarded that is somebody else's.
 ///
 /// # Safety
 ///

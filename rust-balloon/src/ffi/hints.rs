@@ -313,8 +313,8 @@ pub unsafe extern "C" fn vbr_hints_save(hints: *const VbrHints, out: *mut HintRe
     })
 }
 
-/// Goes on from what a migration stream carried, after `vbr_hints_negotiated`; `STATE_HINTS` when no device
-/// can have saved it, and nothing has changed then.
+/// Goes on from what a migration stream carried, after `vbr_hints_negotiated`; `STATE_HINTS` when
+/// no device can have saved it, and nothing has changed then.
 ///
 /// # Safety
 ///

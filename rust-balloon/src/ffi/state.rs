@@ -79,9 +79,9 @@ pub unsafe extern "C" fn vbr_state_save_pages(
 
 /// Goes on from a state, in a machine that can have `max_ram` bytes of memory. `pages` is NULL for a
 /// stream without the set of ballooned pages. The stream's features, and the map of memory, come before.
-/// A state that no device can have saved is refused with `STATE_TARGET`, `STATE_POISON`, `STATE_STATS` or one of
-/// `STATE_PAGES_*`; one of a driver that speaks something else by these feature bits with
-/// `STATE_FOUNDING`.
+/// A state that no device can have saved is refused with `STATE_TARGET`, `STATE_POISON`,
+/// `STATE_STATS` or one of `STATE_PAGES_*`; one of a driver that speaks something else by these
+/// feature bits with `STATE_FOUNDING`.
 ///
 /// # Safety
 ///

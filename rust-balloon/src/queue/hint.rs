@@ -123,8 +123,9 @@ impl Default for Hints {
 }
 
 impl Hints {
-    /// Takes over what of hints that broke is worth keeping for these new ones, which are reset next: ids
-    /// are not used again, nor is the number of a round that the dirty log is still being armed for.
+    /// Takes over what of hints that broke is worth keeping for these new ones, which are reset
+    /// next: ids are not used again, nor is the number of a round that the dirty log is still being
+    /// armed for.
     pub fn inherit(&mut self, broken: &Hints) {
         self.id = broken.id;
         self.wanted = broken.wanted;
@@ -432,8 +433,8 @@ impl Hints {
         }
     }
 
-    /// Goes on from what a migration brought; the source is known by then. Rounds of the source are over: a guest that was in one
-    /// gets its pages back.
+    /// Goes on from what a migration brought; the source is known by then. Rounds of the source are
+    /// over: a guest that was in one gets its pages back.
     ///
     /// # Errors
     ///

@@ -26,8 +26,9 @@ const HUGE_PAGE_SIZE: u64 = 2 << 20;
 /// prints a line for each refusal, and a guest can cause as many as it likes.
 const MAX_REFUSALS: u32 = 16;
 
-/// What the host last refused to do with which blocks, and how often in a row. One way to give memory
-/// back can be refused where another is not: huge pages can be discarded, but not freed lazily.
+/// What the host last refused to do with which blocks, and how often in a row. One way to give
+/// memory back can be refused where another is not: huge pages can be discarded, but not freed
+/// lazily.
 #[derive(Default)]
 pub struct Refusals(Vec<Refusal>);
 
@@ -68,8 +69,8 @@ impl Refusals {
         self.0.retain(|known| !known.is(block, advice));
     }
 
-    /// Forgets the blocks that are in `new` not as they were in `old`: gone, or another one under the
-    /// same name.
+    /// Forgets the blocks that are in `new` not as they were in `old`: gone, or another one under
+    /// the same name.
     pub fn keep_only(&mut self, old: &MemoryMap, new: &MemoryMap) {
         self.0.retain(|known| {
             let now = backing(new, known.block);
@@ -78,8 +79,8 @@ impl Refusals {
     }
 }
 
-/// What there is to know of `block` itself, wherever the guest has parts of it: as of a section that
-/// shows its first byte.
+/// What there is to know of `block` itself, wherever the guest has parts of it: as of a section
+/// that shows its first byte.
 fn backing(memory: &MemoryMap, block: BlockId) -> Option<Section> {
     let mut sections = memory.sections().iter();
     let section = sections.find(|section| section.block == block)?;

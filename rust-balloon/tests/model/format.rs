@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The formats of inflate and deflate requests, written and read by code of its own, which knows nothing
-//! of parts.
+//! The formats of inflate and deflate requests, written and read by code of its own, which knows
+//! nothing of parts.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,8 @@ pub(crate) enum Words {
     Short,
     /// All in the long form.
     Long,
-    /// As the Linux driver of the series does: 4096 pages in the short form, which has no room for them.
+    /// As the Linux driver of the series does: 4096 pages in the short form, which has no room for
+    /// them.
     Series,
 }
 

@@ -35,7 +35,8 @@ fn stretch() -> impl Strategy<Value = (u64, u64, u64)> {
     let scattered = (LONG..END, 1..900u64, 2..5u64);
     let nowhere = (END..1 << 32, 1..20u64, 1..3u64);
     prop_oneof![
-        4 => small, 6 => backing, 2 => huge, 6 => whole, 2 => long, 2 => exact, 1 => scattered, 1 => nowhere
+        4 => small, 6 => backing, 2 => huge, 6 => whole,
+        2 => long, 2 => exact, 1 => scattered, 1 => nowhere
     ]
 }
 

@@ -17,7 +17,10 @@ static void set_memory(struct host *host, size_t count)
     CHECK_OK(vbr_device_set_memory(host->device, host->sections, count));
 }
 
-/* The map from before is not true any more either: nothing is discarded, nothing is in the balloon. */
+/*
+ * The map from before is not true any more either: nothing is discarded, nothing is in the
+ * balloon.
+ */
 static void is_refused(struct host *host, const struct VbrSection *sections, size_t count)
 {
     set_memory(host, SECTIONS);

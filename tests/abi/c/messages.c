@@ -263,8 +263,8 @@ static void given_up_in_the_middle(void)
 }
 
 /*
- * A guest that wrote a part of its deflate wrong uses all of what it meant: a large page in which it has
- * memory again is not complete, whatever comes into the balloon next.
+ * A guest that wrote a part of its deflate wrong uses all of what it meant: a large page in which
+ * it has memory again is not complete, whatever comes into the balloon next.
  */
 static void a_deflate_in_part(void)
 {
