@@ -90,7 +90,8 @@ static bool receive(VirtIOBalloonRs *s, VirtQueueElement *elem)
     }
     /* What is not taken is sent, as if there were no hint. */
     for (unsigned int i = 0; status == VBR_STATUS_OK && i < elem->in_num; i++) {
-        status = vbr_hints_receive(s->hints, elem->in_sg[i].iov_base,
+        status = vbr_hints_receive(s->hints, s->device,
+                                   elem->in_sg[i].iov_base,
                                    elem->in_sg[i].iov_len);
     }
     vbr_migration_unlock();

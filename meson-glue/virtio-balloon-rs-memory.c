@@ -1,8 +1,8 @@
 /*
  * virtio-balloon-rs: guest RAM
  *
- * Keeps the library's map of guest RAM up to date and carries out what it
- * decides to do with it.
+ * Tells the library what memory the guest sees and what is known of it, and
+ * carries out what the library decides to do with it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -12,6 +12,11 @@
 #include <sys/syscall.h>
 #include "qemu/madvise.h"
 #include "exec/cpu-common.h"
+#include "hw/boards.h"
+#include "hw/mem/nvdimm.h"
+#include "hw/mem/pc-dimm.h"
+#include "hw/virtio/virtio-mem.h"
+#include "system/hostmem.h"
 #include "system/system.h"
 #include "virtio-balloon-rs.h"
 #ifdef VBR_QEMU_10_0
@@ -22,20 +27,6 @@
 #include "system/address-spaces.h"
 #endif
 #include "trace.h"
-
-/*
- * Only memory that the guest can read and write and that is nothing else than
- * memory: not ROM, not the BAR of an assigned device, not persistent memory.
- */
-static bool is_ordinary_ram(const MemoryRegionSection *section)
-{
-    MemoryRegion *mr = section->mr;
-
-    return memory_region_is_ram(mr) && mr->ram_block && !section->readonly &&
-           !memory_region_is_rom(mr) && !mr->rom_device &&
-           !memory_region_is_ram_device(mr) &&
-           !memory_region_is_nonvolatile(mr);
-}
 
 static void open_pidfd(VirtIOBalloonRs *s)
 {
@@ -60,43 +51,127 @@ static void vbr_memory_begin(MemoryListener *listener)
     g_array_set_size(s->next_sections, 0);
 }
 
-static void vbr_memory_add(MemoryListener *listener,
-                           MemoryRegionSection *section)
+static void keep_section(VirtIOBalloonRs *s, MemoryRegionSection *section)
 {
-    VirtIOBalloonRs *s = container_of(listener, VirtIOBalloonRs, listener);
-
-    if (is_ordinary_ram(section)) {
+    if (memory_region_is_ram(section->mr) && section->mr->ram_block) {
         memory_region_ref(section->mr);
         g_array_append_val(s->next_sections, *section);
     }
 }
 
-/* What is locked into memory is not given back by the kernel. */
-static bool is_plain_anonymous(RAMBlock *block)
+static void vbr_memory_nop(MemoryListener *listener,
+                           MemoryRegionSection *section)
 {
-    return qemu_ram_get_fd(block) < 0 && !qemu_ram_is_shared(block) &&
-           qemu_ram_pagesize(block) == qemu_real_host_page_size() &&
-           !should_mlock(mlock_state);
+    keep_section(container_of(listener, VirtIOBalloonRs, listener), section);
 }
 
-static VbrSection to_vbr_section(const MemoryRegionSection *section)
+static void vbr_memory_add(MemoryListener *listener,
+                           MemoryRegionSection *section)
+{
+    VirtIOBalloonRs *s = container_of(listener, VirtIOBalloonRs, listener);
+
+    keep_section(s, section);
+    vbr_parts_add(s, section);
+}
+
+static void vbr_memory_del(MemoryListener *listener,
+                           MemoryRegionSection *section)
+{
+    VirtIOBalloonRs *s = container_of(listener, VirtIOBalloonRs, listener);
+
+    s->memory_went |= memory_region_is_ram(section->mr);
+    vbr_parts_del(s, section);
+}
+
+/* The machine's RAM is a region, or a container with one for each NUMA node. */
+static bool is_machine_ram(MemoryRegion *mr)
+{
+    MemoryRegion *ram = MACHINE(qdev_get_machine())->ram;
+
+    return ram && (mr == ram || mr->container == ram);
+}
+
+static int note_dimm(Object *child, void *opaque)
+{
+    GHashTable *dimms = opaque;
+
+    if (object_dynamic_cast(child, TYPE_PC_DIMM) &&
+        !object_dynamic_cast(child, TYPE_NVDIMM) && PC_DIMM(child)->hostmem) {
+        g_hash_table_add(dimms, &PC_DIMM(child)->hostmem->mr);
+    }
+    return 0;
+}
+
+/* The memory of all DIMMs with RAM, which are always the user's devices. */
+static GHashTable *find_dimms(void)
+{
+    static const char *const containers[] = { "peripheral", "peripheral-anon" };
+    GHashTable *dimms = g_hash_table_new(NULL, NULL);
+
+    for (size_t i = 0; i < ARRAY_SIZE(containers); i++) {
+        Object *container = object_resolve_path_component(qdev_get_machine(),
+                                                          containers[i]);
+
+        if (container) {
+            object_child_foreach(container, note_dimm, dimms);
+        }
+    }
+    return dimms;
+}
+
+bool vbr_is_virtio_mem(MemoryRegion *mr)
+{
+    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(mr);
+
+    return rdm && object_dynamic_cast(OBJECT(rdm), TYPE_VIRTIO_MEM);
+}
+
+static VbrOwner owner_of(MemoryRegion *mr, GHashTable *dimms)
+{
+    if (is_machine_ram(mr)) {
+        return VBR_OWNER_MACHINE;
+    } else if (vbr_is_virtio_mem(mr)) {
+        return VBR_OWNER_VIRTIO_MEM;
+    } else if (g_hash_table_contains(dimms, mr)) {
+        return VBR_OWNER_DIMM;
+    }
+    return VBR_OWNER_OTHER;
+}
+
+/* A file that has no name any more is not opened by others. */
+static VbrBackingFile file_of(RAMBlock *block)
+{
+    int fd = qemu_ram_get_fd(block);
+    struct stat st;
+
+    if (fd < 0) {
+        return VBR_BACKING_FILE_NONE;
+    }
+    return !fstat(fd, &st) && !st.st_nlink && !st.st_blocks
+           ? VBR_BACKING_FILE_EMPTY : VBR_BACKING_FILE_SOME;
+}
+
+static VbrSection to_vbr_section(const MemoryRegionSection *section,
+                                 GHashTable *dimms)
 {
     MemoryRegion *mr = section->mr;
     RAMBlock *block = mr->ram_block;
-    uint64_t page_size = qemu_ram_pagesize(block);
 
     return (VbrSection) {
         .gpa = section->offset_within_address_space,
         .bytes = int128_get64(section->size),
         .block = block,
         .offset = section->offset_within_region,
-        .page_size = page_size,
-        .host = (uint8_t *)memory_region_get_ram_ptr(mr) +
-                section->offset_within_region,
-        /* Huge pages are never read ahead; anonymous memory has no file. */
-        .populate = qemu_ram_get_fd(block) >= 0 &&
-                    page_size == qemu_real_host_page_size(),
-        .lazy = is_plain_anonymous(block),
+        .host = block->host + section->offset_within_region,
+        .page_size = qemu_ram_pagesize(block),
+        .host_page_size = qemu_real_host_page_size(),
+        .owner = owner_of(mr, dimms),
+        .file = file_of(block),
+        .read_only = section->readonly || memory_region_is_rom(mr),
+        .nonvolatile = section->nonvolatile,
+        .shared = qemu_ram_is_shared(block),
+        .guest_memfd = block->guest_memfd >= 0,
+        .locked = should_mlock(mlock_state),
     };
 }
 
@@ -112,10 +187,11 @@ static void unref_sections(GArray *sections)
 void vbr_memory_tell(VirtIOBalloonRs *s)
 {
     g_autofree VbrSection *map = g_new(VbrSection, s->sections->len);
+    g_autoptr(GHashTable) dimms = find_dimms();
 
     for (guint i = 0; i < s->sections->len; i++) {
         map[i] = to_vbr_section(&g_array_index(s->sections,
-                                               MemoryRegionSection, i));
+                                               MemoryRegionSection, i), dimms);
     }
     trace_virtio_balloon_rs_memory(s->sections->len);
     /* By another map it would give back memory of others. */
@@ -126,10 +202,19 @@ static void vbr_memory_commit(MemoryListener *listener)
 {
     VirtIOBalloonRs *s = container_of(listener, VirtIOBalloonRs, listener);
     GArray *last = s->sections;
+    VbrStatus status;
 
     s->sections = s->next_sections;
     s->next_sections = last;
     vbr_memory_tell(s);
+    vbr_parts_watch(s);
+    if (s->memory_went) {
+        s->memory_went = false;
+        vbr_migration_lock();
+        status = vbr_hints_memory_changed(s->hints);
+        s->hints_lost |= status != VBR_STATUS_OK;
+        vbr_migration_unlock();
+    }
     /*
      * Only now: the references keep the blocks alive that the library knew. If
      * it took the new map, or refused it, it knows them no more; if it is
@@ -147,7 +232,8 @@ void vbr_memory_init(VirtIOBalloonRs *s)
         .name = "virtio-balloon-rs",
         .begin = vbr_memory_begin,
         .region_add = vbr_memory_add,
-        .region_nop = vbr_memory_add,
+        .region_del = vbr_memory_del,
+        .region_nop = vbr_memory_nop,
         .commit = vbr_memory_commit,
     };
     memory_listener_register(&s->listener, &address_space_memory);
@@ -197,20 +283,28 @@ static size_t advise_at_once(VirtIOBalloonRs *s, RAMBlock *rb,
     return done;
 }
 
+/*
+ * The only place that may reach a file. QEMU's function punches a hole into it
+ * whether the mapping is shared or not, and what lies behind a private one is
+ * not ours: a template, or the image that other machines run on as well.
+ */
+static int punch_hole(RAMBlock *rb, const VbrBlockSpan *span)
+{
+    if (!qemu_ram_is_shared(rb)) {
+        return -EINVAL;
+    }
+    return ram_block_discard_range(rb, span->offset, span->bytes);
+}
+
 static int vbr_host_discard(void *opaque, void *block,
                             const VbrBlockSpan *spans, size_t count,
                             size_t *done)
 {
-    VirtIOBalloonRs *s = opaque;
     RAMBlock *rb = block;
 
-    /* Only where this is all that ram_block_discard_range() would do. */
-    if (is_plain_anonymous(rb)) {
-        *done = advise_at_once(s, rb, spans, count, MADV_DONTNEED);
-    }
     for (; *done < count; ++*done) {
         const VbrBlockSpan *span = &spans[*done];
-        int ret = ram_block_discard_range(rb, span->offset, span->bytes);
+        int ret = punch_hole(rb, span);
 
         trace_virtio_balloon_rs_discard(rb->idstr, span->offset, span->bytes,
                                         ret);
@@ -221,26 +315,38 @@ static int vbr_host_discard(void *opaque, void *block,
     return 0;
 }
 
-static int vbr_host_free(void *opaque, void *block,
-                         const VbrBlockSpan *spans, size_t count,
-                         size_t *done)
+/* Gives @advice on what is left after a call for all spans at once. */
+static int advise_each(VirtIOBalloonRs *s, RAMBlock *rb,
+                       const VbrBlockSpan *spans, size_t count, int advice,
+                       size_t *done)
 {
-    VirtIOBalloonRs *s = opaque;
-    RAMBlock *rb = block;
-
-    *done = advise_at_once(s, rb, spans, count, MADV_FREE);
+    *done = advise_at_once(s, rb, spans, count, advice);
     for (; *done < count; ++*done) {
         const VbrBlockSpan *span = &spans[*done];
-        int ret = madvise(rb->host + span->offset, span->bytes, MADV_FREE);
+        int ret = madvise(rb->host + span->offset, span->bytes, advice);
 
         ret = ret ? -errno : 0;
-        trace_virtio_balloon_rs_free(rb->idstr, span->offset, span->bytes,
-                                     ret);
+        trace_virtio_balloon_rs_discard(rb->idstr, span->offset, span->bytes,
+                                        ret);
         if (ret) {
             return ret;
         }
     }
     return 0;
+}
+
+static int vbr_host_drop_private(void *opaque, void *block,
+                                 const VbrBlockSpan *spans, size_t count,
+                                 size_t *done)
+{
+    return advise_each(opaque, block, spans, count, MADV_DONTNEED, done);
+}
+
+static int vbr_host_free(void *opaque, void *block,
+                         const VbrBlockSpan *spans, size_t count,
+                         size_t *done)
+{
+    return advise_each(opaque, block, spans, count, MADV_FREE, done);
 }
 
 static void vbr_host_populate(void *opaque, void *block,
@@ -265,6 +371,7 @@ VbrHostOps vbr_host_ops(VirtIOBalloonRs *s)
     return (VbrHostOps) {
         .opaque = s,
         .discard = vbr_host_discard,
+        .drop_private = vbr_host_drop_private,
         .free = vbr_host_free,
         .populate = vbr_host_populate,
     };

@@ -84,6 +84,8 @@ static const CounterProperty counters[] = {
             "bytes reported that do not fill a backing page"),
     COUNTER("ignored-report-poison-bytes", ignored_report_poison_bytes,
             "bytes reported while the guest poisons free pages"),
+    COUNTER("ignored-report-file-bytes", ignored_report_file_bytes,
+            "bytes reported that would read as a file's content, not as zeros"),
     COUNTER("ignored-stats", ignored_stats,
             "statistics with an unknown tag, cut short or too many"),
     COUNTER("ignored-stats-buffers", ignored_stats_buffers,
@@ -136,7 +138,8 @@ static const CounterProperty hint_counters[] = {
                  "bytes in the balloon and left out of the last migration"),
     HINT_COUNTER("late-hint-bytes", hints.counters.late_bytes,
                  "bytes hinted while no round was open"),
-    HINT_COUNTER("refused-hint-not-ram-bytes", skips.refused_not_ram_bytes,
+    HINT_COUNTER("refused-hint-not-ram-bytes",
+                 hints.counters.refused_not_ram_bytes,
                  "bytes hinted that are not RAM"),
     HINT_COUNTER("refused-hint-not-migrated-bytes",
                  skips.refused_not_migrated_bytes,
@@ -184,6 +187,9 @@ static void get_hint_counter(Object *obj, Visitor *v, const char *name,
 
     if (hint_view(VIRTIO_BALLOON_RS(obj), &values.hints, errp)) {
         vbr_migration_counters(&values.skips, &values.wait_bytes);
+        /* Memory that went before its hint was taken. */
+        values.hints.counters.refused_not_ram_bytes +=
+            values.skips.refused_not_ram_bytes;
         value = *(uint64_t *)((char *)&values + property->offset);
         visit_type_uint64(v, name, &value, errp);
     }

@@ -50,6 +50,11 @@ const char *vbr_inhibit_str(VbrInhibit inhibit)
         return "incoming postcopy";
     case VBR_INHIBIT_BACKGROUND_SNAPSHOT:
         return "background snapshot";
+    case VBR_INHIBIT_VHOST_USER:
+        return "a vhost-user device is there";
+    case VBR_INHIBIT_VHOST_USER_LARGE_PAGES:
+        return "a vhost-user device is there, for pages larger than the "
+               "host's";
     }
     g_assert_not_reached();
 }

@@ -200,6 +200,9 @@ static void vbr_reset(VirtIODevice *vdev)
     vbr_undone(s, status);
     /* A device that was broken until now has missed changes. */
     vbr_memory_tell(s);
+    if (vdev->broken) {
+        vbr_parts_tell(s);
+    }
     if (changed) {
         vbr_announce_actual(s);
     }

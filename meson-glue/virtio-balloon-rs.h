@@ -65,6 +65,10 @@ struct VirtIOBalloonRs {
     MemoryListener listener;
     GArray *sections;
     GArray *next_sections;
+    /* Something that was in @sections is not in @next_sections. */
+    bool memory_went;
+    /* What of it comes in parts: virtio-mem. */
+    QLIST_HEAD(, VbrParts) parts;
     /* This process, for advice on many places at once; -1 where that fails. */
     int pidfd;
 
@@ -154,6 +158,18 @@ void vbr_memory_init(VirtIOBalloonRs *s);
 void vbr_memory_cleanup(VirtIOBalloonRs *s);
 /* Tells the library where guest RAM is. */
 void vbr_memory_tell(VirtIOBalloonRs *s);
+/* Whether parts of it come and go. */
+bool vbr_is_virtio_mem(MemoryRegion *mr);
+
+/* virtio-balloon-rs-parts.c */
+/* Such memory appears; the library will be told of it next. */
+void vbr_parts_add(VirtIOBalloonRs *s, MemoryRegionSection *section);
+/* It goes, and the library is told. */
+void vbr_parts_del(VirtIOBalloonRs *s, MemoryRegionSection *section);
+/* Looks at memory that appeared: the library knows of it now. */
+void vbr_parts_watch(VirtIOBalloonRs *s);
+/* Tells a library that knows of no parts what is there. */
+void vbr_parts_tell(VirtIOBalloonRs *s);
 
 /* virtio-balloon-rs-queues.c */
 VbrInhibit vbr_inhibit(void);

@@ -254,6 +254,15 @@ typedef enum VbrInhibit {
    * A background snapshot reads the memory as it was when it began.
    */
   VBR_INHIBIT_BACKGROUND_SNAPSHOT = 3,
+  /**
+   * A vhost-user device is there, and the user wants nothing to be given back then.
+   */
+  VBR_INHIBIT_VHOST_USER = 4,
+  /**
+   * The same for memory whose pages are larger than the host's: who uses a device from outside
+   * of QEMU may have pinned them.
+   */
+  VBR_INHIBIT_VHOST_USER_LARGE_PAGES = 5,
 } VbrInhibit;
 
 /**
@@ -299,6 +308,46 @@ typedef enum VbrAdvice {
    */
   VBR_ADVICE_FREE = 1,
 } VbrAdvice;
+
+/**
+ * What a piece of memory belongs to.
+ */
+typedef enum VbrOwner {
+  /**
+   * A device, firmware, or anything that is not known: BARs, ROM, persistent memory.
+   */
+  VBR_OWNER_OTHER = 0,
+  /**
+   * The machine: its RAM.
+   */
+  VBR_OWNER_MACHINE = 1,
+  /**
+   * A DIMM with RAM.
+   */
+  VBR_OWNER_DIMM = 2,
+  /**
+   * A virtio-mem device: parts of it come and go.
+   */
+  VBR_OWNER_VIRTIO_MEM = 3,
+} VbrOwner;
+
+/**
+ * The file behind a piece of memory.
+ */
+typedef enum VbrBackingFile {
+  /**
+   * None: the memory is anonymous.
+   */
+  VBR_BACKING_FILE_NONE = 0,
+  /**
+   * One without a name and without content: nobody else can put any there.
+   */
+  VBR_BACKING_FILE_EMPTY = 1,
+  /**
+   * Any other.
+   */
+  VBR_BACKING_FILE_SOME = 2,
+} VbrBackingFile;
 
 /**
  * How reported memory is given back, as chosen and as it can be.
@@ -553,13 +602,18 @@ typedef struct VbrHostOps {
    */
   void *opaque;
   /**
-   * Gives spans of `block` back to the host. Their offsets and lengths are multiples of the block's page
-   * size.
+   * Gives spans of `block` back to the host, and the same parts of the file behind it; called only for
+   * sections that are shared. Their offsets and lengths are multiples of the block's page size.
    */
   VbrSpansCallback discard;
   /**
-   * Lets the host take these bytes when it needs memory; called only for `lazy` sections, else as
-   * `discard`.
+   * Gives back what a private mapping has of its own of spans of `block`, and does not touch a file
+   * behind it; called only for sections that are not shared. Multiples of the block's page size.
+   */
+  VbrSpansCallback drop_private;
+  /**
+   * Lets the host take these bytes when it needs memory; called only for private anonymous memory
+   * that is not locked, else as `drop_private`.
    */
   VbrSpansCallback free;
   /**
@@ -572,7 +626,8 @@ typedef struct VbrHostOps {
 } VbrHostOps;
 
 /**
- * A contiguous piece of ordinary, writable guest RAM inside one RAM block.
+ * A contiguous piece of memory inside one RAM block that the guest sees, of whatever kind, and what is
+ * known of it. The library decides whether it is the guest's to give, and how.
  */
 typedef struct VbrSection {
   /**
@@ -592,21 +647,46 @@ typedef struct VbrSection {
    */
   uint64_t offset;
   /**
-   * The size of the block's backing pages in bytes.
-   */
-  uint64_t page_size;
-  /**
    * The host's virtual address of its first byte; never followed.
    */
   const void *host;
   /**
-   * Whether to call `populate` when the guest takes pages of it out of the balloon.
+   * The size of the block's backing pages in bytes.
    */
-  bool populate;
+  uint64_t page_size;
   /**
-   * Whether `free` can be called for it: private anonymous memory.
+   * The size of the host's smallest pages in bytes.
    */
-  bool lazy;
+  uint64_t host_page_size;
+  /**
+   * What it belongs to. Of what belongs to virtio-mem only those parts are there that
+   * `vbr_memory_plug` says.
+   */
+  enum VbrOwner owner;
+  /**
+   * The file behind it.
+   */
+  enum VbrBackingFile file;
+  /**
+   * The guest cannot write to it.
+   */
+  bool read_only;
+  /**
+   * It keeps its content when the machine is switched off.
+   */
+  bool nonvolatile;
+  /**
+   * It is mapped so that others see what the guest writes.
+   */
+  bool shared;
+  /**
+   * It has a second, private half (KVM's guest_memfd).
+   */
+  bool guest_memfd;
+  /**
+   * It is locked into the host's memory.
+   */
+  bool locked;
 } VbrSection;
 
 /**
@@ -703,6 +783,10 @@ typedef struct VbrCounters {
    * Bytes reported while free pages are filled with something else than zeros.
    */
   uint64_t ignored_report_poison_bytes;
+  /**
+   * Bytes reported of memory that would not read as zeros, but as the file behind it.
+   */
+  uint64_t ignored_report_file_bytes;
   /**
    * Statistics entries with an unknown tag, cut short, or too many.
    */
@@ -815,6 +899,10 @@ typedef struct VbrHintCounters {
    * Bytes hinted while no round was open.
    */
   uint64_t late_bytes;
+  /**
+   * Bytes hinted that are not guest RAM.
+   */
+  uint64_t refused_not_ram_bytes;
   /**
    * Bytes hinted faster than they could be taken.
    */
@@ -1380,6 +1468,28 @@ enum VbrStatus vbr_device_set_memory(struct VbrDevice *device,
                                      size_t count);
 
 /**
+ * These `bytes` of guest memory from `gpa` on, which belong to virtio-mem, are there from now on.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device.
+ */
+VBR_MUST_CHECK
+enum VbrStatus vbr_memory_plug(struct VbrDevice *device,
+                               uint64_t gpa,
+                               uint64_t bytes);
+
+/**
+ * They are not there any more: what was known of their pages is forgotten.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device.
+ */
+VBR_MUST_CHECK
+enum VbrStatus vbr_memory_unplug(struct VbrDevice *device, uint64_t gpa, uint64_t bytes);
+
+/**
  * What the device did, for a guest with `ram` bytes of memory.
  *
  * # Safety
@@ -1716,16 +1826,28 @@ enum VbrStatus vbr_hints_receive_id(struct VbrHints *hints,
 
 /**
  * Takes over a device-writable segment of the hint queue: `bytes` bytes of free memory at `host`, which
- * is never followed.
+ * is never followed. Only what is guest RAM to `device` counts.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `device` NULL or a live device.
+ */
+VBR_MUST_CHECK
+enum VbrStatus vbr_hints_receive(struct VbrHints *hints,
+                                 const struct VbrDevice *device,
+                                 const void *host,
+                                 uint64_t bytes);
+
+/**
+ * Memory was unmapped, or other memory is where it was: hints that were not taken yet are dropped, as
+ * their addresses may mean something else now.
  *
  * # Safety
  *
  * `hints` is NULL or live.
  */
 VBR_MUST_CHECK
-enum VbrStatus vbr_hints_receive(struct VbrHints *hints,
-                                 const void *host,
-                                 uint64_t bytes);
+enum VbrStatus vbr_hints_memory_changed(struct VbrHints *hints);
 
 /**
  * How long the pass over RAM that is about to begin is to wait for hints, in milliseconds; 0 when it is

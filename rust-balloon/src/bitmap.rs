@@ -340,6 +340,25 @@ impl PageBitmap {
         None
     }
 
+    /// Whether the first index of `range` is in the set, and up to where in `range` all others are as
+    /// it is. An empty range ends where it starts.
+    pub fn front(&self, range: Range<u64>) -> (bool, u64) {
+        let is_in = self.contains_all(range.start..range.start.saturating_add(1));
+        for (number, bits) in by_chunk(range.clone()) {
+            let chunk = self.chunks.get(number);
+            let other = match (chunk, is_in) {
+                (Some(chunk), true) => chunk.find::<false>(bits.start),
+                (Some(chunk), false) => chunk.find::<true>(bits.start),
+                (None, true) => Some(bits.start),
+                (None, false) => None,
+            };
+            if let Some(other) = other.filter(|&other| other < bits.end) {
+                return (is_in, number as u64 * CHUNK_BITS + other);
+            }
+        }
+        (is_in, range.end)
+    }
+
     /// The first run of neighbouring indices none of which is below `from`.
     pub fn next_run(&self, from: u64) -> Option<Range<u64>> {
         let start = self.find_next(from)?;

@@ -91,6 +91,8 @@ pub struct Counters {
     pub ignored_report_unaligned_bytes: u64,
     /// Bytes reported while free pages are filled with something else than zeros.
     pub ignored_report_poison_bytes: u64,
+    /// Bytes reported of memory that would not read as zeros, but as the file behind it.
+    pub ignored_report_file_bytes: u64,
     /// Statistics entries with an unknown tag, cut short, or too many.
     pub ignored_stats: u64,
     /// Statistics buffers sent while the device still held one.

@@ -148,7 +148,8 @@ impl Balloon {
     /// Pages whose memory is not the same any more are forgotten: what is mapped there now was
     /// never in the balloon. Reports that are not worked off are dropped for the same reason: they
     /// were looked up in the old map.
-    pub fn set_memory(&mut self, memory: MemoryMap) {
+    pub fn set_memory(&mut self, mut memory: MemoryMap) {
+        memory.take_parts_of(&mut self.memory);
         let balloon = &mut self.balloon;
         self.memory
             .for_each_lost(&memory, |range| balloon.take_back(range));
@@ -158,6 +159,23 @@ impl Balloon {
         }
         self.refusals.keep_only(&self.memory, &memory);
         self.memory = memory;
+    }
+
+    /// A part of memory that comes in parts is there now.
+    pub fn plug(&mut self, range: GpaRange) {
+        self.memory.set_part(range, true);
+    }
+
+    /// A part of memory that comes in parts is not there any more.
+    ///
+    /// Its pages are forgotten, and reports that are not worked off: what comes back in its place was
+    /// never in the balloon, and never reported.
+    pub fn unplug(&mut self, range: GpaRange) {
+        self.memory.set_part(range, false);
+        self.balloon.take_back(range);
+        if self.batch.queue() == Some(QueueKind::Reporting) {
+            self.batch.drop_ranges();
+        }
     }
 
     /// Fills `image` with the configuration space, with `hint_id` as the command of the hint queue.
@@ -197,12 +215,15 @@ impl Balloon {
     /// How reported memory is given back.
     pub fn advice_in_force(&self) -> AdviceInForce {
         let mut sections = self.memory.sections().iter();
-        let lazy = sections.clone().filter(|section| section.lazy).count();
+        let lazy = sections
+            .clone()
+            .filter(|section| section.backing.lazy)
+            .count();
         match self.options.reporting_advice {
             Advice::Discard => AdviceInForce::Discard,
             Advice::Free if self.config.poison_val != 0 => AdviceInForce::Poisoned,
             Advice::Free if lazy == 0 => AdviceInForce::NotLazy,
-            Advice::Free if sections.all(|section| section.lazy) => AdviceInForce::Free,
+            Advice::Free if sections.all(|section| section.backing.lazy) => AdviceInForce::Free,
             Advice::Free => AdviceInForce::FreeInPart,
         }
     }

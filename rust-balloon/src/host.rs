@@ -2,7 +2,9 @@
 //! All that a handler may ask of the outside.
 
 use crate::error::HostError;
-use crate::memory::{BlockId, BlockSpan};
+#[cfg(doc)]
+use crate::memory::Way;
+use crate::memory::{Backing, BlockId, BlockSpan};
 
 /// The most spans that the host is asked for at once: as many as make the way into the kernel cheap
 /// beside the work, and no more than Linux takes (`UIO_MAXIOV`, 1024).
@@ -19,13 +21,21 @@ pub struct Refused {
 
 /// Memory operations on the host's RAM blocks, on at most [`MAX_SPANS`] spans of one block at a time.
 pub trait Host {
-    /// Gives the memory of `spans` back to the host; the guest reads zeros there afterwards. Of
-    /// memory that is backed by a file the same part of the file is given back.
+    /// Gives the memory of `spans` back to the host, and the same part of the file behind it; the
+    /// guest reads zeros there afterwards. Only for memory that is shared ([`Way::Hole`]).
     ///
     /// # Errors
     ///
     /// [`Refused`] with the errno of the system call; what is behind the refused span was not tried.
     fn discard(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused>;
+
+    /// Gives back what the mapping has of its own of `spans`; the guest reads the file's content there
+    /// afterwards, or zeros where there is none. Only for memory that is private ([`Way::Drop`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::discard`].
+    fn drop_private(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused>;
 
     /// Lets the host take the memory of `spans` when it needs some: until then, or until the guest
     /// writes to a page, the guest reads the old content there, afterwards zeros.
@@ -51,4 +61,25 @@ pub enum Inhibit {
     IncomingPostcopy = 2,
     /// A background snapshot reads the memory as it was when it began.
     BackgroundSnapshot = 3,
+    /// A vhost-user device is there, and the user wants nothing to be given back then.
+    VhostUser = 4,
+    /// The same for memory whose pages are larger than the host's: who uses a device from outside
+    /// of QEMU may have pinned them.
+    VhostUserLargePages = 5,
+}
+
+impl Inhibit {
+    /// Whether memory that is dealt with like this must not be discarded.
+    pub fn forbids(self, backing: &Backing) -> bool {
+        match self {
+            Inhibit::No => false,
+            Inhibit::VhostUserLargePages => backing.large,
+            _ => true,
+        }
+    }
+
+    /// Whether no memory at all must be discarded.
+    pub fn forbids_all(self) -> bool {
+        !matches!(self, Inhibit::No | Inhibit::VhostUserLargePages)
+    }
 }

@@ -5,6 +5,13 @@
 //! the guest can write. ROM, MMIO and device memory are not in it, so no address in them ever
 //! leads to a discard.
 
+mod backing;
+#[cfg(test)]
+mod tests;
+
+pub use backing::{Backing, BackingFile, Facts, Owner, Way};
+
+use crate::bitmap::PageBitmap;
 use crate::error::Error;
 use crate::page::{Gpa, GpaRange, PAGE_SIZE};
 
@@ -34,10 +41,8 @@ pub struct Section {
     pub page_size: u64,
     /// The host's virtual address of its first byte. Only compared, never followed.
     pub host: usize,
-    /// Whether the host gains from being told that a part of it will be used again.
-    pub populate: bool,
-    /// Whether the host can take its pages back when it needs them, instead of at once.
-    pub lazy: bool,
+    /// How it is dealt with.
+    pub backing: Backing,
 }
 
 /// What a stretch of guest addresses is.
@@ -175,14 +180,31 @@ impl Section {
     }
 }
 
+/// A guest physical address has at most 48 bits where memory comes in parts.
+const PARTS_LIMIT: u64 = 1 << 36;
+/// How far ahead it is looked where the part ends: further than a slice comes.
+const PARTS_AHEAD: u64 = (1 << 30) / PAGE_SIZE;
+
 /// The sections of guest RAM, sorted by address.
-#[derive(Default)]
 pub struct MemoryMap {
     sections: Vec<Section>,
     /// Indices into `sections`, sorted by host address.
     by_host: Vec<usize>,
     /// What the sections cover, merged: a guest may ask often whether a long range is RAM.
     spans: Vec<GpaRange>,
+    /// The 4 KiB pages that are there of sections that come in parts.
+    parts: PageBitmap,
+}
+
+impl Default for MemoryMap {
+    fn default() -> MemoryMap {
+        MemoryMap {
+            sections: Vec::new(),
+            by_host: Vec::new(),
+            spans: Vec::new(),
+            parts: PageBitmap::new(PARTS_LIMIT),
+        }
+    }
 }
 
 impl MemoryMap {
@@ -213,7 +235,34 @@ impl MemoryMap {
             sections,
             by_host,
             spans,
+            ..MemoryMap::default()
         })
+    }
+
+    /// Takes over from the map before this one which parts are there of the sections that are the
+    /// same in both.
+    pub fn take_parts_of(&mut self, old: &mut MemoryMap) {
+        let mut parts = std::mem::replace(&mut old.parts, PageBitmap::new(PARTS_LIMIT));
+        let in_parts = old.sections.iter().filter(|old| old.backing.in_parts);
+        for gone in in_parts.filter(|old| self.section_at(old.gpa.start()) != Some(old)) {
+            let (first, end) = gone.gpa.page_indices();
+            parts.clear(first..end);
+        }
+        self.parts = parts;
+    }
+
+    /// A part of a section that comes in parts is there now, or not any more.
+    ///
+    /// The pages that `range` has only in part are not there.
+    pub fn set_part(&mut self, range: GpaRange, is_there: bool) {
+        let (first, end) = range.page_indices();
+        if is_there {
+            let first = range.start().0.div_ceil(PAGE_SIZE);
+            let end = range.end().0 / PAGE_SIZE;
+            self.parts.add(first..end.max(first));
+        } else {
+            self.parts.clear(first..end);
+        }
     }
 
     /// Whether all of `range` is guest RAM.
@@ -222,7 +271,31 @@ impl MemoryMap {
             .spans
             .partition_point(|span| span.end() <= range.start());
         let span = self.spans.get(next);
-        span.is_some_and(|span| span.intersect(range) == Some(range))
+        span.is_some_and(|span| span.intersect(range) == Some(range)) && self.has_parts_of(range)
+    }
+
+    /// Whether all parts of `range` are there that lie in sections that come in parts.
+    fn has_parts_of(&self, range: GpaRange) -> bool {
+        let next = self
+            .sections
+            .partition_point(|section| section.gpa.end() <= range.start());
+        let touched = self.sections[next..]
+            .iter()
+            .map_while(|section| Some((section, section.gpa.intersect(range)?)));
+        let mut in_parts = touched.filter(|(section, _)| section.backing.in_parts);
+        in_parts.all(|(_, part)| {
+            let (first, end) = part.page_indices();
+            self.parts.contains_all(first..end)
+        })
+    }
+
+    fn section_at(&self, gpa: Gpa) -> Option<&Section> {
+        let next = self
+            .sections
+            .partition_point(|section| section.gpa.end() <= gpa);
+        self.sections
+            .get(next)
+            .filter(|section| section.gpa.contains(gpa))
     }
 
     /// The sections in ascending order.
@@ -249,9 +322,22 @@ impl MemoryMap {
         match GpaRange::new(range.start(), section.gpa.start().min(range.end())) {
             Some(gap) => Piece::NotRam(gap),
             None => match section.gpa.intersect(range) {
+                Some(part) if section.backing.in_parts => self.front_part(part, section),
                 Some(part) => Piece::Ram(part, *section),
                 None => Piece::NotRam(range),
             },
+        }
+    }
+
+    /// The first addresses of `range`, which lies in `section`, that are all there, or all not.
+    fn front_part(&self, range: GpaRange, section: &Section) -> Piece {
+        let (first, end) = range.page_indices();
+        let end = end.min(first + PARTS_AHEAD);
+        let (is_there, past) = self.parts.front(first..end);
+        let part = GpaRange::of_page_indices(first..past).and_then(|part| part.intersect(range));
+        match part {
+            Some(part) if is_there => Piece::Ram(part, *section),
+            part => Piece::NotRam(part.unwrap_or(range)),
         }
     }
 
@@ -291,198 +377,6 @@ impl MemoryMap {
                     gone(part);
                 }
                 rest = GpaRange::new(part.end(), range.end());
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const MIB2: u64 = 2 << 20;
-
-    fn range(start: u64, end: u64) -> GpaRange {
-        GpaRange::new(Gpa(start), Gpa(end)).unwrap()
-    }
-
-    fn section(start: u64, end: u64, offset: u64, page_size: u64) -> Section {
-        Section {
-            gpa: range(start, end),
-            block: BlockId(1),
-            offset,
-            page_size,
-            host: 0x7000_0000 + offset as usize,
-            populate: false,
-            lazy: false,
-        }
-    }
-
-    #[test]
-    fn a_map_refuses_what_cannot_be() {
-        let low = section(0, 0x10000, 0, 4096);
-        let over = section(0xf000, 0x20000, 0xf000, 4096);
-        assert!(MemoryMap::new(vec![low, over]).is_err());
-        assert!(MemoryMap::new(vec![section(0, 4096, 0, 1000)]).is_err());
-        assert!(MemoryMap::new(vec![section(0, 4096, 0, 2048)]).is_err());
-        let overflowing = Section {
-            offset: u64::MAX - 10,
-            ..low
-        };
-        assert!(MemoryMap::new(vec![overflowing]).is_err());
-    }
-
-    #[test]
-    fn a_range_is_cut_at_every_border() {
-        let low = section(0, 0xa_0000, 0, 4096);
-        let high = section(0x10_0000, 0x20_0000, 0x10_0000, 4096);
-        let map = MemoryMap::new(vec![high, low]).unwrap();
-        let all = range(0x9_0000, 0x30_0000);
-        assert_eq!(map.front(all), Piece::Ram(range(0x9_0000, 0xa_0000), low));
-        let gap = range(0xa_0000, 0x10_0000);
-        assert_eq!(map.front(range(0xa_0000, 0x30_0000)), Piece::NotRam(gap));
-        assert_eq!(
-            map.front(range(0xb_0000, 0xc_0000)),
-            Piece::NotRam(range(0xb_0000, 0xc_0000))
-        );
-        assert_eq!(
-            map.front(range(0x1f_f000, 0x30_0000)),
-            Piece::Ram(range(0x1f_f000, 0x20_0000), high)
-        );
-        assert_eq!(
-            map.front(range(0x20_0000, 0x30_0000)),
-            Piece::NotRam(range(0x20_0000, 0x30_0000))
-        );
-        assert_eq!(MemoryMap::default().front(all), Piece::NotRam(all));
-    }
-
-    #[test]
-    fn a_range_is_ram_when_all_of_it_is() {
-        let low = section(0, 0xa_0000, 0, 4096);
-        let next = section(0x10_0000, 0x20_0000, 0x10_0000, 4096);
-        let behind = section(0x20_0000, 0x30_0000, 0x80_0000, 4096);
-        let map = MemoryMap::new(vec![behind, low, next]).unwrap();
-        for ram in [
-            (0, 0xa_0000),
-            (0x10_0000, 0x30_0000),
-            (0x1f_f000, 0x20_1000),
-        ] {
-            assert!(map.is_ram(range(ram.0, ram.1)), "{ram:x?}");
-        }
-        for other in [
-            (0, 0xa_1000),
-            (0x9_f000, 0x10_1000),
-            (0xa_0000, 0x10_0000),
-            (0x2f_f000, 0x30_1000),
-            (0x30_0000, 0x30_1000),
-            (0, u64::MAX),
-        ] {
-            assert!(!map.is_ram(range(other.0, other.1)), "{other:x?}");
-        }
-        assert!(!MemoryMap::default().is_ram(range(0, 4096)));
-    }
-
-    #[test]
-    fn pages_are_those_of_the_block_not_of_the_guest() {
-        // The guest sees the block's second half page first: pages start at guest address 1 MiB.
-        let section = section(0, 8 << 20, 1 << 20, MIB2);
-        let all = section.gpa;
-        assert_eq!(section.shrink_to_pages(all), Some(range(1 << 20, 7 << 20)));
-        assert_eq!(
-            section.shrink_to_pages(range(0, 3 << 20)),
-            Some(range(1 << 20, 3 << 20))
-        );
-        assert_eq!(section.shrink_to_pages(range(1 << 20, (3 << 20) - 1)), None);
-        assert_eq!(section.shrink_to_pages(range(4096, 8192)), None);
-        assert_eq!(
-            section.grow_to_pages(range(2 << 20, (2 << 20) + 1)),
-            Some(range(1 << 20, 3 << 20))
-        );
-        assert_eq!(
-            section.grow_to_pages(range(0, 4096)),
-            None,
-            "half of the page is elsewhere"
-        );
-        assert_eq!(section.grow_to_pages(range(7 << 20, 8 << 20)), None);
-        assert_eq!(section.grow_to_pages(all), Some(range(1 << 20, 7 << 20)));
-    }
-
-    #[test]
-    fn a_front_ends_between_pages() {
-        let section = section(0, 8 << 20, 1 << 20, MIB2);
-        let all = section.gpa;
-        assert_eq!(section.take_front(all, 4 << 20, MIB2), range(0, 3 << 20));
-        assert_eq!(section.take_front(all, 1, MIB2), range(0, 1 << 20));
-        assert_eq!(
-            section.take_front(range(1 << 20, 8 << 20), 5, MIB2),
-            range(1 << 20, 3 << 20)
-        );
-        assert_eq!(section.take_front(all, u64::MAX, MIB2), all);
-        assert_eq!(section.take_front(range(0, 10), 4096, 4096), range(0, 10));
-    }
-
-    #[test]
-    fn host_addresses_lead_back_to_the_guest() {
-        let low = section(0, 0xa_0000, 0, 4096);
-        let high = Section {
-            host: 0x1000,
-            ..section(0x10_0000, 0x20_0000, 0, 4096)
-        };
-        let map = MemoryMap::new(vec![high, low]).unwrap();
-        assert_eq!(map.at_host(0x7000_1000, 4096), Some(range(0x1000, 0x2000)));
-        assert_eq!(map.at_host(0x1000, 10), Some(range(0x10_0000, 0x10_000a)));
-        assert_eq!(map.at_host(0xfff, 10), None);
-        assert_eq!(
-            map.at_host(0x7009_f000, 1 << 30),
-            Some(range(0x9_f000, 0xa_0000))
-        );
-        assert_eq!(map.at_host(0x700a_0000, 1), None);
-        assert_eq!(map.at_host(0x7000_0000, 0), None);
-    }
-
-    #[test]
-    fn what_moved_or_went_is_lost() {
-        let old = MemoryMap::new(vec![section(0, 0x10_0000, 0, 4096)]).unwrap();
-        let shorter = section(0x1000, 0x8_0000, 0x1000, 4096);
-        let other = Section {
-            block: BlockId(2),
-            ..section(0x9_0000, 0x10_0000, 0x9_0000, 4096)
-        };
-        let mut lost = Vec::new();
-        old.for_each_lost(&MemoryMap::new(vec![shorter, other]).unwrap(), |r| {
-            lost.push(r)
-        });
-        assert_eq!(
-            lost,
-            [
-                range(0, 0x1000),
-                range(0x8_0000, 0x9_0000),
-                range(0x9_0000, 0x10_0000)
-            ]
-        );
-        old.for_each_lost(&old, |r| panic!("{r:?} is still there"));
-    }
-
-    proptest! {
-        /// Shrinking never reaches outside of the range, growing never outside of the section, and
-        /// both end at page borders of the block.
-        #[test]
-        fn clamps_keep_to_their_side(
-            start in 0..64u64, len in 1..64u64, offset in 0..16u64, cut in 0..64u64, bytes in 1..64u64,
-            shift in 12..16u32,
-        ) {
-            let section = section(start << 12, (start + len) << 12, offset << 12, 1 << shift);
-            let part = range((start + cut.min(len - 1)) << 12, (start + (cut + bytes).min(len)) << 12);
-            if let Some(inner) = section.shrink_to_pages(part) {
-                prop_assert_eq!(inner.intersect(part), Some(inner));
-                let block = section.block_range(inner);
-                prop_assert_eq!((block.offset | block.bytes) % section.page_size, 0);
-            }
-            if let Some(outer) = section.grow_to_pages(part) {
-                prop_assert_eq!(outer.intersect(section.gpa), Some(outer));
-                let block = section.block_range(outer);
-                prop_assert_eq!((block.offset | block.bytes) % section.page_size, 0);
             }
         }
     }

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::device::Options;
     use crate::features::Numbering;
-    use crate::memory::{BlockId, MemoryMap, Section};
+    use crate::memory::{Backing, BlockId, MemoryMap, Section};
     use crate::page::Gpa;
     use std::ops::Range;
 
@@ -305,8 +305,7 @@ mod tests {
             offset: Gpa(pages.start * PAGE_SIZE).0,
             page_size: PAGE_SIZE,
             host: 0x10_0000_0000 + (pages.start * PAGE_SIZE) as usize,
-            populate: false,
-            lazy: false,
+            backing: Backing::default(),
         };
         let mut balloon = Balloon::new(Options::default());
         balloon.set_memory(MemoryMap::new(PAGES.map(section).to_vec()).unwrap());

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd, RequestPart};
 use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::{Host, Inhibit, Refused};
-use virtio_balloon_rs::memory::{BlockId, BlockSpan, MemoryMap, Section};
+use virtio_balloon_rs::memory::{Backing, BlockId, BlockSpan, MemoryMap, Section, Way};
 use virtio_balloon_rs::page::{Gpa, GpaRange};
 use virtio_balloon_rs::queue::held::Flush;
 use virtio_balloon_rs::wire::ByteOrder;
@@ -41,6 +41,10 @@ impl Host for Idle {
         Ok(())
     }
 
+    fn drop_private(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
+        Ok(())
+    }
+
     fn free(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
         Ok(())
     }
@@ -64,8 +68,11 @@ fn device() -> Balloon {
         offset: 0,
         page_size: 4096,
         host: 1 << 40,
-        populate: false,
-        lazy: true,
+        backing: Backing {
+            way: Way::Drop,
+            lazy: true,
+            ..Backing::default()
+        },
     };
     balloon.set_memory(MemoryMap::new(vec![section]).unwrap());
     balloon.set_features(Features::MUST_TELL_HOST, false);

@@ -214,5 +214,6 @@ int main(int argc, char **argv)
     vbr_add_dirty_move_tests();
     vbr_add_dirty_accel_tests();
     vbr_add_dirty_whole_tests();
+    vbr_add_kinds_tests();
     return g_test_run();
 }

@@ -77,5 +77,6 @@ void vbr_add_dirty_trigger_tests(void);
 void vbr_add_dirty_move_tests(void);
 void vbr_add_dirty_accel_tests(void);
 void vbr_add_dirty_whole_tests(void);
+void vbr_add_kinds_tests(void);
 
 #endif

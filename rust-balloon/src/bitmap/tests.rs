@@ -226,6 +226,11 @@ fn answers_as(
     prop_assert_eq!(bitmap.find_next(probe.start), next);
     prop_assert_eq!(bitmap.next_run(probe.start), run);
     prop_assert_eq!(bitmap.contains_all(probe.clone()), all);
+    let (is_in, past) = bitmap.front(probe.clone());
+    prop_assert!(probe.is_empty() || past > probe.start);
+    let mut like_the_first = probe.start..past;
+    prop_assert!(like_the_first.all(|index| model.contains(&index) == is_in));
+    prop_assert!(past >= probe.end || model.contains(&past) != is_in);
     for index in [probe.start, probe.end] {
         prop_assert_eq!(
             bitmap.contains_all(index..index + 1),

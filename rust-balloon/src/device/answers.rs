@@ -105,6 +105,26 @@ impl Balloon {
     }
 }
 
+impl Balloon {
+    /// Takes over a hint of the free page hint queue, as far as it names guest RAM.
+    ///
+    /// A migration leaves nothing else out: storage, and memory that others share, are migrated as
+    /// they are, whatever a guest says of them.
+    pub fn receive_hint(&self, hints: &mut Hints, range: HostRange) {
+        let HostRange {
+            mut host,
+            bytes: mut left,
+        } = range;
+        while let Some(gpa) = self.memory.at_host(host, left) {
+            let bytes = gpa.bytes();
+            hints.receive_hint(HostRange { host, bytes });
+            left -= bytes;
+            host = host.saturating_add(bytes as usize);
+        }
+        hints.refuse(left);
+    }
+}
+
 /// Whether this is the last message of an answer.
 fn check(head: Head) -> Result<bool, Malformed> {
     if head.cmd != GET_UNUSED_PAGES {

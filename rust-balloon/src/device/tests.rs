@@ -2,11 +2,13 @@
 //! What only the inside of a device shows.
 
 use super::*;
+use crate::bitmap::PageBitmap;
 use crate::counters::Tally;
 use crate::features::FreePageSource;
 use crate::host::Refused;
-use crate::memory::{BlockId, BlockSpan, HostRange, Section};
+use crate::memory::{Backing, BlockId, BlockSpan, HostRange, Section, Way};
 use crate::page::Gpa;
+use crate::pageset::PAGE_LIMIT;
 use crate::queue::hint::Hints;
 use crate::wire::founding::GET_UNUSED_PAGES;
 
@@ -30,6 +32,10 @@ impl Host for Whim {
         every_other(&mut self.discards)
     }
 
+    fn drop_private(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
+        every_other(&mut self.discards)
+    }
+
     fn free(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
         every_other(&mut self.frees)
     }
@@ -37,7 +43,10 @@ impl Host for Whim {
     fn populate(&mut self, _: BlockId, _: &[BlockSpan]) {}
 }
 
-/// A device of a guest with so much memory from address 0 on.
+/// Where the host has memory with a file behind it that others run on.
+const TEMPLATE: usize = 1 << 45;
+
+/// A device of a guest with so much memory from address 0 on, and a little more.
 fn device(features: Features, ram: u64, page_size: u64) -> Balloon {
     let mut balloon = Balloon::new(Options {
         features: Features::all(),
@@ -50,10 +59,24 @@ fn device(features: Features, ram: u64, page_size: u64) -> Balloon {
         offset: 0,
         page_size,
         host: 1 << 44,
-        populate: true,
-        lazy: true,
+        backing: Backing {
+            way: Way::Drop,
+            populate: true,
+            lazy: true,
+            ..Backing::default()
+        },
     };
-    balloon.set_memory(MemoryMap::new(vec![section]).unwrap());
+    let template = Section {
+        gpa: GpaRange::with_len(Gpa(2 * ram), 4 << 20).unwrap(),
+        block: BlockId(2),
+        host: TEMPLATE,
+        backing: Backing {
+            reads_zeros: false,
+            ..Backing::default()
+        },
+        ..section
+    };
+    balloon.set_memory(MemoryMap::new(vec![section, template]).unwrap());
     balloon.set_features(features, false);
     balloon
 }
@@ -83,6 +106,7 @@ fn all(number: u64) -> Counters {
         ignored_report_bytes: number,
         ignored_report_unaligned_bytes: number,
         ignored_report_poison_bytes: number,
+        ignored_report_file_bytes: number,
         ignored_stats: number,
         ignored_stats_buffers: number,
         partial_page_bytes: number,
@@ -126,7 +150,8 @@ fn everything(features: Features, start: Counters) -> Counters {
             balloon.batch_add(queue, part).unwrap();
             while balloon.batch_run(&mut host, inhibit) == Progress::More {}
         }
-        let reported = [(1 << 44) + 4096, (1 << 44) + GIB as usize - 4096].map(|host| HostRange {
+        let reported = [(1 << 44) + 4096, (1 << 44) + GIB as usize - 4096, TEMPLATE];
+        let reported = reported.map(|host| HostRange {
             host,
             bytes: 4 << 20,
         });
@@ -226,4 +251,53 @@ fn late_hints_of_more_than_there_is() {
         });
     }
     assert_eq!(hints.counters().late_bytes, u64::MAX);
+}
+
+/// What is plugged again in the place of a page was never in the balloon, nor reported.
+#[test]
+fn what_is_unplugged_is_forgotten() {
+    let mut balloon = device(Features::MUST_TELL_HOST, GIB, PAGE_SIZE);
+    let mut section = balloon.memory.sections()[0];
+    section.backing.in_parts = true;
+    let map = || MemoryMap::new(vec![section]).unwrap();
+    let part = GpaRange::with_len(Gpa(2 << 20), 2 << 20).unwrap();
+    let (first, end) = part.page_indices();
+    let set = |pages| {
+        let mut set = PageBitmap::new(PAGE_LIMIT);
+        set.add(pages);
+        set
+    };
+    balloon.set_memory(map());
+    assert!(!balloon.memory.is_ram(part));
+
+    balloon.plug(part);
+    assert!(balloon.memory.is_ram(part));
+    balloon.balloon = BalloonedPages::of(set(first..end), true, 0);
+    let range = HostRange {
+        host: section.host + (2 << 20),
+        bytes: 2 << 20,
+    };
+    let end_of_request = RequestEnd::default();
+    balloon.batch_add_report([range], end_of_request).unwrap();
+    balloon.set_memory(map());
+    assert_eq!(
+        balloon.balloon.set().count(),
+        end - first,
+        "the same memory"
+    );
+    assert!(balloon.memory.is_ram(part));
+
+    balloon.unplug(part);
+    assert_eq!(balloon.balloon.set().count(), 0);
+    balloon.plug(part);
+    let mut host = Whim::default();
+    while balloon.batch_run(&mut host, Inhibit::No) == Progress::More {}
+    assert_eq!(balloon.counters(GIB).reported_bytes, 0, "reported before");
+
+    balloon.set_memory(MemoryMap::default());
+    balloon.set_memory(map());
+    assert!(
+        !balloon.memory.is_ram(part),
+        "the host has not said it again"
+    );
 }

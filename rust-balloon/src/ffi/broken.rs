@@ -43,6 +43,7 @@ fn device() -> VbrDevice {
     let ops = VbrHostOps {
         opaque: null_mut(),
         discard: None,
+        drop_private: None,
         free: None,
         populate: None,
     };
@@ -134,7 +135,8 @@ fn broken_hints_answer_nothing_but_a_reset() {
         vbr_hints_event(h, VbrHintEvent::QueueEmpty, &mut flag),
         vbr_hints_request(h, 1, &mut flag),
         vbr_hints_receive_id(h, bytes.as_ptr(), 4, false, &mut flag),
-        vbr_hints_receive(h, bytes.as_ptr().cast(), 4096),
+        vbr_hints_receive(h, at(&device), bytes.as_ptr().cast(), 4096),
+        vbr_hints_memory_changed(h),
         vbr_hints_hold(h, 1, 2, 3, &mut wait),
         vbr_hints_save(h, &mut record),
         vbr_hints_load(h, &record),

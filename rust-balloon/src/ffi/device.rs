@@ -8,7 +8,7 @@ use crate::counters::Counters;
 use crate::device::Options;
 use crate::error::Error;
 use crate::features::{Features, Numbering};
-use crate::memory::{BlockId, MemoryMap, Section};
+use crate::memory::{BackingFile, BlockId, Facts, MemoryMap, Owner, Section};
 use crate::page::{Gpa, GpaRange};
 use crate::queue::Advice;
 use std::ffi::c_void;
@@ -47,7 +47,8 @@ impl From<VbrOptions> for Options {
     }
 }
 
-/// A contiguous piece of ordinary, writable guest RAM inside one RAM block.
+/// A contiguous piece of memory inside one RAM block that the guest sees, of whatever kind, and what is
+/// known of it. The library decides whether it is the guest's to give, and how.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct VbrSection {
@@ -59,28 +60,58 @@ pub struct VbrSection {
     pub block: *mut c_void,
     /// Where in the block it starts, in bytes.
     pub offset: u64,
-    /// The size of the block's backing pages in bytes.
-    pub page_size: u64,
     /// The host's virtual address of its first byte; never followed.
     pub host: *const c_void,
-    /// Whether to call `populate` when the guest takes pages of it out of the balloon.
-    pub populate: bool,
-    /// Whether `free` can be called for it: private anonymous memory.
-    pub lazy: bool,
+    /// The size of the block's backing pages in bytes.
+    pub page_size: u64,
+    /// The size of the host's smallest pages in bytes.
+    pub host_page_size: u64,
+    /// What it belongs to. Of what belongs to virtio-mem only those parts are there that
+    /// `vbr_memory_plug` says.
+    pub owner: Owner,
+    /// The file behind it.
+    pub file: BackingFile,
+    /// The guest cannot write to it.
+    pub read_only: bool,
+    /// It keeps its content when the machine is switched off.
+    pub nonvolatile: bool,
+    /// It is mapped so that others see what the guest writes.
+    pub shared: bool,
+    /// It has a second, private half (KVM's guest_memfd).
+    pub guest_memfd: bool,
+    /// It is locked into the host's memory.
+    pub locked: bool,
 }
 
 impl VbrSection {
-    fn to_section(self) -> Result<Section, Error> {
+    /// The section, or `None` when it is not the guest's to give.
+    fn to_section(self) -> Result<Option<Section>, Error> {
+        let Some(backing) = self.facts().backing() else {
+            return Ok(None);
+        };
         let gpa = GpaRange::with_len(Gpa(self.gpa), self.bytes).ok_or(Error::InvalidArgument)?;
-        Ok(Section {
+        Ok(Some(Section {
             gpa,
             block: BlockId(self.block as usize),
             offset: self.offset,
             page_size: self.page_size,
             host: self.host as usize,
-            populate: self.populate,
-            lazy: self.lazy,
-        })
+            backing,
+        }))
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            owner: self.owner,
+            read_only: self.read_only,
+            nonvolatile: self.nonvolatile,
+            shared: self.shared,
+            file: self.file,
+            guest_memfd: self.guest_memfd,
+            locked: self.locked,
+            page_size: self.page_size,
+            host_page_size: self.host_page_size,
+        }
     }
 }
 
@@ -189,12 +220,52 @@ pub unsafe extern "C" fn vbr_device_set_memory(
     let sections = unsafe { slice(sections, count) };
     with_device(device, |balloon, _| {
         let map = sections.and_then(|sections| {
-            let sections = sections.iter().map(|section| section.to_section());
+            let sections = sections
+                .iter()
+                .filter_map(|section| section.to_section().transpose());
             MemoryMap::new(sections.collect::<Result<Vec<_>, _>>()?)
         });
         let refused = map.as_ref().err().copied();
         balloon.set_memory(map.unwrap_or_default());
         refused.map_or(Ok(()), Err)
+    })
+}
+
+/// These `bytes` of guest memory from `gpa` on, which belong to virtio-mem, are there from now on.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_memory_plug(
+    device: *mut VbrDevice,
+    gpa: u64,
+    bytes: u64,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    with_device(device, |balloon, _| {
+        balloon.plug(GpaRange::with_len(Gpa(gpa), bytes).ok_or(Error::InvalidArgument)?);
+        Ok(())
+    })
+}
+
+/// They are not there any more: what was known of their pages is forgotten.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_memory_unplug(
+    device: *mut VbrDevice,
+    gpa: u64,
+    bytes: u64,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    with_device(device, |balloon, _| {
+        balloon.unplug(GpaRange::with_len(Gpa(gpa), bytes).ok_or(Error::InvalidArgument)?);
+        Ok(())
     })
 }
 

@@ -3,7 +3,8 @@
 //!
 //! These functions may be called from several threads, one at a time: the caller has a lock for it.
 
-use super::guard::{Guarded, contain, guard, output, slice};
+use super::guard::{Guarded, VbrDevice, contain, guard, output, slice};
+use super::requests::with_both;
 use super::status::VbrStatus;
 use crate::error::Error;
 use crate::features::FreePageSource;
@@ -251,22 +252,41 @@ pub unsafe extern "C" fn vbr_hints_receive_id(
 }
 
 /// Takes over a device-writable segment of the hint queue: `bytes` bytes of free memory at `host`, which
-/// is never followed.
+/// is never followed. Only what is guest RAM to `device` counts.
 ///
 /// # Safety
 ///
-/// `hints` is NULL or live.
+/// `hints` is NULL or live, `device` NULL or a live device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_hints_receive(
     hints: *mut VbrHints,
+    device: *const VbrDevice,
     host: *const c_void,
     bytes: u64,
 ) -> VbrStatus {
     // SAFETY: NULL or live by contract.
     let hints = unsafe { hints.as_ref() };
-    with_hints(hints, |hints| {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    with_both(hints, device, |hints, balloon| {
         let host = host as usize;
-        hints.receive_hint(HostRange { host, bytes });
+        balloon.receive_hint(hints, HostRange { host, bytes });
+        Ok(())
+    })
+}
+
+/// Memory was unmapped, or other memory is where it was: hints that were not taken yet are dropped, as
+/// their addresses may mean something else now.
+///
+/// # Safety
+///
+/// `hints` is NULL or live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_hints_memory_changed(hints: *mut VbrHints) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let hints = unsafe { hints.as_ref() };
+    with_hints(hints, |hints| {
+        hints.drop_pending();
         Ok(())
     })
 }

@@ -44,7 +44,7 @@ fn request_size(source: FreePageSource) -> usize {
 
 /// Runs `body` on a device and its hints. A panic in it breaks the hints; of the device, all that `body`
 /// may leave half done is the answer that is being read, which is taken out for that time.
-fn with_both(
+pub(super) fn with_both(
     hints: Option<&VbrHints>,
     device: Option<&VbrDevice>,
     body: impl FnOnce(&mut Hints, &mut Balloon) -> Result<(), Error>,

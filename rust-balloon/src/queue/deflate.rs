@@ -22,7 +22,7 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
             let part = work.take_front(&section, part);
             work.counters
                 .add(|counts| &mut counts.deflated_bytes, part.bytes());
-            if section.populate {
+            if section.backing.populate {
                 work.populate(&section, part);
             }
             part

@@ -58,6 +58,8 @@ pub struct HintCounters {
     pub hinted_bytes: u64,
     /// Bytes hinted while no round was open.
     pub late_bytes: u64,
+    /// Bytes hinted that are not guest RAM.
+    pub refused_not_ram_bytes: u64,
     /// Bytes hinted faster than they could be taken.
     pub refused_overflow_bytes: u64,
     /// Ids that are not 4 bytes long, or not current; answers that nobody asked for.
@@ -308,6 +310,25 @@ impl Hints {
         }
         let epoch = self.hint_epoch();
         self.pending.push(Hint { range, epoch });
+    }
+
+    /// Takes note of `bytes` bytes that were hinted and are not guest RAM.
+    pub fn refuse(&mut self, bytes: u64) {
+        if self.state != HintState::Started {
+            self.counters.add(|counts| &mut counts.late_bytes, bytes);
+            return;
+        }
+        self.counters.add(|counts| &mut counts.hinted_bytes, bytes);
+        self.counters
+            .add(|counts| &mut counts.refused_not_ram_bytes, bytes);
+    }
+
+    /// Drops what was not taken yet, as if it had come too late.
+    pub fn drop_pending(&mut self) {
+        let bytes = self.pending.drain(..).map(|hint| hint.range.bytes);
+        for bytes in bytes {
+            self.counters.add(|counts| &mut counts.late_bytes, bytes);
+        }
     }
 
     /// When what comes now was free.

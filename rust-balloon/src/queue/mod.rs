@@ -14,7 +14,7 @@ pub mod stats;
 use crate::batch::Budget;
 use crate::counters::{Counters, Tally};
 use crate::host::{Host, Inhibit, MAX_SPANS, Refused};
-use crate::memory::{BlockId, BlockSpan, MemoryMap, Piece, Section};
+use crate::memory::{BlockId, BlockSpan, MemoryMap, Piece, Section, Way};
 use crate::page::{Gpa, GpaRange};
 use ballooned::BalloonedPages;
 
@@ -34,20 +34,20 @@ pub struct Refusals(Vec<Refusal>);
 
 struct Refusal {
     block: BlockId,
-    advice: Advice,
+    call: Call,
     in_a_row: u32,
 }
 
 impl Refusals {
     /// Whether the host is to be asked no more for this.
-    fn is_final(&self, block: BlockId, advice: Advice) -> bool {
-        let known = self.0.iter().find(|known| known.is(block, advice));
+    fn is_final(&self, block: BlockId, call: Call) -> bool {
+        let known = self.0.iter().find(|known| known.is(block, call));
         known.is_some_and(|known| known.in_a_row >= MAX_REFUSALS)
     }
 
     /// Notes a refusal; says whether it was the last that will be asked for.
-    fn add(&mut self, block: BlockId, advice: Advice) -> bool {
-        match self.0.iter_mut().find(|known| known.is(block, advice)) {
+    fn add(&mut self, block: BlockId, call: Call) -> bool {
+        match self.0.iter_mut().find(|known| known.is(block, call)) {
             Some(known) => {
                 known.in_a_row = known.in_a_row.saturating_add(1);
                 known.in_a_row == MAX_REFUSALS
@@ -56,7 +56,7 @@ impl Refusals {
                 let in_a_row = 1;
                 self.0.push(Refusal {
                     block,
-                    advice,
+                    call,
                     in_a_row,
                 });
                 false
@@ -65,8 +65,8 @@ impl Refusals {
     }
 
     /// Notes that the host did it.
-    fn clear(&mut self, block: BlockId, advice: Advice) {
-        self.0.retain(|known| !known.is(block, advice));
+    fn clear(&mut self, block: BlockId, call: Call) {
+        self.0.retain(|known| !known.is(block, call));
     }
 
     /// Forgets the blocks that are in `new` not as they were in `old`: gone, or another one under
@@ -93,8 +93,8 @@ fn backing(memory: &MemoryMap, block: BlockId) -> Option<Section> {
 }
 
 impl Refusal {
-    fn is(&self, block: BlockId, advice: Advice) -> bool {
-        self.block == block && self.advice == advice
+    fn is(&self, block: BlockId, call: Call) -> bool {
+        self.block == block && self.call == call
     }
 }
 
@@ -110,17 +110,19 @@ pub enum Advice {
 }
 
 /// Where refusals of it are counted.
-fn errors(advice: Advice) -> fn(&mut Counters) -> &mut u64 {
-    match advice {
-        Advice::Discard => |counts| &mut counts.discard_errors,
-        Advice::Free => |counts| &mut counts.free_errors,
+fn errors(call: Call) -> fn(&mut Counters) -> &mut u64 {
+    match call {
+        Call::Free => |counts| &mut counts.free_errors,
+        _ => |counts| &mut counts.discard_errors,
     }
 }
 
 /// What the host can be asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Call {
-    GiveBack(Advice),
+    Discard,
+    DropPrivate,
+    Free,
     Populate,
 }
 
@@ -161,9 +163,10 @@ pub struct Work<'a> {
 impl Work<'_> {
     /// What the first addresses of `range` are; see [`MemoryMap::front`].
     fn front(&mut self, range: GpaRange) -> Piece {
+        // Where memory comes in parts the map knows what of the section is there.
         let last = self
             .last_section
-            .filter(|section| section.gpa.contains(range.start()));
+            .filter(|section| !section.backing.in_parts && section.gpa.contains(range.start()));
         if let Some(section) = last
             && let Some(part) = section.gpa.intersect(range)
         {
@@ -194,9 +197,9 @@ impl Work<'_> {
     /// later.
     fn discard(&mut self, section: &Section, range: GpaRange) {
         if let Some(balloon) = &mut self.balloon {
-            match self.inhibit {
-                Inhibit::No => balloon.settle(range),
-                _ => balloon.owe(range),
+            match self.inhibit.forbids(&section.backing) {
+                false => balloon.settle(range),
+                true => balloon.owe(range),
             }
         }
         self.give_back(section, range, Advice::Discard);
@@ -204,18 +207,26 @@ impl Work<'_> {
 
     /// Gives `range` back as `advice` says.
     fn give_back(&mut self, section: &Section, range: GpaRange, advice: Advice) {
-        if self.inhibit != Inhibit::No {
-            self.counters
-                .add(|counts| &mut counts.inhibited_bytes, range.bytes());
-            return;
+        let call = match (section.backing.way, advice) {
+            (Way::Never, _) => None,
+            (Way::Hole, _) => Some(Call::Discard),
+            (Way::Drop, Advice::Free) => Some(Call::Free),
+            (Way::Drop, Advice::Discard) => Some(Call::DropPrivate),
+        };
+        match call.filter(|_| !self.inhibit.forbids(&section.backing)) {
+            Some(call) => {
+                self.budget.spend_call(range.bytes(), section.page_size);
+                self.ask(call, section, range);
+            }
+            None => self
+                .counters
+                .add(|counts| &mut counts.inhibited_bytes, range.bytes()),
         }
-        self.budget.spend_call(range.bytes(), section.page_size);
-        self.ask(Call::GiveBack(advice), section, range);
     }
 
     /// Says that the guest will use `range` of `section` again soon.
     fn populate(&mut self, section: &Section, range: GpaRange) {
-        if self.inhibit == Inhibit::No {
+        if !self.inhibit.forbids(&section.backing) {
             self.budget.spend_call(range.bytes(), section.page_size);
             self.ask(Call::Populate, section, range);
         }
@@ -240,23 +251,22 @@ impl Work<'_> {
             return;
         };
         let spans = std::mem::take(&mut self.asked.spans);
-        match call {
-            Call::Populate => self.host.populate(block, &spans),
-            Call::GiveBack(advice) => self.give_back_spans(block, advice, &spans),
-        }
+        self.carry_out_spans(block, call, &spans);
         self.asked.spans = spans;
         self.asked.spans.clear();
     }
 
-    fn give_back_spans(&mut self, block: BlockId, advice: Advice, mut spans: &[BlockSpan]) {
+    fn carry_out_spans(&mut self, block: BlockId, call: Call, mut spans: &[BlockSpan]) {
         while !spans.is_empty() {
-            if self.refusals.is_final(block, advice) {
-                self.counters.add(errors(advice), spans.len() as u64);
+            if self.refusals.is_final(block, call) {
+                self.counters.add(errors(call), spans.len() as u64);
                 return;
             }
-            let result = match advice {
-                Advice::Discard => self.host.discard(block, spans),
-                Advice::Free => self.host.free(block, spans),
+            let result = match call {
+                Call::Discard => self.host.discard(block, spans),
+                Call::DropPrivate => self.host.drop_private(block, spans),
+                Call::Free => self.host.free(block, spans),
+                Call::Populate => return self.host.populate(block, spans),
             };
             let refused = result.err();
             let done = refused.map_or(spans.len(), |refused| refused.done.min(spans.len() - 1));
@@ -267,13 +277,13 @@ impl Work<'_> {
                 spans[..done].iter().map(|s| s.bytes).sum::<u64>(),
             );
             if done > 0 {
-                self.refusals.clear(block, advice);
+                self.refusals.clear(block, call);
             }
             spans = &spans[done..];
             if let Some(Refused { error, .. }) = refused {
                 self.counters.one(|counts| &mut counts.discards);
-                self.counters.one(errors(advice));
-                if self.refusals.add(block, advice) {
+                self.counters.one(errors(call));
+                if self.refusals.add(block, call) {
                     log::warn!("{error}, {MAX_REFUSALS} times in a row; that memory stays");
                 }
                 spans = &spans[1..];

@@ -29,6 +29,12 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
         );
         return part.end();
     }
+    if !section.backing.reads_zeros {
+        // What comes back would be a file's content, not the zeros that the guest may rely on.
+        work.counters
+            .add(|counts| &mut counts.ignored_report_file_bytes, part.bytes());
+        return part.end();
+    }
     // Memory beside the report is the guest's: backing pages that it covers in part stay.
     let pages = section.shrink_to_pages(part);
     let bytes = pages.map_or(0, GpaRange::bytes);
@@ -41,7 +47,7 @@ pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
         // and this batch's descriptors are not used yet. With Advice::Free the host takes a page
         // later than that, but none that the guest wrote to in between: what a guest can see is a
         // page whose content it does not know change to zeros. An operator has to choose that.
-        let advice = if section.lazy {
+        let advice = if section.backing.lazy {
             work.advice
         } else {
             Advice::Discard

@@ -11,7 +11,7 @@ use super::ram::{PAGES, Ram, SIZES, place};
 use super::world::{Step, World};
 use virtio_balloon_rs::device::{AnswerPart, Balloon, Options};
 use virtio_balloon_rs::features::FreePageSource;
-use virtio_balloon_rs::memory::{MemoryMap, Section};
+use virtio_balloon_rs::memory::{Backing, MemoryMap, Section};
 use virtio_balloon_rs::page::{Gpa, GpaRange, PAGE_SIZE};
 use virtio_balloon_rs::queue::hint::Hints;
 
@@ -108,8 +108,7 @@ fn section(ram: &Ram, first: usize, pages: usize) -> Section {
         offset: 0,
         page_size: PAGE_SIZE,
         host: ram.host_range(first, pages).host,
-        populate: false,
-        lazy: false,
+        backing: Backing::default(),
     }
 }
 

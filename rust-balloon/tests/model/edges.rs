@@ -5,7 +5,7 @@ use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd, StatsBuf
 use virtio_balloon_rs::error::Error;
 use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
-use virtio_balloon_rs::memory::{BlockId, BlockRange, HostRange, MemoryMap, Section};
+use virtio_balloon_rs::memory::{Backing, BlockId, BlockRange, HostRange, MemoryMap, Section, Way};
 use virtio_balloon_rs::page::PAGE_SIZE;
 use virtio_balloon_rs::queue::Advice;
 use virtio_balloon_rs::queue::stats::NOT_REPORTED;
@@ -214,7 +214,11 @@ fn a_host_that_refuses_is_left_in_peace() {
 #[test]
 fn a_host_is_left_in_peace_with_what_it_refused() {
     let lazy = |block, host| Section {
-        lazy: true,
+        backing: Backing {
+            way: Way::Drop,
+            lazy: true,
+            ..Backing::default()
+        },
         host,
         ..section(block, 0, 64, 0, PAGE_SIZE)
     };

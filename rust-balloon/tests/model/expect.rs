@@ -300,7 +300,7 @@ impl Model {
         }
         if batch.inhibited_slices == 0 && batch.queue == QueueKind::Deflate {
             let parts = self.parts(&batch.runs).into_iter();
-            let told = parts.filter(|(section, _)| section.populate);
+            let told = parts.filter(|(section, _)| section.backing.populate);
             let wanted: BTreeSet<BlockPage> = told
                 .flat_map(|(section, part)| pages_of(part).map(move |page| behind(&section, page)))
                 .collect();

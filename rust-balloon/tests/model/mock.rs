@@ -7,7 +7,7 @@ use virtio_balloon_rs::device::{RequestEnd, RequestPart};
 use virtio_balloon_rs::error::HostError;
 use virtio_balloon_rs::features::Features;
 use virtio_balloon_rs::host::{Host, MAX_SPANS, Refused};
-use virtio_balloon_rs::memory::{BlockId, BlockRange, BlockSpan, MemoryMap, Section};
+use virtio_balloon_rs::memory::{Backing, BlockId, BlockRange, BlockSpan, MemoryMap, Section};
 use virtio_balloon_rs::page::{Gpa, GpaRange, PAGE_SIZE};
 use virtio_balloon_rs::wire::ByteOrder;
 
@@ -47,6 +47,10 @@ impl Host for MockHost {
         self.done_bytes += spans.iter().map(|span| span.bytes).sum::<u64>();
         self.discards.extend(ranges(block, spans));
         Ok(())
+    }
+
+    fn drop_private(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
+        self.discard(block, spans)
     }
 
     fn free(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
@@ -105,8 +109,10 @@ pub(crate) fn section(
         page_size,
         // Block by block far apart, so that no address is in two.
         host: (block << 40) + offset as usize,
-        populate: block == 1,
-        lazy: false,
+        backing: Backing {
+            populate: block == 1,
+            ..Backing::default()
+        },
     }
 }
 

@@ -54,6 +54,9 @@ static const struct {
     X(vbr_device_set_features, (device, 0, false))                             \
     X(vbr_device_reporting_advice, (device, &out->advice))                     \
     X(vbr_device_set_memory, (device, NULL, 0))                                \
+    X(vbr_memory_plug, (device, 0, 4096))                                      \
+    X(vbr_memory_unplug, (device, 0, 4096))                                    \
+    X(vbr_hints_receive, (hints, device, NULL, 4096))                          \
     X(vbr_device_counters, (device, 4096, &out->counters))                     \
     X(vbr_state_save, (device, 1, &out->state))                                \
     X(vbr_state_save_pages, (device, out->image, 16, &out->size, &out->flag))  \

@@ -167,7 +167,7 @@ static void a_callback_that_counts_wrongly(void)
 {
     struct host *host = host_new(0);
     const struct VbrOptions options = { .features = ALL_FEATURES };
-    const struct VbrHostOps ops = { NULL, lie, NULL, NULL };
+    const struct VbrHostOps ops = { NULL, lie, lie, NULL, NULL };
     struct VbrDevice *honest = host->device;
 
     CHECK_OK(vbr_device_new(&options, &ops, &host->device));
@@ -232,7 +232,7 @@ static void callbacks_may_be_missing(void)
 {
     struct host *host = host_new(0);
     const struct VbrOptions options = { .features = ALL_FEATURES };
-    const struct VbrHostOps none = { NULL, NULL, NULL, NULL };
+    const struct VbrHostOps none = { NULL, NULL, NULL, NULL, NULL };
     struct VbrDevice *with_callbacks = host->device;
 
     CHECK_OK(vbr_device_new(&options, &none, &host->device));

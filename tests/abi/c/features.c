@@ -16,7 +16,7 @@
 static enum VbrStatus make(enum VbrNumbering numbering, uint64_t features)
 {
     const struct VbrOptions options = { .features = features, .numbering = numbering };
-    const struct VbrHostOps ops = { NULL, NULL, NULL, NULL };
+    const struct VbrHostOps ops = { NULL, NULL, NULL, NULL, NULL };
     struct VbrDevice *device = NULL;
     enum VbrStatus status = vbr_device_new(&options, &ops, &device);
 

@@ -66,6 +66,8 @@ static struct VbrHints *accepted(void)
 static void a_round(bool big_endian)
 {
     struct VbrHints *hints = accepted();
+    struct host *host = host_new(0);
+    const void *memory = host->blocks[LOW].base;
 
     CHECK(!event(hints, VBR_HINT_EVENT_BEFORE_SYNC));
     CHECK(!event(hints, VBR_HINT_EVENT_AFTER_SYNC));
@@ -79,13 +81,20 @@ static void a_round(bool big_endian)
     CHECK_EQ(look(hints).shown_id, FIRST);
     CHECK_EQ(look(hints).counters.rounds, 1);
 
-    CHECK_OK(vbr_hints_receive(hints, (void *)PAGE, PAGE));
+    CHECK_OK(vbr_hints_receive(hints, host->device, memory, PAGE));
     CHECK_EQ(look(hints).counters.late_bytes, PAGE);
     CHECK(!look(hints).has_pending);
     CHECK(!send_id(hints, FIRST, 4, big_endian));
     CHECK_EQ(look(hints).state, VBR_HINT_STATE_STARTED);
-    CHECK_OK(vbr_hints_receive(hints, (void *)PAGE, 3 * PAGE));
+    CHECK_OK(vbr_hints_receive(hints, host->device, memory, 3 * PAGE));
     CHECK_EQ(look(hints).counters.hinted_bytes, 3 * PAGE);
+    CHECK(look(hints).has_pending);
+    CHECK_OK(vbr_hints_receive(hints, host->device, NULL, PAGE));
+    CHECK_EQ(look(hints).counters.refused_not_ram_bytes, PAGE);
+    CHECK_OK(vbr_hints_memory_changed(hints));
+    CHECK(!look(hints).has_pending);
+    CHECK_EQ(look(hints).counters.late_bytes, 4 * PAGE);
+    CHECK_OK(vbr_hints_receive(hints, host->device, memory, PAGE));
     CHECK(look(hints).has_pending);
     const uint64_t epoch = look(hints).epoch;
     CHECK(!event(hints, VBR_HINT_EVENT_QUEUE_EMPTY));
@@ -102,6 +111,7 @@ static void a_round(bool big_endian)
     CHECK(hints_accept(hints, 0));
     CHECK_EQ(look(hints).state, VBR_HINT_STATE_OFF);
     vbr_hints_free(hints);
+    host_free(host);
 }
 
 static struct VbrHints *requested(void)

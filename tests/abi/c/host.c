@@ -49,8 +49,8 @@ static int discard(struct host *host, const struct block *target, struct VbrBloc
     return 0;
 }
 
-static int on_discard(void *opaque, void *block, const struct VbrBlockSpan *spans, size_t count,
-                      size_t *done)
+static int give_back(void *opaque, void *block, const struct VbrBlockSpan *spans, size_t count,
+                     size_t *done)
 {
     struct host *host = opaque;
     int answer = 0;
@@ -61,6 +61,20 @@ static int on_discard(void *opaque, void *block, const struct VbrBlockSpan *span
         answer = discard(host, block, spans[*done]);
     }
     return answer;
+}
+
+static int on_discard(void *opaque, void *block, const struct VbrBlockSpan *spans, size_t count,
+                      size_t *done)
+{
+    CHECK(block_number(opaque, block) != LOW);
+    return give_back(opaque, block, spans, count, done);
+}
+
+static int on_drop_private(void *opaque, void *block, const struct VbrBlockSpan *spans,
+                           size_t count, size_t *done)
+{
+    CHECK_EQ(block_number(opaque, block), LOW);
+    return give_back(opaque, block, spans, count, done);
 }
 
 /* What the host may do at any time, it does at once. */
@@ -101,7 +115,7 @@ static void on_populate(void *opaque, void *block, const struct VbrBlockSpan *sp
 
 struct VbrHostOps host_ops(struct host *host)
 {
-    return (struct VbrHostOps){ host, on_discard, on_free, on_populate };
+    return (struct VbrHostOps){ host, on_discard, on_drop_private, on_free, on_populate };
 }
 
 static void add_block(struct host *host, int number, uint64_t bytes, uint64_t page_size)
@@ -125,8 +139,10 @@ static struct VbrSection section(struct host *host, int number, uint64_t gpa, ui
         .offset = offset,
         .page_size = block->page_size,
         .host = block->base + offset,
-        .populate = number == TOLD,
-        .lazy = number == LOW,
+        .host_page_size = PAGE,
+        .owner = VBR_OWNER_MACHINE,
+        .file = number == TOLD ? VBR_BACKING_FILE_SOME : VBR_BACKING_FILE_NONE,
+        .shared = number != LOW,
     };
 }
 
@@ -318,7 +334,7 @@ size_t room(const struct host *host, enum VbrQueueKind queue)
 bool hints_accept(struct VbrHints *hints, uint64_t negotiated)
 {
     const struct VbrOptions options = { .features = ~UINT64_C(0) };
-    const struct VbrHostOps ops = { NULL, NULL, NULL, NULL };
+    const struct VbrHostOps ops = { NULL, NULL, NULL, NULL, NULL };
     struct VbrDevice *device = NULL;
     bool changed;
 

@@ -108,28 +108,35 @@ AT(VbrBlockSpan, offset, 0);
 AT(VbrBlockSpan, bytes, 8);
 
 IS(VBR_MAX_SPANS, 512);
-IS(sizeof(struct VbrHostOps), 32);
+IS(sizeof(struct VbrHostOps), 40);
 AT(VbrHostOps, opaque, 0);
 AT(VbrHostOps, discard, 8);
-AT(VbrHostOps, free, 16);
-AT(VbrHostOps, populate, 24);
+AT(VbrHostOps, drop_private, 16);
+AT(VbrHostOps, free, 24);
+AT(VbrHostOps, populate, 32);
 
 IS(sizeof(struct VbrQueueSpec), 8);
 AT(VbrQueueSpec, kind, 0);
 AT(VbrQueueSpec, size, 4);
 
-IS(sizeof(struct VbrSection), 56);
+IS(sizeof(struct VbrSection), 72);
 AT(VbrSection, gpa, 0);
 AT(VbrSection, bytes, 8);
 AT(VbrSection, block, 16);
 AT(VbrSection, offset, 24);
-AT(VbrSection, page_size, 32);
-AT(VbrSection, host, 40);
-AT(VbrSection, populate, 48);
-AT(VbrSection, lazy, 49);
+AT(VbrSection, host, 32);
+AT(VbrSection, page_size, 40);
+AT(VbrSection, host_page_size, 48);
+AT(VbrSection, owner, 56);
+AT(VbrSection, file, 60);
+AT(VbrSection, read_only, 64);
+AT(VbrSection, nonvolatile, 65);
+AT(VbrSection, shared, 66);
+AT(VbrSection, guest_memfd, 67);
+AT(VbrSection, locked, 68);
 
-/* 26 counts of 8 bytes: no room between them for padding. */
-IS(sizeof(struct VbrCounters), 27 * 8);
+/* 28 counts of 8 bytes: no room between them for padding. */
+IS(sizeof(struct VbrCounters), 28 * 8);
 AT(VbrCounters, ballooned_bytes, 0);
 AT(VbrCounters, held_bytes, 8);
 AT(VbrCounters, owed_bytes, 2 * 8);
@@ -140,9 +147,9 @@ AT(VbrCounters, malformed_messages, 11 * 8);
 AT(VbrCounters, ignored_message_bytes, 12 * 8);
 AT(VbrCounters, ignored_request_buffers, 13 * 8);
 AT(VbrCounters, ignored_bad_pfns, 15 * 8);
-AT(VbrCounters, ignored_stats, 22 * 8);
-AT(VbrCounters, inhibited_bytes, 25 * 8);
-AT(VbrCounters, free_errors, 26 * 8);
+AT(VbrCounters, ignored_stats, 23 * 8);
+AT(VbrCounters, inhibited_bytes, 26 * 8);
+AT(VbrCounters, free_errors, 27 * 8);
 
 IS(sizeof(struct VbrState), 168);
 AT(VbrState, num_pages, 0);
@@ -172,12 +179,12 @@ IS(sizeof(struct VbrStats), 136);
 AT(VbrStats, values, 0);
 AT(VbrStats, last_update, 128);
 
-IS(sizeof(struct VbrHintCounters), 6 * 8);
+IS(sizeof(struct VbrHintCounters), 7 * 8);
 AT(VbrHintCounters, rounds, 0);
-AT(VbrHintCounters, ignored_ids, 4 * 8);
-AT(VbrHintCounters, wait_ms, 5 * 8);
+AT(VbrHintCounters, ignored_ids, 5 * 8);
+AT(VbrHintCounters, wait_ms, 6 * 8);
 
-IS(sizeof(struct VbrHintView), 88);
+IS(sizeof(struct VbrHintView), 96);
 AT(VbrHintView, source, 0);
 AT(VbrHintView, state, 4);
 AT(VbrHintView, shown_id, 8);

@@ -176,8 +176,47 @@ static void shared_large_pages_stay(void)
     host_free(host);
 }
 
+static bool takes_a_page(struct host *host)
+{
+    guest_fill(host, 4 * MIB, PAGE);
+    inflate(host, 4 * MIB, PAGE);
+    return guest_gone(host, 4 * MIB, PAGE);
+}
+
+static void what_is_not_the_guests_stays(void)
+{
+    struct host *host = host_new(ALL_FEATURES);
+    struct VbrSection all[SECTIONS];
+
+#define NOT_RAM(field, value)                                                  \
+    memcpy(all, host->sections, sizeof(all));                                  \
+    for (size_t i = 0; i < SECTIONS; i++) {                                    \
+        all[i].field = (value);                                                \
+    }                                                                          \
+    CHECK_OK(vbr_device_set_memory(host->device, all, SECTIONS));              \
+    CHECK(!takes_a_page(host))
+
+    set_memory(host, SECTIONS);
+    CHECK(takes_a_page(host));
+    NOT_RAM(owner, VBR_OWNER_OTHER);
+    NOT_RAM(read_only, true);
+    NOT_RAM(nonvolatile, true);
+    NOT_RAM(guest_memfd, true);
+    /* Nobody said that a part of it is there. */
+    NOT_RAM(owner, VBR_OWNER_VIRTIO_MEM);
+#undef NOT_RAM
+    CHECK_OK(vbr_memory_plug(host->device, 4 * MIB, PAGE));
+    CHECK(takes_a_page(host));
+    CHECK_EQ(host_counters(host).ballooned_bytes, PAGE);
+    CHECK_OK(vbr_memory_unplug(host->device, 4 * MIB, PAGE));
+    CHECK_EQ(host_counters(host).ballooned_bytes, 0);
+    CHECK(!takes_a_page(host));
+    host_free(host);
+}
+
 void theme_memory(void)
 {
+    what_is_not_the_guests_stays();
     a_map_that_cannot_be_is_refused();
     lost_pages_are_forgotten();
     the_same_map_loses_nothing();

@@ -88,6 +88,11 @@ struct arguments {
     X(advice_device, vbr_device_reporting_advice(NULL, &a->advice))            \
     X(advice_out, vbr_device_reporting_advice(a->device, NULL))                \
     X(memory_device, vbr_device_set_memory(NULL, NULL, 0))                     \
+    X(plug_device, vbr_memory_plug(NULL, 0, PAGE))                             \
+    X(plug_nothing, vbr_memory_plug(a->device, 0, 0))                          \
+    X(plug_past_the_end, vbr_memory_plug(a->device, UINT64_MAX, PAGE))         \
+    X(unplug_device, vbr_memory_unplug(NULL, 0, PAGE))                         \
+    X(unplug_nothing, vbr_memory_unplug(a->device, 0, 0))                      \
     X(counters_device, vbr_device_counters(NULL, RAM, &a->counters))           \
     X(counters_out, vbr_device_counters(a->device, RAM, NULL))                 \
     X(inject_text, vbr_inject_set(NULL))                                        \
@@ -126,7 +131,9 @@ struct arguments {
     X(hints_id_hints, vbr_hints_receive_id(NULL, a->image, 4, false, &a->flag)) \
     X(hints_id_payload, vbr_hints_receive_id(a->hints, NULL, 4, false, &a->flag)) \
     X(hints_id_changed, vbr_hints_receive_id(a->hints, a->image, 4, false, NULL)) \
-    X(hints_receive_hints, vbr_hints_receive(NULL, a->image, PAGE))            \
+    X(hints_receive_hints, vbr_hints_receive(NULL, a->device, a->image, PAGE)) \
+    X(hints_receive_device, vbr_hints_receive(a->hints, NULL, a->image, PAGE)) \
+    X(hints_memory_hints, vbr_hints_memory_changed(NULL))                      \
     X(hints_hold_hints, vbr_hints_hold(NULL, 1, 2, 3, &a->bytes))              \
     X(hints_hold_wait, vbr_hints_hold(a->hints, 1, 2, 3, NULL))                \
     X(hints_save_hints, vbr_hints_save(NULL, &a->record))                      \
@@ -345,7 +352,6 @@ void theme_null(void)
     bool flag = true;
     struct VbrDirtyChange change = { 0, 0 };
     CHECK_OK(vbr_hints_receive_id(hints, NULL, 0, false, &flag));
-    CHECK_OK(vbr_hints_receive(hints, NULL, PAGE));
     CHECK_OK(vbr_ram_synced(ram, NULL, &change));
     CHECK_OK(vbr_ram_arm(ram, NULL, VBR_ARM_ALL, &flag));
     CHECK(!flag);

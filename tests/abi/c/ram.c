@@ -163,7 +163,9 @@ static void open_round(struct migration *m)
 
 static void hint(struct migration *m, int block, uint64_t offset, uint64_t bytes)
 {
-    CHECK_OK(vbr_hints_receive(m->hints, m->bitmaps.host->blocks[block].base + offset, bytes));
+    struct host *host = m->bitmaps.host;
+
+    CHECK_OK(vbr_hints_receive(m->hints, host->device, host->blocks[block].base + offset, bytes));
 }
 
 static bool take(struct migration *m)

@@ -9,7 +9,7 @@ use virtio_balloon_rs::device::{
 use virtio_balloon_rs::error::Error;
 use virtio_balloon_rs::features::{Features, FreePageSource, Numbering, QueueKind, can_accept};
 use virtio_balloon_rs::host::{Host, Inhibit, Refused};
-use virtio_balloon_rs::memory::{BlockId, BlockSpan, HostRange, MemoryMap, Section};
+use virtio_balloon_rs::memory::{Backing, BlockId, BlockSpan, HostRange, MemoryMap, Section, Way};
 use virtio_balloon_rs::migration::arming::Arm;
 use virtio_balloon_rs::migration::skips::{DirtyChange, Skips};
 use virtio_balloon_rs::page::{Gpa, GpaRange, PAGE_SIZE};
@@ -82,6 +82,10 @@ impl Checker {
 
 impl Host for Checker {
     fn discard(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
+        self.give_back(block, spans)
+    }
+
+    fn drop_private(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
         self.give_back(block, spans)
     }
 
@@ -469,7 +473,15 @@ fn section(block: usize, start: u64, bytes: u64, page_size: u64) -> Section {
         offset: 0,
         page_size,
         host: (block + 1) << 54,
-        populate: block.is_multiple_of(2),
-        lazy: block.is_multiple_of(3),
+        backing: Backing {
+            way: if block.is_multiple_of(3) {
+                Way::Drop
+            } else {
+                Way::Hole
+            },
+            populate: block.is_multiple_of(2),
+            lazy: block.is_multiple_of(3),
+            ..Backing::default()
+        },
     }
 }

@@ -15,6 +15,7 @@ use crate::ffi::state::*;
 use crate::ffi::stats::*;
 use crate::ffi::status::VbrStatus;
 use crate::host::Inhibit;
+use crate::memory::{BackingFile, Owner};
 use crate::queue::Advice;
 use crate::queue::held::Flush;
 use crate::queue::hint::HintRecord;
@@ -61,6 +62,7 @@ pub(super) enum Step {
     Features(bool, bool),
     Config([u8; 16]),
     Target(u64),
+    Unplug(u64),
     Stats(u8),
     Hints(VbrHintEvent),
     Hint(u64),
@@ -86,6 +88,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => (any::<bool>(), any::<bool>()).prop_map(|(told, ranges)| Step::Features(told, ranges)),
         1 => any::<[u8; 16]>().prop_map(Step::Config),
         1 => (0..RAM).prop_map(Step::Target),
+        1 => (0..RAM).prop_map(Step::Unplug),
         1 => any::<u8>().prop_map(Step::Stats),
         3 => event.prop_map(Step::Hints),
         1 => (0..RAM).prop_map(Step::Hint),
@@ -102,8 +105,14 @@ fn section() -> VbrSection {
         offset: 0,
         page_size: PAGE,
         host: without_provenance(HOST),
-        populate: false,
-        lazy: false,
+        host_page_size: PAGE,
+        owner: Owner::Machine,
+        file: BackingFile::None,
+        read_only: false,
+        nonvolatile: false,
+        shared: false,
+        guest_memfd: false,
+        locked: false,
     }
 }
 
@@ -142,6 +151,7 @@ impl World {
         let ops = VbrHostOps {
             opaque: null_mut(),
             discard: None,
+            drop_private: None,
             free: None,
             populate: None,
         };
@@ -212,6 +222,10 @@ impl World {
             Step::Target(target) => {
                 may_fail(call!(vbr_target_set(device, target, RAM, &mut 0)));
             }
+            Step::Unplug(gpa) => {
+                may_fail(call!(vbr_memory_unplug(device, gpa, PAGE)));
+                may_fail(call!(vbr_memory_plug(device, gpa, PAGE)));
+            }
             Step::Stats(value) => {
                 let payload = [4, 0, value, 0, 0, 0, 0, 0, 0, 0];
                 may_fail(call!(vbr_stats_receive(device, &stats(&payload))));
@@ -231,7 +245,7 @@ impl World {
             }
             Step::Hint(offset) => {
                 let host = without_provenance(HOST + offset as usize);
-                may_fail(call!(vbr_hints_receive(hints, host, PAGE)));
+                may_fail(call!(vbr_hints_receive(hints, device, host, PAGE)));
             }
             Step::Buffer => {
                 let source = self.view().source;

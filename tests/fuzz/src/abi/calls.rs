@@ -283,7 +283,9 @@ impl Caller {
             4 | 5 => {
                 let host = ((BLOCK + 1) << 40 | input.index(1 << 14) << 12) as *const c_void;
                 // SAFETY: see above.
-                self.answered(unsafe { vbr_hints_receive(hints, host, input.number()) });
+                self.answered(unsafe {
+                    vbr_hints_receive(hints, self.device, host, input.number())
+                });
             }
             6 => {
                 let (now, left_out, speed) = (input.number(), input.number(), input.number());

@@ -11,7 +11,7 @@ use virtio_balloon_rs::ffi::guard::VbrDevice;
 use virtio_balloon_rs::ffi::host_ops::VbrHostOps;
 use virtio_balloon_rs::ffi::ram::{VbrRamOps, VbrRamView};
 use virtio_balloon_rs::ffi::status::VbrStatus;
-use virtio_balloon_rs::memory::BlockSpan;
+use virtio_balloon_rs::memory::{BackingFile, BlockSpan, Owner};
 use virtio_balloon_rs::migration::dirty::DirtyOptions;
 use virtio_balloon_rs::queue::Advice;
 
@@ -50,6 +50,7 @@ impl HostState {
         VbrHostOps {
             opaque: (&raw mut *self).cast(),
             discard: given.then_some(give_back),
+            drop_private: given.then_some(give_back),
             free: given.then_some(give_back),
             populate: given.then_some(populate),
         }
@@ -199,6 +200,30 @@ pub(super) fn dirty_options(input: &mut Input<'_>) -> DirtyOptions {
     }
 }
 
+/// Guest RAM of no size, with a file behind it or without.
+fn ram(file: bool) -> VbrSection {
+    VbrSection {
+        gpa: 0,
+        bytes: 0,
+        block: std::ptr::null_mut(),
+        offset: 0,
+        host: std::ptr::null(),
+        page_size: 4096,
+        host_page_size: 4096,
+        owner: Owner::Machine,
+        file: if file {
+            BackingFile::Some
+        } else {
+            BackingFile::None
+        },
+        read_only: false,
+        nonvolatile: false,
+        shared: false,
+        guest_memfd: false,
+        locked: false,
+    }
+}
+
 /// A map of memory that can be, or one of any numbers.
 pub(super) fn map(input: &mut Input<'_>) -> Vec<VbrSection> {
     let mut map: Vec<VbrSection> = sections(input.index(MAPS))
@@ -210,8 +235,8 @@ pub(super) fn map(input: &mut Input<'_>) -> Vec<VbrSection> {
             offset: section.offset,
             page_size: section.page_size,
             host: section.host as *const c_void,
-            populate: section.populate,
-            lazy: section.block.0 % 2 == 1,
+            shared: section.block.0 % 2 == 0,
+            ..ram(section.backing.populate)
         })
         .collect();
     if input.any() {
@@ -222,8 +247,8 @@ pub(super) fn map(input: &mut Input<'_>) -> Vec<VbrSection> {
             offset: 0,
             page_size: 4096,
             host: ((BLOCK + 1) << 40) as *const c_void,
-            populate: true,
-            lazy: false,
+            shared: true,
+            ..ram(true)
         });
     }
     if input.one_in(6) {
@@ -234,8 +259,13 @@ pub(super) fn map(input: &mut Input<'_>) -> Vec<VbrSection> {
             offset: input.number(),
             page_size: input.pick(&[4096, 0, 4095, 2 << 20, 1 << 63]),
             host: input.number() as *const c_void,
-            populate: input.any(),
-            lazy: input.any(),
+            owner: input.pick(&[Owner::Machine, Owner::Dimm, Owner::VirtioMem, Owner::Other]),
+            read_only: input.one_in(6),
+            nonvolatile: input.one_in(6),
+            shared: input.any(),
+            guest_memfd: input.one_in(6),
+            locked: input.any(),
+            ..ram(input.any())
         });
     }
     map

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+use super::*;
+use proptest::prelude::*;
+
+const MIB2: u64 = 2 << 20;
+
+fn range(start: u64, end: u64) -> GpaRange {
+    GpaRange::new(Gpa(start), Gpa(end)).unwrap()
+}
+
+fn section(start: u64, end: u64, offset: u64, page_size: u64) -> Section {
+    Section {
+        gpa: range(start, end),
+        block: BlockId(1),
+        offset,
+        page_size,
+        host: 0x7000_0000 + offset as usize,
+        backing: Backing::default(),
+    }
+}
+
+#[test]
+fn a_map_refuses_what_cannot_be() {
+    let low = section(0, 0x10000, 0, 4096);
+    let over = section(0xf000, 0x20000, 0xf000, 4096);
+    assert!(MemoryMap::new(vec![low, over]).is_err());
+    assert!(MemoryMap::new(vec![section(0, 4096, 0, 1000)]).is_err());
+    assert!(MemoryMap::new(vec![section(0, 4096, 0, 2048)]).is_err());
+    let overflowing = Section {
+        offset: u64::MAX - 10,
+        ..low
+    };
+    assert!(MemoryMap::new(vec![overflowing]).is_err());
+}
+
+#[test]
+fn a_range_is_cut_at_every_border() {
+    let low = section(0, 0xa_0000, 0, 4096);
+    let high = section(0x10_0000, 0x20_0000, 0x10_0000, 4096);
+    let map = MemoryMap::new(vec![high, low]).unwrap();
+    let all = range(0x9_0000, 0x30_0000);
+    assert_eq!(map.front(all), Piece::Ram(range(0x9_0000, 0xa_0000), low));
+    let gap = range(0xa_0000, 0x10_0000);
+    assert_eq!(map.front(range(0xa_0000, 0x30_0000)), Piece::NotRam(gap));
+    assert_eq!(
+        map.front(range(0xb_0000, 0xc_0000)),
+        Piece::NotRam(range(0xb_0000, 0xc_0000))
+    );
+    assert_eq!(
+        map.front(range(0x1f_f000, 0x30_0000)),
+        Piece::Ram(range(0x1f_f000, 0x20_0000), high)
+    );
+    assert_eq!(
+        map.front(range(0x20_0000, 0x30_0000)),
+        Piece::NotRam(range(0x20_0000, 0x30_0000))
+    );
+    assert_eq!(MemoryMap::default().front(all), Piece::NotRam(all));
+}
+
+#[test]
+fn a_range_is_ram_when_all_of_it_is() {
+    let low = section(0, 0xa_0000, 0, 4096);
+    let next = section(0x10_0000, 0x20_0000, 0x10_0000, 4096);
+    let behind = section(0x20_0000, 0x30_0000, 0x80_0000, 4096);
+    let map = MemoryMap::new(vec![behind, low, next]).unwrap();
+    for ram in [
+        (0, 0xa_0000),
+        (0x10_0000, 0x30_0000),
+        (0x1f_f000, 0x20_1000),
+    ] {
+        assert!(map.is_ram(range(ram.0, ram.1)), "{ram:x?}");
+    }
+    for other in [
+        (0, 0xa_1000),
+        (0x9_f000, 0x10_1000),
+        (0xa_0000, 0x10_0000),
+        (0x2f_f000, 0x30_1000),
+        (0x30_0000, 0x30_1000),
+        (0, u64::MAX),
+    ] {
+        assert!(!map.is_ram(range(other.0, other.1)), "{other:x?}");
+    }
+    assert!(!MemoryMap::default().is_ram(range(0, 4096)));
+}
+
+#[test]
+fn pages_are_those_of_the_block_not_of_the_guest() {
+    // The guest sees the block's second half page first: pages start at guest address 1 MiB.
+    let section = section(0, 8 << 20, 1 << 20, MIB2);
+    let all = section.gpa;
+    assert_eq!(section.shrink_to_pages(all), Some(range(1 << 20, 7 << 20)));
+    assert_eq!(
+        section.shrink_to_pages(range(0, 3 << 20)),
+        Some(range(1 << 20, 3 << 20))
+    );
+    assert_eq!(section.shrink_to_pages(range(1 << 20, (3 << 20) - 1)), None);
+    assert_eq!(section.shrink_to_pages(range(4096, 8192)), None);
+    assert_eq!(
+        section.grow_to_pages(range(2 << 20, (2 << 20) + 1)),
+        Some(range(1 << 20, 3 << 20))
+    );
+    assert_eq!(
+        section.grow_to_pages(range(0, 4096)),
+        None,
+        "half of the page is elsewhere"
+    );
+    assert_eq!(section.grow_to_pages(range(7 << 20, 8 << 20)), None);
+    assert_eq!(section.grow_to_pages(all), Some(range(1 << 20, 7 << 20)));
+}
+
+#[test]
+fn a_front_ends_between_pages() {
+    let section = section(0, 8 << 20, 1 << 20, MIB2);
+    let all = section.gpa;
+    assert_eq!(section.take_front(all, 4 << 20, MIB2), range(0, 3 << 20));
+    assert_eq!(section.take_front(all, 1, MIB2), range(0, 1 << 20));
+    assert_eq!(
+        section.take_front(range(1 << 20, 8 << 20), 5, MIB2),
+        range(1 << 20, 3 << 20)
+    );
+    assert_eq!(section.take_front(all, u64::MAX, MIB2), all);
+    assert_eq!(section.take_front(range(0, 10), 4096, 4096), range(0, 10));
+}
+
+#[test]
+fn host_addresses_lead_back_to_the_guest() {
+    let low = section(0, 0xa_0000, 0, 4096);
+    let high = Section {
+        host: 0x1000,
+        ..section(0x10_0000, 0x20_0000, 0, 4096)
+    };
+    let map = MemoryMap::new(vec![high, low]).unwrap();
+    assert_eq!(map.at_host(0x7000_1000, 4096), Some(range(0x1000, 0x2000)));
+    assert_eq!(map.at_host(0x1000, 10), Some(range(0x10_0000, 0x10_000a)));
+    assert_eq!(map.at_host(0xfff, 10), None);
+    assert_eq!(
+        map.at_host(0x7009_f000, 1 << 30),
+        Some(range(0x9_f000, 0xa_0000))
+    );
+    assert_eq!(map.at_host(0x700a_0000, 1), None);
+    assert_eq!(map.at_host(0x7000_0000, 0), None);
+}
+
+#[test]
+fn what_moved_or_went_is_lost() {
+    let old = MemoryMap::new(vec![section(0, 0x10_0000, 0, 4096)]).unwrap();
+    let shorter = section(0x1000, 0x8_0000, 0x1000, 4096);
+    let other = Section {
+        block: BlockId(2),
+        ..section(0x9_0000, 0x10_0000, 0x9_0000, 4096)
+    };
+    let mut lost = Vec::new();
+    old.for_each_lost(&MemoryMap::new(vec![shorter, other]).unwrap(), |r| {
+        lost.push(r)
+    });
+    assert_eq!(
+        lost,
+        [
+            range(0, 0x1000),
+            range(0x8_0000, 0x9_0000),
+            range(0x9_0000, 0x10_0000)
+        ]
+    );
+    old.for_each_lost(&old, |r| panic!("{r:?} is still there"));
+}
+
+proptest! {
+    /// Shrinking never reaches outside of the range, growing never outside of the section, and
+    /// both end at page borders of the block.
+    #[test]
+    fn clamps_keep_to_their_side(
+        start in 0..64u64, len in 1..64u64, offset in 0..16u64, cut in 0..64u64, bytes in 1..64u64,
+        shift in 12..16u32,
+    ) {
+        let section = section(start << 12, (start + len) << 12, offset << 12, 1 << shift);
+        let part = range((start + cut.min(len - 1)) << 12, (start + (cut + bytes).min(len)) << 12);
+        if let Some(inner) = section.shrink_to_pages(part) {
+            prop_assert_eq!(inner.intersect(part), Some(inner));
+            let block = section.block_range(inner);
+            prop_assert_eq!((block.offset | block.bytes) % section.page_size, 0);
+        }
+        if let Some(outer) = section.grow_to_pages(part) {
+            prop_assert_eq!(outer.intersect(section.gpa), Some(outer));
+            let block = section.block_range(outer);
+            prop_assert_eq!((block.offset | block.bytes) % section.page_size, 0);
+        }
+    }
+}
+
+#[test]
+fn only_parts_that_are_there_are_ram() {
+    let mut parts = section(1 << 30, 4 << 30, 0, 4096);
+    parts.backing.in_parts = true;
+    let low = section(0, 1 << 30, 8 << 30, 4096);
+    let mut map = MemoryMap::new(vec![low, parts]).unwrap();
+    let (a, b) = (range(1 << 30, 2 << 30), range(3 << 30, 4 << 30));
+    let hole = range(2 << 30, 3 << 30);
+    assert_eq!(map.front(a), Piece::NotRam(a));
+    map.set_part(a, true);
+    map.set_part(b, true);
+    assert_eq!(map.front(a), Piece::Ram(a, parts));
+    assert_eq!(map.front(range(3 << 30, 5 << 30)), Piece::Ram(b, parts));
+    assert_eq!(map.front(range(2 << 30, 4 << 30)), Piece::NotRam(hole));
+    assert!(map.is_ram(range(4096, 2 << 30)));
+    assert!(!map.is_ram(range(4096, (2 << 30) + 1)));
+    assert!(!map.is_ram(range(1 << 30, 4 << 30)));
+    assert!(map.is_ram(b));
+
+    // A page that is there in part is not there.
+    map.set_part(range((3 << 30) + 100, (3 << 30) + 200), false);
+    assert!(!map.is_ram(range(3 << 30, (3 << 30) + 1)));
+    map.set_part(range((3 << 30) + 100, (3 << 30) + 4096), true);
+    assert!(!map.is_ram(range(3 << 30, (3 << 30) + 1)));
+
+    // The next map knows the parts of the sections that stay, and of no others.
+    let mut same = MemoryMap::new(vec![parts]).unwrap();
+    same.take_parts_of(&mut map);
+    assert!(same.is_ram(a));
+    let mut moved = MemoryMap::new(vec![Section {
+        offset: 4096,
+        ..parts
+    }])
+    .unwrap();
+    moved.take_parts_of(&mut same);
+    assert!(!moved.is_ram(range(1 << 30, (1 << 30) + 1)));
+}
+
+#[test]
+fn what_lies_far_ahead_is_looked_for_later() {
+    let mut parts = section(0, 1 << 40, 0, 4096);
+    parts.backing.in_parts = true;
+    let mut map = MemoryMap::new(vec![parts]).unwrap();
+    let all = range(0, 1 << 40);
+    assert_eq!(map.front(all), Piece::NotRam(range(0, 1 << 30)));
+    map.set_part(all, true);
+    assert_eq!(map.front(all), Piece::Ram(range(0, 1 << 30), parts));
+}

@@ -1,0 +1,288 @@
+/*
+ * Machines with memory of each kind that a guest could name to its balloon
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sys/mman.h>
+#include "qobject/qdict.h"
+#include "standard-headers/linux/virtio_mem.h"
+#include "vbr-hugetlb.h"
+#include "vbr-kinds.h"
+#include "vbr-probe.h"
+
+#define SIZE (128 * MiB)
+/* Above what the driver allocates. */
+#define RAM_OFFSET (96 * MiB)
+/* In a piece of memory that is not the machine's RAM. */
+#define DEV_OFFSET (8 * MiB)
+#define HUGE_UNIT (2 * MiB)
+/* The slots of the device with the memory. */
+#define DEV_SLOT 7
+#define DEV_ARG "addr=07.0,id=mem"
+
+#define RAM_ARGS "-M pc,memory-backend=ram -m 128M "
+#define DIMM_ARGS "-m 128M,slots=2,maxmem=1G "
+#define FILE_ARGS "memory-backend-file,size=128M,mem-path=%s"
+
+struct VbrKind {
+    const char *name;
+    /* With a %s for the path of the file, if there is one. */
+    const char *args;
+    enum { NO_FILE, EMPTY_FILE, TEMPLATE_FILE, MEMFD } file;
+    bool huge;
+    /* The guest physical address; NULL for the machine's RAM. */
+    uint64_t (*find)(VbrVm *vm);
+};
+
+static uint64_t qom_address(VbrVm *vm, const char *property)
+{
+    QDict *rsp = qtest_qmp(vm->qts, "{ 'execute': 'qom-get', 'arguments': "
+                           "{ 'path': '/machine/peripheral/mem', "
+                           "'property': %s } }", property);
+    uint64_t addr = qdict_get_int(rsp, "return");
+
+    qobject_unref(rsp);
+    return addr + DEV_OFFSET;
+}
+
+static uint64_t dimm(VbrVm *vm)
+{
+    return qom_address(vm, "addr");
+}
+
+static uint64_t pmem(VbrVm *vm)
+{
+    return qom_address(vm, "memaddr");
+}
+
+static uint64_t bar(VbrVm *vm, int number)
+{
+    QPCIDevice *dev = qpci_device_find(vm->bus, QPCI_DEVFN(DEV_SLOT, 0));
+    QPCIBar bar;
+
+    g_assert_nonnull(dev);
+    qpci_device_enable(dev);
+    bar = qpci_iomap(dev, number, NULL);
+    g_free(dev);
+    return bar.addr + DEV_OFFSET;
+}
+
+static uint64_t ivshmem(VbrVm *vm)
+{
+    return bar(vm, 2);
+}
+
+static uint64_t vga(VbrVm *vm)
+{
+    return bar(vm, 0);
+}
+
+/* Plugs @mib of virtio-mem from its start on. */
+static void plug(VbrVm *vm, unsigned int mib)
+{
+    QPCIAddress at = { .devfn = QPCI_DEVFN(DEV_SLOT, 0) };
+    QVirtioPCIDevice *pci = virtio_pci_new(vm->bus, &at);
+    QVirtioDevice *vdev = &pci->vdev;
+    const uint64_t accept = 1ull << VIRTIO_F_VERSION_1 |
+                            1ull << VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE;
+    uint64_t addr = guest_alloc(&vm->alloc, 4096);
+    QVirtQueue *vq;
+    uint32_t head;
+
+    qvirtio_pci_device_enable(pci);
+    qvirtio_start_device(vdev);
+    qvirtio_set_features(vdev, qvirtio_get_features(vdev) & accept);
+    vq = qvirtqueue_setup(vdev, &vm->alloc, 0);
+    qvirtio_set_driver_ok(vdev);
+
+    qtest_memset(vm->qts, addr, 0, 4096);
+    qtest_writew(vm->qts, addr, VIRTIO_MEM_REQ_PLUG);
+    qtest_writeq(vm->qts, addr + offsetof(struct virtio_mem_req, u.plug.addr),
+                 qom_address(vm, "memaddr") - DEV_OFFSET);
+    qtest_writew(vm->qts,
+                 addr + offsetof(struct virtio_mem_req, u.plug.nb_blocks),
+                 mib / 2);
+    head = qvirtqueue_add(vm->qts, vq, addr, sizeof(struct virtio_mem_req),
+                          false, true);
+    qvirtqueue_add(vm->qts, vq, addr + 2048, sizeof(struct virtio_mem_resp),
+                   true, false);
+    qtest_writew(vm->qts, addr + 2048, 0xffff);
+    qvirtqueue_kick(vm->qts, vdev, vq, head);
+    qvirtio_wait_used_elem(vm->qts, vdev, vq, head, NULL, VBR_TIMEOUT_US);
+    g_assert_cmphex(qtest_readw(vm->qts, addr + 2048), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    qvirtqueue_cleanup(vdev->bus, vq, &vm->alloc);
+    g_free(pci->pdev);
+    g_free(pci);
+}
+
+static uint64_t plugged(VbrVm *vm)
+{
+    plug(vm, 32);
+    return pmem(vm);
+}
+
+static uint64_t unplugged(VbrVm *vm)
+{
+    plug(vm, 32);
+    return pmem(vm) + 32 * MiB;
+}
+
+static const VbrKind kinds[] = {
+    { "anonymous", "-m 128M" },
+    { "numa", "-m 128M -object memory-backend-ram,id=m0,size=64M "
+      "-object memory-backend-ram,id=m1,size=64M "
+      "-numa node,memdev=m0 -numa node,memdev=m1" },
+    { "dimm", DIMM_ARGS "-object memory-backend-ram,id=back,size=128M "
+      "-device pc-dimm,id=mem,memdev=back", .find = dimm },
+    { "virtio-mem", DIMM_ARGS
+      "-object memory-backend-ram,id=back,size=128M,reserve=off "
+      "-device virtio-mem-pci,memdev=back,requested-size=64M,block-size=2M,"
+      DEV_ARG, .find = plugged },
+    { "virtio-mem-unplugged", DIMM_ARGS
+      "-object memory-backend-ram,id=back,size=128M,reserve=off "
+      "-device virtio-mem-pci,memdev=back,requested-size=64M,block-size=2M,"
+      DEV_ARG, .find = unplugged },
+    { "ram-shared", RAM_ARGS
+      "-object memory-backend-ram,id=ram,size=128M,share=on" },
+    { "memfd", RAM_ARGS "-object memory-backend-memfd,id=ram,size=128M",
+      MEMFD },
+    { "memfd-private", RAM_ARGS
+      "-object memory-backend-memfd,id=ram,size=128M,share=off" },
+    { "file-shared", RAM_ARGS "-object " FILE_ARGS ",id=ram,share=on",
+      EMPTY_FILE },
+    { "template", RAM_ARGS "-object " FILE_ARGS ",id=ram,share=off",
+      TEMPLATE_FILE },
+    { "template-readonly", RAM_ARGS "-object " FILE_ARGS
+      ",id=ram,share=off,readonly=on,rom=off", TEMPLATE_FILE },
+    { "hugetlb", RAM_ARGS "-object memory-backend-memfd,id=ram,size=128M,"
+      "hugetlb=on,hugetlbsize=2M", MEMFD, .huge = true },
+    { "hugetlb-private", RAM_ARGS
+      "-object memory-backend-memfd,id=ram,size=128M,"
+      "hugetlb=on,hugetlbsize=2M,share=off", .huge = true },
+    { "nvdimm", "-M pc,nvdimm=on " DIMM_ARGS "-object " FILE_ARGS
+      ",id=back,share=on -device nvdimm,id=mem,memdev=back",
+      EMPTY_FILE, .find = dimm },
+    { "virtio-pmem", DIMM_ARGS "-object " FILE_ARGS ",id=back,share=on "
+      "-device virtio-pmem-pci,memdev=back," DEV_ARG,
+      EMPTY_FILE, .find = pmem },
+    { "ivshmem", "-m 128M -object " FILE_ARGS ",id=back,share=on "
+      "-device ivshmem-plain,memdev=back,master=on," DEV_ARG,
+      EMPTY_FILE, .find = ivshmem },
+    { "vga", "-m 128M -device VGA," DEV_ARG, .find = vga },
+};
+
+const VbrKind *vbr_kind_find(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+        if (!strcmp(kinds[i].name, name)) {
+            return &kinds[i];
+        }
+    }
+    return NULL;
+}
+
+const char *vbr_kind_name(unsigned int i)
+{
+    return i < ARRAY_SIZE(kinds) ? kinds[i].name : NULL;
+}
+
+/* A file in memory, as templates and memory that is shared mostly are. */
+static char *make_file(bool is_template)
+{
+    g_autofree uint8_t *bytes = g_malloc(MiB);
+    char *path = g_strdup("/dev/shm/vbr-kinds-XXXXXX");
+    int fd = mkstemp(path), i;
+
+    g_assert_cmpint(fd, >=, 0);
+    memset(bytes, VBR_FILE_BYTE, MiB);
+    for (i = 0; is_template && i < SIZE / MiB; i++) {
+        g_assert_cmpint(write(fd, bytes, MiB), ==, MiB);
+    }
+    g_assert_cmpint(ftruncate(fd, SIZE), ==, 0);
+    close(fd);
+    return path;
+}
+
+/* The memfd that is QEMU's memory, as a file of our own. */
+static int open_memfd(pid_t pid)
+{
+    g_autofree char *name = g_strdup_printf("/proc/%d/fd", (int)pid);
+    g_autoptr(GDir) dir = g_dir_open(name, 0, NULL);
+    const char *number;
+
+    while ((number = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(name, number, NULL);
+        g_autofree char *link = g_file_read_link(path, NULL);
+
+        if (link && g_str_has_prefix(link, "/memfd:memory-backend-memfd")) {
+            return open(path, O_RDWR);
+        }
+    }
+    g_assert_not_reached();
+}
+
+static void map_other(VbrPlace *p)
+{
+    p->fd = p->path ? open(p->path, O_RDWR)
+                    : open_memfd(qtest_pid(p->vm->qts));
+    g_assert_cmpint(p->fd, >=, 0);
+    p->other = mmap(NULL, 4 * p->unit, PROT_READ, MAP_SHARED, p->fd,
+                    p->offset);
+    g_assert(p->other != MAP_FAILED);
+}
+
+VbrPlace *vbr_place(const VbrKind *kind, const char *props)
+{
+    VbrPlace *p;
+    g_autofree char *args = NULL;
+
+    if (kind->huge && !vbr_hugetlb_reserve(2 * MiB, SIZE / (2 * MiB))) {
+        return NULL;
+    }
+    p = g_new0(VbrPlace, 1);
+    p->kind = kind;
+    p->unit = kind->huge ? HUGE_UNIT : VBR_SMALL_UNIT;
+    p->fd = -1;
+    if (kind->file == EMPTY_FILE || kind->file == TEMPLATE_FILE) {
+        g_auto(GStrv) around = g_strsplit(kind->args, "%s", 2);
+
+        p->path = make_file(kind->file == TEMPLATE_FILE);
+        args = g_strjoin(p->path, around[0], around[1], NULL);
+    } else {
+        args = g_strdup(kind->args);
+    }
+    /* Nothing waits: it is to be seen at once what becomes of it. */
+    p->vm = vbr_pc("%s -device " VBR_PCI "," VBR_SLOT_ARG
+                   ",inflate-hold-ms=0,%s", args, props);
+    vbr_vm_attach(p->vm, VBR_SLOT);
+    vbr_start(&p->vm->d, 0);
+    p->addr = kind->find ? kind->find(p->vm) : RAM_OFFSET;
+    p->offset = kind->find ? DEV_OFFSET : RAM_OFFSET;
+    if (kind->file) {
+        map_other(p);
+    }
+    vbr_fill(&p->vm->d, p->addr, 4 * p->unit / VBR_PAGE, VBR_GUEST_BYTE);
+    return p;
+}
+
+void vbr_place_free(VbrPlace *p)
+{
+    bool huge = p->kind->huge;
+
+    if (p->other) {
+        munmap(p->other, 4 * p->unit);
+        close(p->fd);
+    }
+    vbr_vm_free(p->vm);
+    if (p->path) {
+        unlink(p->path);
+        g_free(p->path);
+    }
+    if (huge) {
+        vbr_hugetlb_release();
+    }
+    g_free(p);
+}

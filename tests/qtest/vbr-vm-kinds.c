@@ -1,0 +1,299 @@
+/*
+ * virtio-balloon-rs: each kind of memory, by each queue
+ *
+ * What is to happen stands in docs/memory.md, and is read from there.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "vbr-hint.h"
+#include "vbr-kinds.h"
+#include "vbr-message.h"
+#include "vbr-probe.h"
+
+typedef struct Cell Cell;
+
+typedef struct Way {
+    const char *name;
+    const char *props;
+    void (*give)(VbrPlace *p);
+} Way;
+
+typedef struct Outcome {
+    const char *word;
+    /* What the guest reads in the memory that it gave away. */
+    uint8_t byte;
+    bool gone;
+    /* What the file's other users read there: -1 for what it was before. */
+    int other;
+} Outcome;
+
+struct Cell {
+    const VbrKind *kind;
+    const Way *way;
+    const Outcome *outcome;
+};
+
+static uint64_t given(VbrPlace *p)
+{
+    return p->addr + p->unit;
+}
+
+static uint64_t given_bytes(VbrPlace *p)
+{
+    return 2 * p->unit;
+}
+
+static void inflate(VbrPlace *p)
+{
+    vbr_send_range(&p->vm->d, VBR_INFLATE, given(p),
+                   given_bytes(p) / VBR_PAGE);
+}
+
+static void message(VbrPlace *p)
+{
+    vbr_send_one(&p->vm->d, VBR_INFLATE, given(p),
+                 given_bytes(p) / VBR_PAGE);
+}
+
+static void report(VbrPlace *p)
+{
+    VbrDev *d = &p->vm->d;
+    VbrSeg seg = { given(p), given_bytes(p), true };
+
+    vbr_add(d, VBR_REPORT, &seg, 1);
+    vbr_notify(d, VBR_REPORT);
+    vbr_take(d, VBR_REPORT, 1);
+}
+
+static void hint(VbrPlace *p)
+{
+    VbrDev *d = &p->vm->d;
+
+    vbr_hint_open(d);
+    vbr_hint_block(d, given(p), given_bytes(p));
+    vbr_hint_id(d, VBR_HINT_STOP);
+    vbr_hint_wait(d, "hinted-bytes", given_bytes(p));
+}
+
+static const Way ways[] = {
+    { "inflate", "page-poison=on", inflate },
+    { "range", "page-range=on", message },
+    { "chunk", "balloon-chunks=on", message },
+    { "report", "free-page-reporting=on", report },
+    { "hint", VBR_HINT_OPTS, hint },
+};
+
+static const Outcome outcomes[] = {
+    { "zeros", 0, true, -1 },
+    { "hole", 0, true, 0 },
+    { "file", VBR_FILE_BYTE, true, -1 },
+    { "kept", VBR_GUEST_BYTE, false, -1 },
+    { "refused", VBR_GUEST_BYTE, false, -1 },
+    { "left out", VBR_GUEST_BYTE, false, -1 },
+    { "not sent", VBR_GUEST_BYTE, false, -1 },
+};
+
+static bool is(const char *a, const char *b)
+{
+    return !strcmp(a, b);
+}
+
+/* How much of the host's memory is private copies of what is mapped there. */
+static uint64_t private_copies(VbrPlace *p)
+{
+    return vbr_smaps(&p->vm->d, p->addr, "Anonymous:");
+}
+
+/* In the file, what was given away is a hole, or is not. */
+static void assert_hole(VbrPlace *p, bool hole)
+{
+    off_t from = p->offset + p->unit;
+    off_t next;
+
+    if (p->fd < 0 || p->unit > VBR_SMALL_UNIT) {
+        /* hugetlbfs does not say. */
+        return;
+    }
+    next = lseek(p->fd, from, hole ? SEEK_DATA : SEEK_HOLE);
+    g_assert_cmpint(next, >=, from + given_bytes(p));
+}
+
+static void assert_other(VbrPlace *p, const Outcome *o, uint8_t before)
+{
+    uint64_t i;
+
+    for (i = 0; p->other && i < 4 * p->unit; i++) {
+        bool middle = i >= p->unit && i < 3 * p->unit;
+
+        g_assert_cmphex(p->other[i], ==,
+                        middle && o->other >= 0 ? o->other : before);
+    }
+}
+
+/* The memory, that beside it, and what others see of both. */
+static void assert_memory(VbrPlace *p, const Outcome *o, uint64_t copies,
+                          uint8_t other_before)
+{
+    VbrDev *d = &p->vm->d;
+    size_t unit = p->unit / VBR_PAGE;
+
+    g_assert_cmpuint(vbr_resident(d, given(p), 2 * unit), ==,
+                     o->gone ? 0 : 2 * unit);
+    if (is(o->word, "file") || is(o->word, "kept")) {
+        /* What the driver writes to send a request makes copies, too. */
+        uint64_t gone = copies + 8 * VBR_PAGE - private_copies(p);
+        uint64_t wanted = o->gone ? given_bytes(p) : 0;
+
+        g_assert_cmpuint(gone, >=, wanted);
+        g_assert_cmpuint(gone, <=, wanted + 8 * VBR_PAGE);
+    }
+    assert_hole(p, is(o->word, "hole"));
+    assert_other(p, o, other_before);
+    vbr_assert_filled(d, given(p), 2 * unit, o->byte);
+    g_assert_cmpuint(vbr_resident(d, p->addr, unit), ==, unit);
+    vbr_assert_filled(d, p->addr, unit, VBR_GUEST_BYTE);
+    g_assert_cmpuint(vbr_resident(d, p->addr + 3 * p->unit, unit), ==, unit);
+    vbr_assert_filled(d, p->addr + 3 * p->unit, unit, VBR_GUEST_BYTE);
+}
+
+/* Each counter has to be what it should, those of other reasons 0. */
+static void assert_counters(VbrPlace *p, const Cell *c)
+{
+    VbrDev *d = &p->vm->d;
+    uint64_t bytes = given_bytes(p);
+    const char *way = c->way->name;
+    bool refused = is(c->outcome->word, "refused");
+    bool report = is(way, "report"), hint = is(way, "hint");
+    bool pfns = is(way, "inflate");
+    bool message = !report && !hint && !pfns;
+    bool inflated = !refused && (pfns || message);
+
+    vbr_assert_counter(d, "discard-errors", 0);
+    vbr_assert_counter(d, "inhibited-bytes", 0);
+    vbr_assert_counter(d, "discarded-bytes", c->outcome->gone ? bytes : 0);
+    vbr_assert_counter(d, "inflated-bytes", inflated ? bytes : 0);
+    vbr_assert_counter(d, "ballooned-bytes", inflated ? bytes : 0);
+    vbr_assert_counter(d, "ignored-bad-pfns",
+                       refused && pfns ? bytes / VBR_PAGE : 0);
+    vbr_assert_counter(d, "malformed-messages", refused && message);
+    vbr_assert_counter(d, "reported-bytes", report && !refused ? bytes : 0);
+    vbr_assert_counter(d, "ignored-report-bytes",
+                       report && refused ? bytes : 0);
+    vbr_assert_counter(d, "ignored-report-file-bytes",
+                       is(c->outcome->word, "kept") ? bytes : 0);
+    if (hint) {
+        vbr_assert_counter(d, "refused-hint-not-ram-bytes",
+                           refused ? bytes : 0);
+        vbr_assert_counter(d, "hint-left-out-bytes",
+                           is(c->outcome->word, "left out") ? bytes : 0);
+    }
+    g_assert_false(vbr_is_broken(d));
+}
+
+static void check(const void *data)
+{
+    const Cell *c = data;
+    VbrPlace *p = vbr_place(c->kind, c->way->props);
+    uint8_t other_before;
+    uint64_t copies;
+
+    if (!p) {
+        return;
+    }
+    copies = private_copies(p);
+    other_before = p->other ? p->other[0] : 0;
+    c->way->give(p);
+    if (is(c->way->name, "hint")) {
+        /* Taken in, one way or the other. */
+        vbr_hint_complete(&p->vm->d);
+    }
+    assert_memory(p, c->outcome, copies, other_before);
+    assert_counters(p, c);
+    vbr_place_free(p);
+}
+
+/* The text between the first two backticks of a cell. */
+static char *quoted(const char *cell)
+{
+    const char *from = strchr(cell, '`');
+    const char *to = from ? strchr(from + 1, '`') : NULL;
+
+    return to ? g_strndup(from + 1, to - from - 1) : NULL;
+}
+
+static const Outcome *find_outcome(const char *word)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(outcomes); i++) {
+        if (is(outcomes[i].word, word)) {
+            return &outcomes[i];
+        }
+    }
+    return NULL;
+}
+
+static void add_row(char **cells, const char *name)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
+        g_autofree char *word = quoted(cells[2 + i]);
+        g_autofree char *path = g_strdup_printf(
+            "virtio-balloon-rs/kinds/%s/%s", name, ways[i].name);
+        Cell *c = g_new0(Cell, 1);
+
+        *c = (Cell) { vbr_kind_find(name), &ways[i], find_outcome(word) };
+        if (!c->kind || !c->outcome) {
+            g_error("docs/memory.md: no test for %s: %s", name, word);
+        }
+        qtest_add_data_func_full(path, c, check, g_free);
+    }
+}
+
+/* The table of docs/memory.md, beside which this file lies. */
+static char **read_table(void)
+{
+    g_autofree char *dir = g_path_get_dirname(__FILE__);
+    g_autofree char *path = g_build_filename(dir, "../../docs/memory.md",
+                                             NULL);
+    g_autofree char *text = NULL;
+    g_autoptr(GError) err = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, &err)) {
+        g_error("the table of kinds of memory: %s", err->message);
+    }
+    return g_strsplit(text, "\n", 0);
+}
+
+/* The columns are the ways, in their order. */
+static void check_head(const char *line)
+{
+    g_autoptr(GString) head = g_string_new("| kind |");
+
+    for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
+        g_string_append_printf(head, " %s |", ways[i].name);
+    }
+    g_assert_cmpstr(line, ==, head->str);
+}
+
+void vbr_add_kinds_tests(void)
+{
+    g_auto(GStrv) lines = read_table();
+    unsigned int rows = 0, i;
+
+    for (i = 0; lines[i]; i++) {
+        g_auto(GStrv) cells = g_strsplit(lines[i], "|", 0);
+        g_autofree char *name = NULL;
+
+        if (g_str_has_prefix(lines[i], "| kind |")) {
+            check_head(lines[i]);
+        }
+        if (g_strv_length(cells) == ARRAY_SIZE(ways) + 3 &&
+            (name = quoted(cells[1]))) {
+            /* One row for each kind, in their order. */
+            g_assert_cmpstr(name, ==, vbr_kind_name(rows));
+            add_row(cells, name);
+            rows++;
+        }
+    }
+    g_assert_null(vbr_kind_name(rows));
+}
