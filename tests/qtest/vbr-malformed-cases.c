@@ -351,6 +351,34 @@ static void test_writable(VbrDev *d)
     g_assert(!vbr_is_broken(d));
 }
 
+/*
+ * The guest uses what it meant by a deflate, also what stands behind the bad
+ * range: a huge page that holds some of that is not complete.
+ */
+static void test_deflate_in_part(VbrDev *d)
+{
+    const size_t huge = 2 * MiB / VBR_PAGE;
+    uint64_t base;
+    VbrRange ranges[2];
+
+    vbr_founding_start(d);
+    base = vbr_pages(d, huge, 2 * MiB);
+    ranges[0] = (VbrRange) { BEYOND, VBR_PAGE };
+    ranges[1] = (VbrRange) { base, BYTES };
+    vbr_fill(d, base, huge, 0x7a);
+    vbr_send_one(d, VBR_INFLATE, base, huge - 1);
+    vbr_assert_counter(d, "ballooned-bytes", (huge - 1) * VBR_PAGE);
+
+    vbr_send_message(d, VBR_DEFLATE, vbr_ranges(d, ranges, 2));
+    vbr_assert_malformed(d, 1, vbr_speaks_words(d) ? 16 : 32, NOT_RAM);
+    vbr_assert_counter(d, "ballooned-bytes", 0);
+    vbr_assert_counter(d, "held-bytes", 0);
+    vbr_fill(d, base, NPAGES, 0x6b);
+    vbr_send_one(d, VBR_INFLATE, base + (huge - 1) * VBR_PAGE, 1);
+    vbr_settle(d);
+    vbr_assert_kept(d, base, NPAGES, 0x6b);
+}
+
 #define RANGE VBR_RANGE_OPTS "," VBR_HISTORICAL
 #define CHUNKS VBR_CHUNKS_OPTS "," VBR_HISTORICAL
 
@@ -361,6 +389,7 @@ const VbrCase vbr_bad_range_cases[] = {
     { "off-by-one", test_off_by_one, RANGE, VBR_BITS_RANGE },
     { "fields", test_range_fields, RANGE, VBR_BITS_RANGE },
     { "writable", test_writable, RANGE, VBR_BITS_RANGE },
+    { "deflate-in-part", test_deflate_in_part, RANGE, VBR_BITS_RANGE },
     { }
 };
 
@@ -369,5 +398,6 @@ const VbrCase vbr_bad_chunk_cases[] = {
     { "count", test_chunk_count, CHUNKS, VBR_BITS_CHUNKS },
     { "values", test_chunk_values, CHUNKS, VBR_BITS_CHUNKS },
     { "writable", test_writable, CHUNKS, VBR_BITS_CHUNKS },
+    { "deflate-in-part", test_deflate_in_part, CHUNKS, VBR_BITS_CHUNKS },
     { }
 };
