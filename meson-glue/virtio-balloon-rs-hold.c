@@ -71,7 +71,7 @@ bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
  */
 void vbr_hold_flush(VirtIOBalloonRs *s)
 {
-    VbrInhibit inhibit = vbr_inhibit();
+    VbrInhibit inhibit = vbr_inhibit(s);
     bool done = false;
 
     while (!done) {

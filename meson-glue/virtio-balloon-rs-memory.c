@@ -189,9 +189,11 @@ void vbr_memory_tell(VirtIOBalloonRs *s)
     g_autofree VbrSection *map = g_new(VbrSection, s->sections->len);
     g_autoptr(GHashTable) dimms = find_dimms();
 
+    s->large_pages = false;
     for (guint i = 0; i < s->sections->len; i++) {
         map[i] = to_vbr_section(&g_array_index(s->sections,
                                                MemoryRegionSection, i), dimms);
+        s->large_pages |= map[i].page_size > map[i].host_page_size;
     }
     trace_virtio_balloon_rs_memory(s->sections->len);
     /* By another map it would give back memory of others. */
@@ -226,6 +228,7 @@ static void vbr_memory_commit(MemoryListener *listener)
 void vbr_memory_init(VirtIOBalloonRs *s)
 {
     open_pidfd(s);
+    vbr_vhost_user_init();
     s->sections = g_array_new(false, false, sizeof(MemoryRegionSection));
     s->next_sections = g_array_new(false, false, sizeof(MemoryRegionSection));
     s->listener = (MemoryListener) {

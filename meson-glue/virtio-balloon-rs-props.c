@@ -343,7 +343,7 @@ static void set_hint_window(Object *obj, Visitor *v, const char *name,
 
 static char *get_discard_inhibited(Object *obj, Error **errp)
 {
-    return g_strdup(vbr_inhibit_str(vbr_inhibit()));
+    return g_strdup(vbr_inhibit_str(vbr_inhibit(VIRTIO_BALLOON_RS(obj))));
 }
 
 static bool visit_stat_values(Visitor *v, VbrStats *stats, Error **errp)

@@ -27,7 +27,19 @@
 /* Bytes of payload handed to the library at a time; a multiple of a PFN's. */
 #define PAYLOAD_CHUNK 4096
 
-VbrInhibit vbr_inhibit(void)
+static VbrInhibit inhibit_of_backends(VirtIOBalloonRs *s)
+{
+    if (s->beside_vhost_user == ON_OFF_AUTO_ON ||
+        !vbr_vhost_user_is_there()) {
+        return VBR_INHIBIT_NO;
+    } else if (s->beside_vhost_user == ON_OFF_AUTO_OFF) {
+        return VBR_INHIBIT_VHOST_USER;
+    }
+    return s->large_pages ? VBR_INHIBIT_VHOST_USER_LARGE_PAGES
+                          : VBR_INHIBIT_NO;
+}
+
+VbrInhibit vbr_inhibit(VirtIOBalloonRs *s)
 {
     if (migration_in_incoming_postcopy()) {
         return VBR_INHIBIT_INCOMING_POSTCOPY;
@@ -36,7 +48,7 @@ VbrInhibit vbr_inhibit(void)
         return VBR_INHIBIT_BACKGROUND_SNAPSHOT;
     }
     return ram_block_discard_is_disabled() ? VBR_INHIBIT_PINNED
-                                           : VBR_INHIBIT_NO;
+                                           : inhibit_of_backends(s);
 }
 
 const char *vbr_inhibit_str(VbrInhibit inhibit)
@@ -236,7 +248,7 @@ static void vbr_queues_turn(void *opaque)
         return;
     }
     /* Not of a machine that ends: there is no migration to ask then. */
-    inhibit = vbr_inhibit();
+    inhibit = vbr_inhibit(s);
     if (vbr_hold_turn(s, inhibit)) {
         qemu_bh_schedule(s->bh);
         return;

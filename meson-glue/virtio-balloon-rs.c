@@ -380,6 +380,9 @@ static const Property vbr_properties[] = {
     DEFINE_PROP_BIT64("balloon-chunks", VirtIOBalloonRs, host_features, 62,
                       false),
     DEFINE_PROP_BIT64("misc-queue", VirtIOBalloonRs, host_features, 63, false),
+    /* Whether memory is given back where a vhost-user backend may pin it. */
+    DEFINE_PROP_ON_OFF_AUTO("discard-beside-vhost-user", VirtIOBalloonRs,
+                            beside_vhost_user, ON_OFF_AUTO_AUTO),
     /* How long inflated memory waits for its neighbours, and how much. */
     DEFINE_PROP_UINT32("inflate-hold-ms", VirtIOBalloonRs, hold_ms, 20),
     DEFINE_PROP_SIZE("inflate-hold-bytes", VirtIOBalloonRs, hold_bytes,

@@ -48,6 +48,7 @@ struct VirtIOBalloonRs {
     uint64_t host_features;
     VbrNumbering numbering;
     VbrAdvice reporting_advice;
+    OnOffAuto beside_vhost_user;
     uint32_t hold_ms;
     uint64_t hold_bytes;
     bool qemu_4_0_config_size;
@@ -65,6 +66,8 @@ struct VirtIOBalloonRs {
     MemoryListener listener;
     GArray *sections;
     GArray *next_sections;
+    /* Some of it is in pages larger than the host's. */
+    bool large_pages;
     /* Something that was in @sections is not in @next_sections. */
     bool memory_went;
     /* What of it comes in parts: virtio-mem. */
@@ -172,7 +175,7 @@ void vbr_parts_watch(VirtIOBalloonRs *s);
 void vbr_parts_tell(VirtIOBalloonRs *s);
 
 /* virtio-balloon-rs-queues.c */
-VbrInhibit vbr_inhibit(void);
+VbrInhibit vbr_inhibit(VirtIOBalloonRs *s);
 const char *vbr_inhibit_str(VbrInhibit inhibit);
 void vbr_queues_init(VirtIOBalloonRs *s, const VbrQueueSpec *queues,
                      size_t count);
@@ -246,6 +249,11 @@ void vbr_requests_give_back(VirtIOBalloonRs *s);
 void vbr_requests_drop(VirtIOBalloonRs *s);
 /* A driver resets one queue. */
 void vbr_requests_reset(VirtIOBalloonRs *s, VirtQueue *vq);
+
+/* virtio-balloon-rs-vhost-user.c */
+/* Whether a process beside QEMU may have pinned guest memory. */
+bool vbr_vhost_user_is_there(void);
+void vbr_vhost_user_init(void);
 
 /* virtio-balloon-rs-migration.c */
 void vbr_migration_init(VirtIOBalloonRs *s);
