@@ -22,6 +22,10 @@
 #define DEV_SLOT 7
 #define DEV_ARG "addr=07.0,id=mem"
 
+/* virtio-mem's blocks, and how much of it is plugged from its start on. */
+#define BLOCK (2 * MiB)
+#define PLUGGED (32 * MiB)
+
 #define RAM_ARGS "-M pc,memory-backend=ram -m 128M "
 #define DIMM_ARGS "-m 128M,slots=2,maxmem=1G "
 #define FILE_ARGS "memory-backend-file,size=128M,mem-path=%s"
@@ -79,8 +83,7 @@ static uint64_t vga(VbrVm *vm)
     return bar(vm, 0);
 }
 
-/* Plugs @mib of virtio-mem from its start on. */
-static void plug(VbrVm *vm, unsigned int mib)
+void vbr_virtio_mem(VbrVm *vm, uint16_t request)
 {
     QPCIAddress at = { .devfn = QPCI_DEVFN(DEV_SLOT, 0) };
     QVirtioPCIDevice *pci = virtio_pci_new(vm->bus, &at);
@@ -98,12 +101,12 @@ static void plug(VbrVm *vm, unsigned int mib)
     qvirtio_set_driver_ok(vdev);
 
     qtest_memset(vm->qts, addr, 0, 4096);
-    qtest_writew(vm->qts, addr, VIRTIO_MEM_REQ_PLUG);
+    qtest_writew(vm->qts, addr, request);
     qtest_writeq(vm->qts, addr + offsetof(struct virtio_mem_req, u.plug.addr),
                  qom_address(vm, "memaddr") - DEV_OFFSET);
     qtest_writew(vm->qts,
                  addr + offsetof(struct virtio_mem_req, u.plug.nb_blocks),
-                 mib / 2);
+                 PLUGGED / BLOCK);
     head = qvirtqueue_add(vm->qts, vq, addr, sizeof(struct virtio_mem_req),
                           false, true);
     qvirtqueue_add(vm->qts, vq, addr + 2048, sizeof(struct virtio_mem_resp),
@@ -120,14 +123,14 @@ static void plug(VbrVm *vm, unsigned int mib)
 
 static uint64_t plugged(VbrVm *vm)
 {
-    plug(vm, 32);
+    vbr_virtio_mem(vm, VIRTIO_MEM_REQ_PLUG);
     return pmem(vm);
 }
 
 static uint64_t unplugged(VbrVm *vm)
 {
-    plug(vm, 32);
-    return pmem(vm) + 32 * MiB;
+    vbr_virtio_mem(vm, VIRTIO_MEM_REQ_PLUG);
+    return pmem(vm) + PLUGGED;
 }
 
 static const VbrKind kinds[] = {

@@ -39,6 +39,8 @@ const char *vbr_kind_name(unsigned int i);
  * works, or NULL if the test is skipped.
  */
 VbrPlace *vbr_place(const VbrKind *kind, const char *props);
+/* Plugs or unplugs the part of virtio-mem that is plugged in such a place. */
+void vbr_virtio_mem(VbrVm *vm, uint16_t request);
 void vbr_place_free(VbrPlace *p);
 
 #endif

@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "standard-headers/linux/virtio_mem.h"
 #include "vbr-hint.h"
 #include "vbr-kinds.h"
 #include "vbr-message.h"
@@ -214,6 +215,34 @@ static void check(const void *data)
     vbr_place_free(p);
 }
 
+/* A part that goes and comes back is new memory. */
+static void test_unplug(void)
+{
+    VbrPlace *p = vbr_place(vbr_kind_find("virtio-mem"), "page-poison=on");
+    VbrDev *d = &p->vm->d;
+
+    inflate(p);
+    vbr_assert_counter(d, "ballooned-bytes", given_bytes(p));
+    vbr_virtio_mem(p->vm, VIRTIO_MEM_REQ_UNPLUG);
+    vbr_assert_counter(d, "ballooned-bytes", 0);
+    inflate(p);
+    vbr_assert_counter(d, "ignored-bad-pfns", given_bytes(p) / VBR_PAGE);
+    vbr_assert_counter(d, "ballooned-bytes", 0);
+    vbr_virtio_mem(p->vm, VIRTIO_MEM_REQ_PLUG);
+    vbr_assert_counter(d, "ballooned-bytes", 0);
+
+    /* A new driver changes nothing of it, nor does another map of memory. */
+    vbr_restart(d, 0);
+    vbr_fill(d, p->addr, 4 * p->unit / VBR_PAGE, VBR_GUEST_BYTE);
+    inflate(p);
+    vbr_assert_gone(d, given(p), given_bytes(p) / VBR_PAGE);
+    vbr_assert_kept(d, p->addr, p->unit / VBR_PAGE, VBR_GUEST_BYTE);
+    qtest_qmp_device_add(p->vm->qts, "virtio-rng-pci", "rng",
+                         "{'addr': '0a.0'}");
+    vbr_assert_counter(d, "ballooned-bytes", given_bytes(p));
+    vbr_place_free(p);
+}
+
 /* The text between the first two backticks of a cell. */
 static char *quoted(const char *cell)
 {
@@ -296,4 +325,5 @@ void vbr_add_kinds_tests(void)
         }
     }
     g_assert_null(vbr_kind_name(rows));
+    qtest_add_func("virtio-balloon-rs/kinds/virtio-mem/unplug", test_unplug);
 }
