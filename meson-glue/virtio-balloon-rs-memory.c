@@ -198,6 +198,8 @@ void vbr_memory_tell(VirtIOBalloonRs *s)
     trace_virtio_balloon_rs_memory(s->sections->len);
     /* By another map it would give back memory of others. */
     vbr_undone(s, vbr_device_set_memory(s->device, map, s->sections->len));
+    /* Who plugs memory counts it only after it is mapped. */
+    qemu_bh_schedule(s->ram_bh);
 }
 
 static void vbr_memory_commit(MemoryListener *listener)

@@ -34,6 +34,7 @@ static int plug(VbrParts *parts, MemoryRegionSection *part)
                                  int128_get64(part->size));
     vbr_failed(s, vbr_memory_plug(s->device, part->offset_within_address_space,
                                   int128_get64(part->size)));
+    qemu_bh_schedule(s->ram_bh);
     return 0;
 }
 
@@ -52,6 +53,7 @@ static void notify_discard(RamDiscardListener *rdl, MemoryRegionSection *part)
     vbr_undone(s, vbr_memory_unplug(s->device,
                                     part->offset_within_address_space,
                                     int128_get64(part->size)));
+    qemu_bh_schedule(s->ram_bh);
 }
 
 void vbr_parts_add(VirtIOBalloonRs *s, MemoryRegionSection *section)

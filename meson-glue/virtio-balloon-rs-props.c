@@ -341,6 +341,23 @@ static void set_hint_window(Object *obj, Visitor *v, const char *name,
     }
 }
 
+static void get_target(Object *obj, Visitor *v, const char *name,
+                       void *opaque, Error **errp)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
+    uint64_t target = UINT64_MAX;
+
+    if (s->device) {
+        VbrStatus status = vbr_target_get(s->device, &target);
+
+        if (vbr_failed(s, status)) {
+            error_setg(errp, "%s", vbr_status_str(status));
+            return;
+        }
+    }
+    visit_type_uint64(v, name, &target, errp);
+}
+
 static char *get_discard_inhibited(Object *obj, Error **errp)
 {
     return g_strdup(vbr_inhibit_str(vbr_inhibit(VIRTIO_BALLOON_RS(obj))));
@@ -449,6 +466,11 @@ void vbr_props_init(VirtIOBalloonRs *s)
                         NULL);
     object_property_set_description(obj, "guest-stats-polling-interval",
                                     "seconds between polls, 0 for none");
+    object_property_add(obj, "target-bytes", "uint64", get_target, NULL, NULL,
+                        NULL);
+    object_property_set_description(obj, "target-bytes",
+                                    "bytes of RAM that the guest is asked to "
+                                    "keep, all ones for all of it");
     for (size_t i = 0; i < G_N_ELEMENTS(counters); i++) {
         object_property_add(obj, counters[i].name, "uint64", get_counter, NULL,
                             NULL, (void *)&counters[i]);
@@ -478,7 +500,7 @@ void vbr_props_init(VirtIOBalloonRs *s)
 void vbr_props_alias(Object *proxy, VirtIOBalloonRs *device)
 {
     static const char *const others[] = {
-        "guest-stats", "guest-stats-polling-interval",
+        "guest-stats", "guest-stats-polling-interval", "target-bytes",
         "free-page-hint-window",
     };
 

@@ -85,8 +85,14 @@ int vbr_post_load(VirtIODevice *vdev)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
     uint64_t max_ram = MACHINE(qdev_get_machine())->maxram_size;
-    VbrStatus status = load_state(s, max_ram);
+    bool changed;
+    VbrStatus status = vbr_ram_set(s->device, vbr_ram_size(), &changed);
 
+    if (status == VBR_STATUS_OK) {
+        status = load_state(s, max_ram);
+        /* Where the source had more or less RAM, the guest is to be told. */
+        qemu_bh_schedule(s->ram_bh);
+    }
     if (status == VBR_STATUS_OK) {
         status = load_hints(s);
     }
@@ -248,6 +254,35 @@ static const VMStateDescription vmstate_stats = {
     }
 };
 
+/* Where the number of pages to inflate does not say it. */
+static bool target_needed(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    return told(s) && s->state.has_target;
+}
+
+static int target_post_load(void *opaque, int version_id)
+{
+    VirtIOBalloonRs *s = opaque;
+
+    s->state.has_target = true;
+    return 0;
+}
+
+/* How much the host wants the guest to have, whatever memory comes and goes. */
+static const VMStateDescription vmstate_target = {
+    .name = "virtio-balloon-device/target",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = target_needed,
+    .post_load = target_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT64(state.target, VirtIOBalloonRs),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
 static bool founding_needed(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
@@ -335,6 +370,7 @@ const VMStateDescription vmstate_vbr_device = {
         &vmstate_page_poison,
         &vmstate_stats,
         &vmstate_pages,
+        &vmstate_target,
         &vmstate_founding,
         &vmstate_request,
         NULL

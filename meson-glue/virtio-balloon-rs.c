@@ -13,6 +13,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-machine.h"
+#include "qapi/qapi-types-machine.h"
 #include "hw/boards.h"
 #include "hw/mem/memory-device.h"
 #include "migration/vmstate.h"
@@ -24,11 +25,39 @@
 
 uint64_t vbr_ram_size(void)
 {
-    MachineState *machine = MACHINE(qdev_get_machine());
-    uint64_t plugged = machine->device_memory
-                       ? machine->device_memory->dimm_size : 0;
+    g_autoptr(MemoryDeviceInfoList) devices = qmp_memory_device_list();
+    uint64_t bytes = MACHINE(qdev_get_machine())->ram_size;
 
-    return machine->ram_size + plugged;
+    for (MemoryDeviceInfoList *item = devices; item; item = item->next) {
+        switch (item->value->type) {
+        case MEMORY_DEVICE_INFO_KIND_DIMM:
+            bytes += item->value->u.dimm.data->size;
+            break;
+        case MEMORY_DEVICE_INFO_KIND_VIRTIO_MEM:
+            bytes += item->value->u.virtio_mem.data->size;
+            break;
+        default:
+            /* Not the guest's main memory. */
+            break;
+        }
+    }
+    return bytes;
+}
+
+/* The target stays, and what it leaves to the balloon is another number. */
+static void ram_changed(void *opaque)
+{
+    VirtIOBalloonRs *s = opaque;
+    uint64_t ram = vbr_ram_size();
+    bool changed = false;
+
+    if (VIRTIO_DEVICE(s)->broken) {
+        return;
+    }
+    if (!vbr_failed(s, vbr_ram_set(s->device, ram, &changed)) && changed) {
+        trace_virtio_balloon_rs_ram(ram);
+        virtio_notify_config(VIRTIO_DEVICE(s));
+    }
 }
 
 /* What the guest has left, as query-balloon and BALLOON_CHANGE say it. */
@@ -309,6 +338,7 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
     }
 
     virtio_init(vdev, VIRTIO_ID_BALLOON, config_size);
+    s->ram_bh = virtio_bh_new_guarded(dev, ram_changed, s);
     vbr_queues_init(s, queues, n_queues);
     vbr_hold_init(s);
     vbr_owed_init(s);
@@ -335,6 +365,8 @@ static void vbr_device_unrealize(DeviceState *dev)
     vbr_migration_cleanup(s);
     vbr_stats_cleanup(s);
     vbr_memory_cleanup(s);
+    qemu_bh_delete(s->ram_bh);
+    s->ram_bh = NULL;
     vbr_requests_cleanup(s);
     vbr_owed_cleanup(s);
     vbr_hold_cleanup(s);

@@ -75,6 +75,9 @@ struct VirtIOBalloonRs {
     /* This process, for advice on many places at once; -1 where that fails. */
     int pidfd;
 
+    /* Takes over what is RAM when memory has come or gone, and is counted. */
+    QEMUBH *ram_bh;
+
     /* Runs the slices of a batch that are left after the first. */
     QEMUBH *bh;
     /* Queues that may hold requests, a bit for each VbrQueueKind. */
@@ -125,7 +128,10 @@ struct VirtIOBalloonRs {
 void vbr_announce_actual(VirtIOBalloonRs *s);
 /* Whether the driver accepted a feature of the standard, by its bit. */
 bool vbr_accepted(VirtIOBalloonRs *s, unsigned int bit);
-/* Bytes of RAM that the guest has, hotplugged memory included. */
+/*
+ * Bytes of RAM that the guest has: the machine's, DIMMs, and what virtio-mem
+ * devices have plugged.
+ */
 uint64_t vbr_ram_size(void);
 
 /* virtio-balloon-rs-calls.c */

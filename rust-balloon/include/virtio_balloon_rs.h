@@ -1128,6 +1128,15 @@ typedef struct VbrState {
    * two ends may see differently.
    */
   uint64_t founding;
+  /**
+   * Whether the field below was sent: only to a device like this one, and where `num_pages` does
+   * not say it.
+   */
+  bool has_target;
+  /**
+   * How many bytes of its RAM the host asks the guest to keep, all ones for all of it.
+   */
+  uint64_t target;
 } VbrState;
 
 /**
@@ -1397,6 +1406,30 @@ enum VbrStatus vbr_target_set(struct VbrDevice *device,
                               uint64_t target,
                               uint64_t ram,
                               uint32_t *num_pages);
+
+/**
+ * How many bytes the guest is asked to keep; all ones for all that it has, also of what it gets later.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `target` NULL or writable.
+ */
+VBR_MUST_CHECK
+enum VbrStatus vbr_target_get(const struct VbrDevice *device,
+                              uint64_t *target);
+
+/**
+ * Says that the guest has `ram` bytes of RAM from now on; `changed` gets whether it is asked for another
+ * number of pages now, and is to be told.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `changed` NULL or writable.
+ */
+VBR_MUST_CHECK
+enum VbrStatus vbr_ram_set(struct VbrDevice *device,
+                           uint64_t ram,
+                           bool *changed);
 
 /**
  * How many of its `ram` bytes the guest says are in the balloon; never more than `ram`.

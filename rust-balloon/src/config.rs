@@ -24,7 +24,12 @@ pub fn size(features: Features, qemu_4_0_size: bool) -> usize {
 /// The values behind the configuration space.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConfigState {
-    /// Pages that the host asks for.
+    /// How many bytes of its RAM the host asks the guest to keep; `None` for all of it, whatever
+    /// comes and goes.
+    pub target: Option<u64>,
+    /// How many bytes of RAM the guest has.
+    pub ram: u64,
+    /// Pages that the host asks for: what `target` leaves of `ram`.
     pub num_pages: u32,
     /// Pages that the guest says are in the balloon; any number that a guest can write.
     pub actual: u32,
@@ -64,11 +69,30 @@ impl ConfigState {
         self.actual != before
     }
 
-    /// Sets `num_pages` so that a guest with `ram` bytes keeps `target` of them. A target above
-    /// `ram` empties the balloon. A balloon holds at most 2^32 - 1 pages: the field has 32 bits.
+    /// Has a guest with `ram` bytes keep `target` of them.
+    ///
+    /// A target that is all of RAM, or more, empties the balloon, and leaves memory that comes
+    /// later to the guest, too: management software sets such a target when it starts a machine.
     pub fn set_target(&mut self, target: u64, ram: u64) {
+        self.target = (target < ram).then_some(target);
+        self.set_ram(ram);
+    }
+
+    /// The guest has `ram` bytes from now on: the target stays. Says whether the host asks for
+    /// another number of pages now. A balloon holds at most 2^32 - 1 pages: the field has 32 bits.
+    pub fn set_ram(&mut self, ram: u64) -> bool {
+        let target = self.target.unwrap_or(u64::MAX);
         let pages = ram.saturating_sub(target) / PAGE_SIZE;
+        let before = self.num_pages;
+        self.ram = ram;
         self.num_pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        self.num_pages != before
+    }
+
+    /// The target that `num_pages` of `ram` bytes stand for, as far as they say.
+    pub fn target_of(num_pages: u32, ram: u64) -> Option<u64> {
+        let bytes = u64::from(num_pages) * PAGE_SIZE;
+        (num_pages > 0).then(|| ram.saturating_sub(bytes))
     }
 
     /// How many of its `ram` bytes the guest says are in the balloon, never more than all.
@@ -132,5 +156,50 @@ mod tests {
         config.actual = u32::MAX;
         assert_eq!(config.actual_bytes(4 << 30), 4 << 30);
         assert_eq!(config.actual_bytes(17 << 40), (16 << 40) - 4096);
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    fn asked_for(config: &ConfigState) -> u64 {
+        u64::from(config.num_pages) * PAGE_SIZE
+    }
+
+    #[test]
+    fn a_target_stays_while_memory_comes_and_goes() {
+        let mut config = ConfigState::default();
+        config.set_target(192 * MIB, 256 * MIB);
+        assert_eq!(asked_for(&config), 64 * MIB);
+        assert!(config.set_ram(128 * MIB));
+        assert_eq!((asked_for(&config), config.target), (0, Some(192 * MIB)));
+        assert!(!config.set_ram(192 * MIB));
+        assert!(config.set_ram(512 * MIB));
+        assert_eq!(asked_for(&config), 320 * MIB);
+        assert!(!config.set_ram(512 * MIB));
+        assert!(config.set_ram(17 << 40));
+        assert_eq!(config.num_pages, u32::MAX);
+        assert!(config.set_ram(256 * MIB));
+        assert_eq!(asked_for(&config), 64 * MIB);
+    }
+
+    #[test]
+    fn a_target_of_all_memory_is_one_of_all_that_comes() {
+        let mut config = ConfigState::default();
+        for target in [128 * MIB, 129 * MIB, u64::MAX] {
+            config.set_target(127 * MIB, 128 * MIB);
+            config.set_target(target, 128 * MIB);
+            assert_eq!((config.target, config.num_pages), (None, 0));
+            assert!(!config.set_ram(256 * MIB));
+        }
+    }
+
+    /// What a stream says that has nothing but the number of pages.
+    #[test]
+    fn pages_stand_for_a_target() {
+        assert_eq!(ConfigState::target_of(0, 128 * MIB), None);
+        assert_eq!(
+            ConfigState::target_of(1, 128 * MIB),
+            Some(128 * MIB - PAGE_SIZE)
+        );
+        assert_eq!(ConfigState::target_of(u32::MAX, 128 * MIB), Some(0));
     }
 }

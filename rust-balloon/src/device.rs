@@ -194,6 +194,12 @@ impl Balloon {
         self.config.num_pages
     }
 
+    /// The guest has `ram` bytes of RAM from now on. Says whether the host asks for another number
+    /// of pages now, of which the guest is to be told.
+    pub fn set_ram(&mut self, ram: u64) -> bool {
+        self.config.set_ram(ram)
+    }
+
     /// The values behind the configuration space.
     pub fn config(&self) -> &ConfigState {
         &self.config

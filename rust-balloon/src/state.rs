@@ -35,6 +35,11 @@ pub struct State {
     /// The founding protocols that the driver speaks, by their private bits: what other bits mean, the
     /// two ends may see differently.
     pub founding: u64,
+    /// Whether the field below was sent: only to a device like this one, and where `num_pages` does
+    /// not say it.
+    pub has_target: bool,
+    /// How many bytes of its RAM the host asks the guest to keep, all ones for all of it.
+    pub target: u64,
 }
 
 impl State {
@@ -50,11 +55,15 @@ impl State {
             stats_last_update: stats.last_update,
             stats_polling_interval: interval,
             founding: founding(balloon),
+            has_target: ConfigState::target_of(config.num_pages, config.ram) != config.target,
+            target: config.target.unwrap_or(u64::MAX),
         }
     }
 
     /// Makes `balloon` go on from here, in a machine that can have `max_ram` bytes of memory, with the
-    /// set of ballooned `pages` if the stream carries one. The stream's features must have been set.
+    /// set of ballooned `pages` if the stream carries one. The stream's features must have been set,
+    /// and the size of RAM. If that is another one than it was at the source, the number of pages that
+    /// the host asks for changes when it is set again.
     ///
     /// `actual` is the guest's own number and may be any.
     ///
@@ -91,7 +100,15 @@ impl State {
         } else {
             None
         };
+        let ram = balloon.config().ram;
+        let target = if self.has_target {
+            (self.target != u64::MAX).then_some(self.target)
+        } else {
+            ConfigState::target_of(self.num_pages, ram)
+        };
         let config = ConfigState {
+            target,
+            ram,
             num_pages: self.num_pages,
             actual: self.actual,
             poison_val: self.poison_val,
@@ -205,6 +222,52 @@ mod tests {
             (1 << 17, u32::MAX, 7)
         );
         assert_eq!(again.stats_last_update, 99);
+    }
+
+    /// The source's target, as a stream with these fields brings it to a machine with `ram` bytes.
+    fn arrived(source: &Balloon, ram: u64, with_subsection: bool) -> (Option<u64>, u32, bool) {
+        let mut saved = State::save(source, 10);
+        let sent = saved.has_target;
+        saved.has_target &= with_subsection;
+        let mut to = Balloon::new(Options::default());
+        to.set_ram(ram);
+        saved.load(&mut to, None, 4 * RAM).unwrap();
+        assert_eq!(to.config().num_pages, saved.num_pages);
+        to.set_ram(ram);
+        (to.config().target, to.config().num_pages, sent)
+    }
+
+    #[test]
+    fn the_target_comes_along_and_is_sent_only_where_pages_do_not_say_it() {
+        let mut from = Balloon::new(Options::default());
+        from.set_ram(RAM);
+        assert_eq!(arrived(&from, RAM, true), (None, 0, false));
+        from.set_target(RAM / 2, RAM);
+        let pages = (RAM / 2 / PAGE_SIZE) as u32;
+        assert_eq!(arrived(&from, RAM, true), (Some(RAM / 2), pages, false));
+        // A part of a page is asked for by nobody, but said.
+        from.set_target(RAM / 2 + 1, RAM);
+        let whole = Some(RAM / 2 + PAGE_SIZE);
+        assert_eq!(
+            arrived(&from, RAM, true),
+            (Some(RAM / 2 + 1), pages - 1, true)
+        );
+        assert_eq!(arrived(&from, RAM, false), (whole, pages - 1, true));
+        // Memory went, and may come back.
+        from.set_target(RAM / 2, RAM);
+        from.set_ram(RAM / 4);
+        assert_eq!(arrived(&from, RAM / 4, true), (Some(RAM / 2), 0, true));
+        assert_eq!(arrived(&from, RAM / 4, false), (None, 0, true));
+        from.set_target(RAM, RAM);
+        assert_eq!(arrived(&from, RAM, true), (None, 0, false));
+    }
+
+    #[test]
+    fn pages_of_a_larger_machine_become_what_this_one_has() {
+        let mut from = Balloon::new(Options::default());
+        from.set_target(RAM / 4, 2 * RAM);
+        let pages = (RAM / PAGE_SIZE) as u32;
+        assert_eq!(arrived(&from, RAM, false), (Some(0), pages, false));
     }
 
     #[test]

@@ -16,6 +16,8 @@ static const char *const vbr_entries[] = {
     "vbr_config_read",
     "vbr_config_write",
     "vbr_target_set",
+    "vbr_target_get",
+    "vbr_ram_set",
     "vbr_actual_get",
     "vbr_abi_version",
     "vbr_device_new",

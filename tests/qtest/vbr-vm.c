@@ -185,6 +185,7 @@ int main(int argc, char **argv)
     vbr_add_migrate_tests();
     vbr_add_set_tests();
     vbr_add_memory_tests();
+    vbr_add_target_tests();
     vbr_add_inhibit_tests();
     vbr_add_legacy_tests();
     vbr_add_notify_tests();

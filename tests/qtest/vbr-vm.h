@@ -48,6 +48,7 @@ void vbr_add_huge_tests(void);
 void vbr_add_migrate_tests(void);
 void vbr_add_set_tests(void);
 void vbr_add_memory_tests(void);
+void vbr_add_target_tests(void);
 void vbr_add_inhibit_tests(void);
 void vbr_add_legacy_tests(void);
 void vbr_add_notify_tests(void);

@@ -57,8 +57,9 @@ impl Balloon {
         self.begin(Beginning {
             negotiated: Features::empty(),
             config: ConfigState {
-                num_pages: self.config.num_pages,
-                ..ConfigState::default()
+                actual: 0,
+                poison_val: 0,
+                ..self.config
             },
             stats: self.stats,
             ballooned: Ballooned {
@@ -74,9 +75,8 @@ impl Balloon {
     /// must be set anew.
     pub fn inherit(&mut self, broken: &Balloon) {
         self.config = ConfigState {
-            num_pages: broken.config.num_pages,
-            actual: broken.config.actual,
-            ..ConfigState::default()
+            poison_val: 0,
+            ..broken.config
         };
         self.stats = broken.stats;
         self.counters = broken.counters;

@@ -94,6 +94,45 @@ pub unsafe extern "C" fn vbr_target_set(
     })
 }
 
+/// How many bytes the guest is asked to keep; all ones for all that it has, also of what it gets later.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `target` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_target_get(device: *const VbrDevice, target: *mut u64) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let target = unsafe { output(target) };
+    with_device(device, |balloon, _| {
+        target?.write(balloon.config().target.unwrap_or(u64::MAX));
+        Ok(())
+    })
+}
+
+/// Says that the guest has `ram` bytes of RAM from now on; `changed` gets whether it is asked for another
+/// number of pages now, and is to be told.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `changed` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_ram_set(
+    device: *mut VbrDevice,
+    ram: u64,
+    changed: *mut bool,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let changed = unsafe { output(changed) };
+    with_device(device, |balloon, _| {
+        changed?.write(balloon.set_ram(ram));
+        Ok(())
+    })
+}
+
 /// How many of its `ram` bytes the guest says are in the balloon; never more than `ram`.
 ///
 /// # Safety

@@ -48,6 +48,8 @@ static const struct {
     X(vbr_config_read, (device, 0, out->image, sizeof(out->image)))            \
     X(vbr_config_write, (device, in.image, sizeof(in.image), &out->flag))      \
     X(vbr_target_set, (device, 0, 4096, &out->pages))                          \
+    X(vbr_target_get, (device, &out->bytes))                                   \
+    X(vbr_ram_set, (device, 4096, &out->flag))                                 \
     X(vbr_actual_get, (device, 4096, &out->bytes))                             \
     X(vbr_device_features, (device, &out->bytes))                              \
     X(vbr_device_can_accept, (device, 0, &out->flag))                          \

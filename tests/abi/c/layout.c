@@ -151,7 +151,7 @@ AT(VbrCounters, ignored_stats, 23 * 8);
 AT(VbrCounters, inhibited_bytes, 26 * 8);
 AT(VbrCounters, free_errors, 27 * 8);
 
-IS(sizeof(struct VbrState), 168);
+IS(sizeof(struct VbrState), 184);
 AT(VbrState, num_pages, 0);
 AT(VbrState, actual, 4);
 AT(VbrState, poison_val, 8);
@@ -160,6 +160,8 @@ AT(VbrState, stats, 16);
 AT(VbrState, stats_last_update, 144);
 AT(VbrState, stats_polling_interval, 152);
 AT(VbrState, founding, 160);
+AT(VbrState, has_target, 168);
+AT(VbrState, target, 176);
 
 IS(sizeof(struct VbrSavedPages), 24);
 AT(VbrSavedPages, coded, 0);

@@ -70,6 +70,10 @@ struct arguments {
     X(write_changed, vbr_config_write(a->device, a->image, 16, NULL))          \
     X(target_device, vbr_target_set(NULL, 0, RAM, &a->pages))                  \
     X(target_pages, vbr_target_set(a->device, 0, RAM, NULL))                   \
+    X(target_get, vbr_target_get(NULL, &a->bytes))                             \
+    X(target_out, vbr_target_get(a->device, NULL))                             \
+    X(ram_device, vbr_ram_set(NULL, RAM, &a->flag))                            \
+    X(ram_changed, vbr_ram_set(a->device, RAM / 2, NULL))                      \
     X(actual_device, vbr_actual_get(NULL, RAM, &a->bytes))                     \
     X(actual_bytes, vbr_actual_get(a->device, RAM, NULL))                      \
     X(new_options, vbr_device_new(NULL, &a->ops, &a->made))                    \
