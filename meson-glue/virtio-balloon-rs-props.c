@@ -419,9 +419,13 @@ static void set_polling_interval(Object *obj, Visitor *v, const char *name,
     if (!visit_type_int64(v, name, &seconds, errp)) {
         return;
     }
-    if (seconds < 0 || seconds > UINT32_MAX) {
-        error_setg(errp, "%s must be 0 (off) to %" PRIu32 " seconds", name,
-                   UINT32_MAX);
+    /* The words of QEMU's C device, which scripts know. */
+    if (seconds < 0) {
+        error_setg(errp, "timer value must be greater than zero");
+        return;
+    }
+    if (seconds > UINT32_MAX) {
+        error_setg(errp, "timer value is too big");
         return;
     }
     vbr_stats_set_interval(s, seconds);

@@ -314,6 +314,10 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
                    (int)(VBR_MAX_HOLD_BYTES / MiB));
         return;
     }
+    if (s->iothread) {
+        warn_report("%s: iothread has no effect: free page hints need no "
+                    "thread of their own here", TYPE_VIRTIO_BALLOON_RS);
+    }
     status = vbr_device_new(&options, &ops, &s->device);
     if (status == VBR_STATUS_OK) {
         status = vbr_config_size(s->device, &config_size);

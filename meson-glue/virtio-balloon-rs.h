@@ -52,7 +52,7 @@ struct VirtIOBalloonRs {
     uint32_t hold_ms;
     uint64_t hold_bytes;
     bool qemu_4_0_config_size;
-    /* Accepted as QEMU's C device does; nothing here needs a thread. */
+    /* Accepted as QEMU's C device does, with a warning. */
     IOThread *iothread;
     uint32_t hint_window;
 
