@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The machine's own apt configuration, read to find the Debian mirror it uses.
+//! The machine's own apt configuration, read to find the Debian mirror it uses, and an apt with
+//! lists of its own for what other releases of Debian have.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::Result;
+use crate::paths::Paths;
+use crate::stamp;
 
 /// A Debian archive and what its signatures are checked with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,11 +20,30 @@ pub(crate) struct Archive {
     trusted: Option<String>,
 }
 
+/// What a list is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Packages that can be installed.
+    Binary,
+    /// Their sources.
+    Source,
+}
+
 impl Archive {
-    /// A deb822 list of the source packages of these suites.
-    pub(crate) fn source_list(&self, suites: &[&str]) -> String {
+    /// Where the archive is.
+    pub(crate) fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// A deb822 list of the packages of these suites.
+    pub(crate) fn list(&self, kind: Kind, suites: &[&str]) -> String {
+        // The lists that are named are all that is fetched: others are large.
+        let (types, targets) = match kind {
+            Kind::Binary => ("deb", "Packages"),
+            Kind::Source => ("deb-src", "Sources"),
+        };
         let mut text = format!(
-            "Types: deb-src\nURIs: {}\nSuites: {}\nComponents: main\n",
+            "Types: {types}\nTargets: {targets}\nURIs: {}\nSuites: {}\nComponents: main\n",
             self.uri,
             suites.join(" ")
         );
@@ -28,6 +53,54 @@ impl Archive {
             }
         }
         text
+    }
+}
+
+/// apt with a list and a state of its own: the machine's configuration is not changed.
+pub(crate) struct Apt {
+    dir: PathBuf,
+}
+
+impl Apt {
+    /// An apt that knows this list, with its files in a folder of the downloads.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub(crate) fn new(paths: &Paths, folder: &str, list: &str) -> Result<Self> {
+        let dir = paths.downloads().join(folder);
+        stamp::make_dir(&dir.join("lists/partial"))?;
+        stamp::make_dir(&dir.join("cache/archives/partial"))?;
+        stamp::write_whole(&dir.join("debian.sources"), list)?;
+        let apt = Self { dir };
+        let lines = apt
+            .settings()
+            .map(|(name, value)| format!("{name} \"{value}\";\n"));
+        stamp::write_whole(&apt.config(), &lines.concat())?;
+        Ok(apt)
+    }
+
+    /// A program of apt that uses this list.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("APT_CONFIG", self.config());
+        command
+    }
+
+    /// The file with its settings, for `APT_CONFIG`.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.join("apt.conf")
+    }
+
+    fn settings(&self) -> [(&'static str, String); 5] {
+        let at = |path: &str| self.dir.join(path).display().to_string();
+        [
+            ("Dir::Etc::SourceList", at("debian.sources")),
+            ("Dir::Etc::SourceParts", "/dev/null".into()),
+            ("Dir::State::Lists", at("lists")),
+            ("Dir::Cache", at("cache")),
+            // Without this, root's downloads are tried as a user who may not write here.
+            ("APT::Sandbox::User", "root".into()),
+        ]
     }
 }
 
@@ -217,8 +290,14 @@ Components: main
             trusted: Some("yes".into()),
         };
         assert_eq!(
-            archive.source_list(&["forky", "sid"]),
-            "Types: deb-src\nURIs: http://m\nSuites: forky sid\nComponents: main\nTrusted: yes\n"
+            archive.list(Kind::Source, &["forky", "sid"]),
+            "Types: deb-src\nTargets: Sources\nURIs: http://m\nSuites: forky sid\n\
+             Components: main\nTrusted: yes\n"
+        );
+        let binary = archive.list(Kind::Binary, &["sid"]);
+        assert!(
+            binary.starts_with("Types: deb\nTargets: Packages\n"),
+            "{binary}"
         );
     }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::apt::{self, Archive};
+use crate::apt::{self, Apt, Archive, Kind};
 use crate::error::{At, Error, Result};
 use crate::paths::Paths;
 use crate::run::{Step, output};
@@ -65,48 +65,20 @@ fn dsc_in(dir: &Path) -> Option<PathBuf> {
     paths.find(|path| path.extension().is_some_and(|extension| extension == "dsc"))
 }
 
-/// apt with a list and a state of its own: the machine's configuration is not changed.
-struct Apt {
-    dir: PathBuf,
-}
-
-impl Apt {
-    fn new(paths: &Paths, archive: &Archive, suites: &[&str]) -> Result<Self> {
-        let dir = paths.downloads().join("apt");
-        stamp::make_dir(&dir.join("lists/partial"))?;
-        stamp::make_dir(&dir.join("cache/archives/partial"))?;
-        stamp::write_whole(&dir.join("qemu.sources"), &archive.source_list(suites))?;
-        Ok(Self { dir })
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        let at = |name: &str, path: &str| format!("{name}={}", self.dir.join(path).display());
-        for option in [
-            at("Dir::Etc::SourceList", "qemu.sources"),
-            "Dir::Etc::SourceParts=/dev/null".into(),
-            at("Dir::State::Lists", "lists"),
-            at("Dir::Cache", "cache"),
-            // Without this, root's downloads are tried as a user who may not write here.
-            "APT::Sandbox::User=root".into(),
-            // Otherwise a mirror that does not answer is only a warning.
-            "APT::Update::Error-Mode=any".into(),
-        ] {
-            command.args(["-o", &option]);
-        }
-        command
-    }
-}
-
 fn from_debian(paths: &Paths, series: &Series, archive: &Archive) -> Result<Source> {
     let todo = "check the network and the mirror in /etc/apt, or give sources with --qemu-src DIR";
-    let apt = Apt::new(paths, archive, series.suites)?;
+    let list = archive.list(Kind::Source, series.suites);
+    let apt = Apt::new(paths, "apt", &list)?;
     Step {
         name: "read the mirror's list of sources",
         log: paths.log("apt-sources"),
         todo,
     }
-    .run(apt.command("apt-get").args(["-q", "update"]))?;
+    // Without the option a mirror that does not answer is only a warning.
+    .run(
+        apt.command("apt-get")
+            .args(["-q", "-o", "APT::Update::Error-Mode=any", "update"]),
+    )?;
     let shown = output(
         apt.command("apt-cache")
             .args(["showsrc", "--only-source", "qemu"]),

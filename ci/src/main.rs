@@ -11,6 +11,7 @@ mod costs;
 mod demo;
 mod error;
 mod fetch;
+mod fresh;
 mod fuzz;
 mod git;
 mod header;
@@ -65,6 +66,9 @@ enum Door {
     Guest {
         /// Only those whose names contain this, such as founding or moved::
         filter: Option<String>,
+        /// The line of the guest's kernel, such as 7.3 [default: that of this Debian]
+        #[arg(long, value_parser = ["6.1", "6.12", "6.18", "7.2", "7.3"])]
+        kernel: Option<String>,
     },
     /// Give random input to the library, its C ABI and the whole binary, and see what breaks
     Fuzz(fuzz::FuzzArgs),
@@ -115,6 +119,10 @@ struct TestArgs {
     /// QEMU series whose guests are run [default: the newest that can be had]
     #[arg(long)]
     series: Option<String>,
+    /// Run both commands of the README on a new Debian of this number; with --quick the second
+    /// one is quick, too
+    #[arg(long, value_name = "12|13", conflicts_with_all = ["all", "series"])]
+    fresh: Option<String>,
 }
 
 #[derive(Args)]
@@ -167,12 +175,20 @@ fn enter(door: Door) -> Result<bool> {
         Door::Qemu(args) => build_qemu(&paths, args)?,
         Door::Demo(args) => demo::run(&paths, args.series, args.plot.as_deref())?,
         Door::Bench(bench) => bench::run(&paths, bench)?,
-        Door::Test(TestArgs { quick, all, series }) => {
+        Door::Test(TestArgs {
+            quick,
+            fresh: Some(number),
+            ..
+        }) => return fresh::run(&paths, &number, quick),
+        Door::Test(TestArgs {
+            quick, all, series, ..
+        }) => {
             return test::run(&paths, &test::Options { quick, all, series });
         }
         Door::Qtest(args) => return test::device_tests(&paths, &args.wanted()),
-        Door::Guest { filter } => {
-            return test::guest_tests(&paths, &qemu::Wanted::default(), filter.as_deref());
+        Door::Guest { filter, kernel } => {
+            let (filter, kernel) = (filter.as_deref(), kernel.as_deref());
+            return test::guest_tests(&paths, test::guests::Options { filter, kernel });
         }
         Door::Fuzz(args) => return fuzz::run(&paths, &args),
         Door::Patches(Patches::Check { series, build }) => check_patches(&paths, series, build)?,

@@ -2,7 +2,7 @@
 
 //! `cargo xtask test`: everything, in order, counted.
 
-mod guests;
+pub(crate) mod guests;
 mod qtest;
 pub(crate) mod rust;
 pub(crate) mod tally;
@@ -55,15 +55,14 @@ pub(crate) fn device_tests(paths: &Paths, wanted: &Wanted) -> Result<bool> {
     Ok(Run { start, tally }.account())
 }
 
-/// Builds QEMU as wanted and runs the tests with Linux guests whose names contain `filter`; gives whether
-/// none failed.
+/// Builds QEMU and runs the tests with Linux guests, or some of them; gives whether none failed.
 ///
 /// # Errors
 /// When it does not build, or no test ran.
-pub(crate) fn guest_tests(paths: &Paths, wanted: &Wanted, filter: Option<&str>) -> Result<bool> {
+pub(crate) fn guest_tests(paths: &Paths, options: guests::Options<'_>) -> Result<bool> {
     let start = Instant::now();
-    let build = qemu::build(paths, wanted)?;
-    let tally = guests::test(paths, &build, filter)?;
+    let build = qemu::build(paths, &Wanted::default())?;
+    let tally = guests::test(paths, &build, options)?;
     Ok(Run { start, tally }.account())
 }
 
@@ -119,7 +118,9 @@ fn with_qemu(paths: &Paths, options: &Options, run: &mut Run) {
     run.section("QEMU's device tests: its own", || {
         qtest::qemus(paths, &wanted)
     });
-    run.section("Linux guests", || guests::test(paths, &build, None));
+    run.section("Linux guests", || {
+        guests::test(paths, &build, guests::Options::default())
+    });
     if options.all {
         variants::all(paths, &build, run);
     }

@@ -3,7 +3,7 @@
 //! `--all`: the builds that are too long for every run.
 
 use super::tally::Tally;
-use super::{Run, qtest};
+use super::{Run, guests, qtest};
 use crate::error::Result;
 use crate::paths::Paths;
 use crate::qemu::{Build, Variant, Wanted};
@@ -39,6 +39,9 @@ pub(super) fn all(paths: &Paths, build: &Build, run: &mut Run) {
         let heading = format!("QEMU {} for {target}", build.series.name);
         run.section(&heading, || other_target(paths, &wanted, *has_tests));
     }
+    run.section("guests of the newest Linux", || {
+        guests::newest(paths, build)
+    });
     for (variant, heading) in [
         (
             Variant::Asan,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::packages;
+use crate::packages::Packages;
 use crate::tools::{copy, empty, path_text, run};
 use crate::{Error, Result};
 
@@ -37,8 +37,8 @@ pub(crate) fn sources() -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// When the kernel's headers cannot be had, or the compiler refuses.
-pub(crate) fn build(release: &str, downloads: &Path, scratch: &Path) -> Result<PathBuf> {
-    let headers = unpack_headers(release, downloads, &scratch.join("headers"))?;
+pub(crate) fn build(release: &str, packages: &Packages, scratch: &Path) -> Result<PathBuf> {
+    let headers = unpack_headers(release, packages, &scratch.join("headers"))?;
     let dir = copy_sources(&scratch.join("driver"))?;
     run("build the guest's driver", &mut make(&headers, &dir)?)?;
     let module = dir.join(format!("{MODULE}.ko"));
@@ -54,12 +54,9 @@ pub(crate) fn build(release: &str, downloads: &Path, scratch: &Path) -> Result<P
 /// # Errors
 /// When the kernel's headers cannot be had, or the compiler refuses.
 pub fn complaints(target: &Path, scratch: &Path) -> Result<Vec<String>> {
-    let release = packages::newest_kernel()?;
-    let headers = unpack_headers(
-        &release,
-        &target.join("downloads"),
-        &scratch.join("headers"),
-    )?;
+    let packages = Packages::of_machine(&target.join("downloads"));
+    let release = packages.newest_kernel()?;
+    let headers = unpack_headers(&release, &packages, &scratch.join("headers"))?;
     let dir = copy_sources(&scratch.join("driver"))?;
     let mut command = make(&headers, &dir)?;
     if has_sparse() {
@@ -115,12 +112,12 @@ fn make(headers: &Path, dir: &Path) -> Result<Command> {
 
 /// Unpacks the headers of the kernel `release` below `root`; the folder that
 /// modules are built against.
-fn unpack_headers(release: &str, downloads: &Path, root: &Path) -> Result<PathBuf> {
+fn unpack_headers(release: &str, packages: &Packages, root: &Path) -> Result<PathBuf> {
     empty(root)?;
     let package = format!("linux-headers-{release}");
-    packages::unpack(&package, downloads, root)?;
-    for needed in packages::dependencies(&package, &["linux-headers-", "linux-kbuild-"])? {
-        packages::unpack(&needed, downloads, root)?;
+    packages.unpack(&package, root)?;
+    for needed in packages.dependencies(&package, &["linux-headers-", "linux-kbuild-"])? {
+        packages.unpack(&needed, root)?;
     }
     let headers = root.join("usr/src").join(&package);
     // It names the others as if they were installed.

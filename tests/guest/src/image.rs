@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The guest: Debian's cloud kernel of this machine's apt, busybox, our agent and our
-//! own balloon driver.
+//! The guest: Debian's cloud kernel, busybox, our agent and our own balloon driver.
 //!
-//! What is built lies in `<target>/guest`. A stamp that is written last holds a
+//! What is built lies in `<target>/guest` with the kernel of this machine's apt, and in
+//! `<target>/guest-LINE` with the newest of a line. A stamp that is written last holds a
 //! hash of all that went in; while it fits, nothing is done again.
 
 use std::fs;
@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::kernel::{DRIVERS, Unpacked};
+use crate::packages::Packages;
 use crate::tools::{copy, create, empty, path_text, run, run_to};
-use crate::{Error, Result, driver, packages};
+use crate::{Error, Result, driver};
 
 const RUST_TARGET: &str = "x86_64-unknown-linux-gnu";
 const BUSYBOX: &str = "/bin/busybox";
@@ -22,8 +24,8 @@ const APPLETS: &[&str] = &[
     "sh", "mount", "modprobe", "rmmod", "stty", "reboot", "sleep", "cat", "echo", "ls", "dmesg",
     "tail",
 ];
-/// Folders of the kernel's modules that hold the drivers and all they need.
-const MODULES: &[&str] = &["kernel/drivers/virtio"];
+/// The file that says why an image is without our driver.
+const NO_DRIVER: &str = "no-driver";
 const INIT: &str = "#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -65,20 +67,41 @@ impl GuestImage {
         }
     }
 
+    /// Why it is without our own driver, if it is.
+    pub fn without_driver(&self) -> Option<String> {
+        fs::read_to_string(self.dir.join(NO_DRIVER)).ok()
+    }
+
     fn complete(&self, inputs: &str) -> bool {
         let stamp = fs::read_to_string(self.dir.join("stamp"));
         stamp.is_ok_and(|s| s == inputs) && self.kernel.is_file() && self.initrd.is_file()
     }
 }
 
-/// Builds the guest in `<target>/guest`, or does nothing when it is there. A
-/// built guest keeps its kernel when the package archive has a newer one.
+/// The lines of Linux that guests are run with, beside the kernel of this machine's apt.
+pub const LINES: &[&str] = &["6.1", "6.12", "6.18", "7.2", "7.3"];
+
+/// Which kernel a guest has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kernel {
+    /// The newest cloud kernel of this machine's apt, with our own driver for it.
+    Machine,
+    /// The newest of this line in any release of the machine's archive. Our own driver is
+    /// there only if the kernel's headers can be had and work on this machine.
+    Line(String),
+}
+
+/// Builds the guest, or does nothing when it is there. A built guest keeps its kernel when
+/// the package archive has a newer one.
 ///
 /// # Errors
 /// When a package cannot be had or a program fails; the next call starts again.
-pub fn build(target: &Path) -> Result<GuestImage> {
+pub fn build(target: &Path, kernel: &Kernel) -> Result<GuestImage> {
     let target = &std::path::absolute(target).map_err(Error::io("find the target folder"))?;
-    let dir = target.join("guest");
+    let dir = match kernel {
+        Kernel::Machine => target.join("guest"),
+        Kernel::Line(line) => target.join(format!("guest-{line}")),
+    };
     let image = GuestImage::at(&dir);
     let inputs = inputs()?;
     if image.complete(&inputs) {
@@ -90,7 +113,7 @@ pub fn build(target: &Path) -> Result<GuestImage> {
     // Of its own for each process: two at once do the work twice, nothing worse.
     let scratch = dir.join(format!("part-{}", std::process::id()));
     empty(&scratch)?;
-    let made = assemble(target, &scratch);
+    let made = assemble(target, kernel, &scratch);
     let kept = made.and_then(|made| keep(&made, &image, &inputs));
     fs::remove_dir_all(&scratch).map_err(Error::io("clean up after the guest image"))?;
     kept?;
@@ -100,26 +123,55 @@ pub fn build(target: &Path) -> Result<GuestImage> {
 }
 
 /// Makes kernel and initramfs in `scratch`.
-fn assemble(target: &Path, scratch: &Path) -> Result<GuestImage> {
+fn assemble(target: &Path, kernel: &Kernel, scratch: &Path) -> Result<GuestImage> {
     let made = GuestImage::at(scratch);
     let agent = build_agent(target)?;
     let downloads = target.join("downloads");
-    let release = packages::newest_kernel()?;
-    let unpacked = scratch.join("unpacked");
-    packages::unpack_kernel(&release, &downloads, &unpacked)?;
-    let module = driver::build(&release, &downloads, scratch)?;
+    let (packages, release) = match kernel {
+        Kernel::Machine => {
+            let packages = Packages::of_machine(&downloads);
+            let release = packages.newest_kernel()?;
+            (packages, release)
+        }
+        Kernel::Line(line) => {
+            let packages = Packages::of_all_releases(&downloads)?;
+            let release = packages.newest_of_line(line)?;
+            (packages, release)
+        }
+    };
+    let root = &scratch.join("unpacked");
+    packages.unpack_kernel(&release, root)?;
+    let unpacked = Unpacked {
+        root,
+        release: &release,
+    };
+    let module = match (driver::build(&release, &packages, scratch), kernel) {
+        (Ok(module), _) => Some(module),
+        (Err(error), Kernel::Machine) => return Err(error),
+        (Err(error), Kernel::Line(_)) => {
+            let why = error.to_string();
+            let why = why.lines().next().unwrap_or_default();
+            fs::write(made.dir.join(NO_DRIVER), why)
+                .map_err(Error::io("note why there is no driver"))?;
+            None
+        }
+    };
     let root = scratch.join("root");
     lay_out(&root, &agent)?;
-    lay_out_modules(&root, &unpacked, &release, &module)?;
+    lay_out_modules(&root, &unpacked, module.as_deref())?;
     pack(&root, &made.initrd)?;
-    let kernel = unpacked.join("boot").join(format!("vmlinuz-{release}"));
-    copy(&kernel, &made.kernel)?;
+    copy(&unpacked.kernel()?, &made.kernel)?;
     Ok(made)
 }
 
 /// Puts a whole image in its place, the stamp last.
 fn keep(made: &GuestImage, image: &GuestImage, inputs: &str) -> Result<()> {
-    let _ = fs::remove_file(image.dir.join("stamp"));
+    for stale in ["stamp", NO_DRIVER] {
+        let _ = fs::remove_file(image.dir.join(stale));
+    }
+    if let Some(reason) = made.without_driver() {
+        fs::write(image.dir.join(NO_DRIVER), reason).map_err(Error::io("keep the reason"))?;
+    }
     for (from, to) in [(&made.kernel, &image.kernel), (&made.initrd, &image.initrd)] {
         fs::rename(from, to).map_err(Error::io(path_text(to)))?;
     }
@@ -133,7 +185,7 @@ fn workspace() -> PathBuf {
 /// A line that differs whenever the image would.
 fn inputs() -> Result<String> {
     let mut hash = DefaultHasher::new();
-    (APPLETS, MODULES, INIT).hash(&mut hash);
+    (APPLETS, DRIVERS, INIT).hash(&mut hash);
     let agent = Path::new(env!("CARGO_MANIFEST_DIR")).join("agent");
     let mut files = vec![agent.join("Cargo.toml"), PathBuf::from(BUSYBOX)];
     let sources = agent.join("src");
@@ -192,28 +244,16 @@ fn lay_out(root: &Path, agent: &Path) -> Result<()> {
 }
 
 /// The kernel's drivers, and ours beside them.
-fn lay_out_modules(root: &Path, unpacked: &Path, release: &str, module: &Path) -> Result<()> {
-    let modules = Path::new("lib/modules").join(release);
-    for folder in MODULES {
-        let to = root.join(&modules).join(folder);
-        create(&to)?;
-        let mut command = Command::new("cp");
-        command.arg("-rT");
-        command.arg(unpacked.join(&modules).join(folder)).arg(&to);
-        run("copy the guest's modules", &mut command)?;
-    }
-    let ours = root.join(&modules).join("extra");
-    create(&ours)?;
-    copy(module, &ours.join(format!("{}.ko", driver::MODULE)))?;
-    // depmod looks up what is built into the kernel here.
-    for file in ["modules.builtin", "modules.order"] {
-        copy(
-            &unpacked.join(&modules).join(file),
-            &root.join(&modules).join(file),
-        )?;
+fn lay_out_modules(root: &Path, kernel: &Unpacked<'_>, module: Option<&Path>) -> Result<()> {
+    let modules = root.join("lib/modules").join(kernel.release);
+    kernel.lay_out_modules(&modules)?;
+    if let Some(module) = module {
+        let ours = modules.join("extra");
+        create(&ours)?;
+        copy(module, &ours.join(format!("{}.ko", driver::MODULE)))?;
     }
     let mut command = Command::new(BUSYBOX);
-    command.args(["depmod", "-b"]).arg(root).arg(release);
+    command.args(["depmod", "-b"]).arg(root).arg(kernel.release);
     run("list the guest's modules", &mut command).map(drop)
 }
 

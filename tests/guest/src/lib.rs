@@ -33,6 +33,7 @@ pub mod error;
 pub mod founding;
 pub mod hugepages;
 pub mod image;
+mod kernel;
 pub mod lines;
 pub mod migrate;
 mod packages;

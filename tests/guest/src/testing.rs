@@ -3,18 +3,19 @@
 //!
 //! - `VBR_QEMU`: QEMU's program; else the newest of `target/qemu/*/build`
 //! - `VBR_GUEST`: the folder of the guest's image; else `target/guest`
+//! - `VBR_KERNEL`: the line of the guest's kernel, such as 7.3; else this machine's own
 //! - `VBR_DEVICE`: the device under test; `virtio-balloon-pci` runs what can be
 //!   run with QEMU's own, for a comparison
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::agent::Worker;
 use crate::config::VmConfig;
-use crate::image::{self, GuestImage};
+use crate::image::{self, GuestImage, Kernel};
 use crate::vm::Vm;
 use crate::{Error, MIB, Result};
 
@@ -42,9 +43,21 @@ pub fn is_ours() -> bool {
 /// # Errors
 /// When there is no QEMU or no guest image.
 pub fn config(properties: &str) -> Result<VmConfig> {
+    let kernel = match std::env::var("VBR_KERNEL") {
+        Ok(line) => Kernel::Line(line),
+        Err(_) => Kernel::Machine,
+    };
+    config_on(&kernel, properties)
+}
+
+/// The same with a guest of this kernel.
+///
+/// # Errors
+/// When there is no QEMU or no such guest.
+pub fn config_on(kernel: &Kernel, properties: &str) -> Result<VmConfig> {
     Ok(VmConfig {
         device: Some(with_properties(&device(), properties)),
-        ..VmConfig::new(&qemu()?, &guest()?)
+        ..VmConfig::new(&qemu()?, &guest(kernel)?)
     })
 }
 
@@ -105,19 +118,19 @@ fn newest_build(dir: &Path) -> Option<PathBuf> {
     builds.max().map(|(_, program)| program)
 }
 
-fn guest() -> Result<GuestImage> {
-    static IMAGE: OnceLock<GuestImage> = OnceLock::new();
-    static BUILDING: Mutex<()> = Mutex::new(());
-    let _one = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(image) = IMAGE.get() {
+fn guest(kernel: &Kernel) -> Result<GuestImage> {
+    static BUILT: Mutex<Vec<(Kernel, GuestImage)>> = Mutex::new(Vec::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, image)) = built.iter().find(|(known, _)| known == kernel) {
         return Ok(image.clone());
     }
     let target = match std::env::var_os("VBR_GUEST") {
         Some(dir) => Path::new(&dir).parent().unwrap_or(Path::new(".")).into(),
         None => target(),
     };
-    let image = image::build(&target)?;
-    Ok(IMAGE.get_or_init(|| image).clone())
+    let image = image::build(&target, kernel)?;
+    built.push((kernel.clone(), image.clone()));
+    Ok(image)
 }
 
 fn target() -> PathBuf {
