@@ -167,7 +167,7 @@ pub(crate) fn build_in(
     git: &Git,
     dir: &Path,
 ) -> Result<()> {
-    let python = setup::python(paths)?;
+    let python = setup::python(paths, false)?;
     let build = Build {
         series,
         dir: dir.to_path_buf(),
@@ -184,7 +184,7 @@ pub(crate) fn build_in(
 fn configure(paths: &Paths, wanted: &Wanted) -> Result<(Build, File)> {
     let set_up = lock(paths)?;
     setup::packages(paths, &[setup::BASE, setup::QEMU, setup::GUEST])?;
-    let python = setup::python(paths)?;
+    let python = setup::python(paths, wanted.variant == Some(Variant::Rust))?;
     let (series, git) = sources(paths, wanted)?;
     if wanted.variant == Some(Variant::Rust) {
         qemu_rust::prepare(paths, &git)?;

@@ -9,6 +9,7 @@ use std::process::Command;
 use crate::error::{Error, Result};
 use crate::paths::Paths;
 use crate::run::{Step, output, succeeds};
+use crate::series::numbers;
 use crate::stamp;
 
 /// Debian packages that the Rust and C parts of the project take.
@@ -32,7 +33,7 @@ pub(crate) const QEMU: &[&str] = &[
     "xz-utils",
 ];
 /// Debian packages that running guests takes: their image, a driver for their kernel (its
-/// tools read ELF files) and QEMU's firmware.
+/// tools read ELF files; sparse checks it) and QEMU's firmware.
 pub(crate) const GUEST: &[&str] = &[
     "busybox-static",
     "cpio",
@@ -42,13 +43,23 @@ pub(crate) const GUEST: &[&str] = &[
     "make",
     "qemu-system-data",
     "seabios",
+    "sparse",
     "xz-utils",
+    "zstd",
 ];
 /// Debian packages that QEMU's own Rust takes on top.
 pub(crate) const QEMU_RUST: &[&str] = &["clang", "libclang-dev"];
 
-/// The meson that drives QEMU's build; any from 1.9 on does for both series.
+/// The meson that is taken from PyPI where the distribution has none that will do.
 const MESON: &str = "meson==1.9.1";
+/// The oldest meson that builds QEMU.
+const MESON_FOR_C: (u64, u64) = (1, 5);
+/// The oldest meson that builds QEMU's own Rust.
+const MESON_FOR_RUST: (u64, u64) = (1, 9);
+/// What to do where apt fails.
+const APT_TODO: &str = "see what apt said; try `apt-get update` and this again";
+/// The distribution's Python; others in PATH may lack its modules.
+const PYTHON: &str = "/usr/bin/python3";
 
 /// Room for the sources and one build of a series, in MiB.
 const SERIES_MIB: u64 = 6 * 1024;
@@ -68,19 +79,16 @@ pub(crate) fn packages(paths: &Paths, wanted: &[&[&str]]) -> Result<()> {
         return Ok(());
     }
     let list = missing.join(" ");
-    let root = output(Command::new("id").arg("-u"))?.trim() == "0";
-    if !root || !succeeds(Command::new("apt-get").arg("--version")) {
+    if !may_install()? {
         return Err(Error::new(
             format!("packages are missing: {list}"),
             format!("install them: sudo apt-get install {list}"),
         ));
     }
-    let log = paths.log("apt-install");
-    let todo = "see what apt said; try `apt-get update` and this again";
     Step {
         name: "refresh the package lists",
         log: paths.log("apt-update"),
-        todo,
+        todo: APT_TODO,
     }
     .run(Command::new("apt-get").args([
         "-q",
@@ -88,17 +96,27 @@ pub(crate) fn packages(paths: &Paths, wanted: &[&[&str]]) -> Result<()> {
         "APT::Update::Error-Mode=any",
         "update",
     ]))?;
+    install(paths, &missing)
+}
+
+fn install(paths: &Paths, names: &[&str]) -> Result<()> {
     Step {
-        name: &format!("install {list}"),
-        log,
-        todo,
+        name: &format!("install {}", names.join(" ")),
+        log: paths.log("apt-install"),
+        todo: APT_TODO,
     }
     .run(
         Command::new("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .args(["-q", "-y", "--no-install-recommends", "install"])
-            .args(&missing),
+            .args(names),
     )
+}
+
+/// Whether packages can be installed here: as root, with apt.
+fn may_install() -> Result<bool> {
+    let root = output(Command::new("id").arg("-u"))?.trim() == "0";
+    Ok(root && succeeds(Command::new("apt-get").arg("--version")))
 }
 
 /// The packages of this list that are not installed; elsewhere than on Debian none is known
@@ -156,18 +174,78 @@ fn available_mib(df: &str) -> Option<u64> {
     Some(kib / 1024)
 }
 
-/// A Python with meson, in a virtual environment of its own.
-pub(crate) fn python(paths: &Paths) -> Result<PathBuf> {
-    let venv = paths.tools().join("meson");
-    let stamp = paths.tools().join("meson.stamp");
-    let python = venv.join("bin/python3");
-    if stamp::is_done(&stamp, MESON) && succeeds(Command::new(&python).arg("--version")) {
+/// A Python whose meson builds QEMU, with its own Rust if `rust`: the distribution's where that
+/// is new enough, else one in a virtual environment.
+///
+/// # Errors
+/// When neither can be had.
+pub(crate) fn python(paths: &Paths, rust: bool) -> Result<PathBuf> {
+    let least = if rust { MESON_FOR_RUST } else { MESON_FOR_C };
+    let system = Path::new(PYTHON);
+    if has_meson(system, least) {
+        return Ok(system.into());
+    }
+    if let Some(python) = installed_of_pypi(paths) {
         return Ok(python);
     }
-    stamp::forget(&stamp)?;
+    if may_install()? && apt_has_meson(least) {
+        install(paths, &["meson"])?;
+    }
+    match has_meson(system, least) {
+        true => Ok(system.into()),
+        false => install_of_pypi(paths),
+    }
+}
+
+/// Whether this Python finds a meson that is new enough.
+fn has_meson(python: &Path, least: (u64, u64)) -> bool {
+    let ask = "import mesonbuild.coredata as core; print(core.version)";
+    let said = output(Command::new(python).args(["-c", ask]));
+    said.is_ok_and(|version| is_at_least(&version, least))
+}
+
+/// Whether apt would install a meson that is new enough.
+fn apt_has_meson(least: (u64, u64)) -> bool {
+    let said = output(Command::new("apt-cache").args(["policy", "meson"]));
+    said.is_ok_and(|policy| candidate(&policy).is_some_and(|v| is_at_least(v, least)))
+}
+
+/// The version that apt would install, in what `apt-cache policy` says of one package.
+fn candidate(policy: &str) -> Option<&str> {
+    let line = |line: &'_ str| line.trim().starts_with("Candidate:");
+    let found = policy.lines().find(|text| line(text))?;
+    Some(found.split_once(": ")?.1.trim())
+}
+
+/// Compares the first two numbers of a version; what has none is not new enough.
+fn is_at_least(version: &str, least: (u64, u64)) -> bool {
+    match numbers(version)[..] {
+        [major, minor, ..] => (major, minor) >= least,
+        _ => false,
+    }
+}
+
+/// The environment of an earlier run.
+fn installed_of_pypi(paths: &Paths) -> Option<PathBuf> {
+    let python = venv(paths).join("bin/python3");
+    let done = stamp::is_done(&venv_stamp(paths), MESON);
+    (done && succeeds(Command::new(&python).arg("--version"))).then_some(python)
+}
+
+fn venv(paths: &Paths) -> PathBuf {
+    paths.tools().join("meson")
+}
+
+fn venv_stamp(paths: &Paths) -> PathBuf {
+    paths.tools().join("meson.stamp")
+}
+
+fn install_of_pypi(paths: &Paths) -> Result<PathBuf> {
+    let venv = venv(paths);
+    let python = venv.join("bin/python3");
+    stamp::forget(&venv_stamp(paths))?;
     stamp::remove_dir(&venv)?;
-    // Debian's own, as others in PATH may lack the modules.
-    let system = Path::new("/usr/bin/python3");
+    let system = Path::new(PYTHON);
     let system = if system.exists() {
         system
     } else {
@@ -180,7 +258,7 @@ pub(crate) fn python(paths: &Paths) -> Result<PathBuf> {
         todo: "check the network and pip's configuration (`pip config list`)",
     }
     .run(Command::new(&python).args(["-m", "pip", "install", MESON]))?;
-    stamp::done(&stamp, MESON)?;
+    stamp::done(&venv_stamp(paths), MESON)?;
     Ok(python)
 }
 
@@ -195,6 +273,19 @@ mod tests {
             not_installed(installed, &["git", "flex", "bison"]),
             ["flex", "bison"]
         );
+    }
+
+    #[test]
+    fn the_distributions_meson_is_judged_by_its_version() {
+        let policy = "meson:\n  Installed: (none)\n  Candidate: 1.7.0-1\n  Version table:\n";
+        assert_eq!(candidate(policy), Some("1.7.0-1"));
+        assert!(is_at_least("1.7.0-1", MESON_FOR_C));
+        assert!(!is_at_least("1.7.0-1", MESON_FOR_RUST));
+        assert!(!is_at_least("1.0.1-5", MESON_FOR_C));
+        assert!(is_at_least("1.10.0\n", MESON_FOR_RUST));
+        assert!(is_at_least("2.0", MESON_FOR_RUST));
+        assert!(!is_at_least("(none)", MESON_FOR_C));
+        assert_eq!(candidate(""), None);
     }
 
     #[test]
