@@ -116,26 +116,6 @@ static VbrStatus add_report(VirtIOBalloonRs *s)
     return status;
 }
 
-/*
- * With IN_ORDER, QEMU 10.2 loses count of a ring all of whose descriptors were
- * popped and not answered yet, so one is left.
- */
-static bool ring_is_exhausted(VirtIOBalloonRs *s)
-{
-    VirtIODevice *vdev = VIRTIO_DEVICE(s);
-    VirtQueue *vq = vbr_queues_batch_vq(s);
-    int size = virtio_queue_get_num(vdev, virtio_get_queue_index(vq));
-    int used = 0;
-
-    if (!virtio_vdev_has_feature(vdev, VIRTIO_F_IN_ORDER)) {
-        return false;
-    }
-    for (unsigned int i = 0; i < s->n_held; i++) {
-        used += s->held[i]->ndescs;
-    }
-    return used > 0 && used >= size - 1;
-}
-
 /* Pops requests until the batch is full or the queue is empty. */
 static VbrStatus gather(VirtIOBalloonRs *s)
 {
@@ -145,9 +125,6 @@ static VbrStatus gather(VirtIOBalloonRs *s)
 
         if (status != VBR_STATUS_OK || !room) {
             return status;
-        }
-        if (!s->partial && ring_is_exhausted(s)) {
-            return VBR_STATUS_OK;
         }
         if (!s->partial) {
             VirtQueueElement *elem = virtqueue_pop(vbr_queues_batch_vq(s),
