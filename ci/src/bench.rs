@@ -117,7 +117,7 @@ pub(crate) fn run(paths: &Paths, benches: Benches) -> Result<()> {
     let Some(bench) = benches.one else {
         let flags = [("--check", benches.check), ("--readme", benches.readme)];
         let args = CostArgs::all(paths, benches.series, benches.runs, flags);
-        return costs::run(paths, "all", args);
+        return costs::run(paths, costs::ALL, args);
     };
     match bench {
         Bench::Migration(args) => migration(paths, args),

@@ -31,14 +31,29 @@ impl CostArgs {
         runs: u32,
         flags: [(&str, bool); 2],
     ) -> CostArgs {
-        let file = |name: &str| paths.target().join("bench").join(name).into_os_string();
         let mut options: Vec<OsString> = vec!["--runs".into(), runs.to_string().into()];
-        options.extend(["--json".into(), file("results.json")]);
-        options.extend(["--html".into(), file("report.html")]);
+        options.extend(files(paths, ["results.json", "report.html"], &[]));
         let given = flags.into_iter().filter(|(_, given)| *given);
         options.extend(given.map(|(name, _)| name.into()));
         CostArgs { series, options }
     }
+}
+
+/// All benchmarks but those that take too long.
+pub(crate) const ALL: &str = "all";
+
+/// The options for files with the figures and with a page of plots, but for those that are
+/// given already.
+fn files(paths: &Paths, names: [&str; 2], given: &[OsString]) -> Vec<OsString> {
+    let mut options = Vec::new();
+    for (option, name) in ["--json", "--html"].into_iter().zip(names) {
+        let is_it = |word: &OsString| word.to_string_lossy().split('=').next() == Some(option);
+        if !given.iter().any(is_it) {
+            let file = paths.target().join("bench").join(name);
+            options.extend([option.into(), file.into_os_string()]);
+        }
+    }
+    options
 }
 
 /// Builds QEMU and runs the benchmark called `name`.
@@ -55,7 +70,15 @@ pub(crate) fn run(paths: &Paths, name: &str, args: CostArgs) -> Result<()> {
     command.current_dir(paths.top());
     // A slow program would be part of what it measures.
     command.args(["run", "--quiet", "--locked", "--release", "-p", "bench"]);
-    command.args(["--", name]).args(args.options);
+    command.args(["--", name]).args(&args.options);
+    if name != ALL {
+        let names = [format!("{name}.json"), format!("{name}.html")];
+        command.args(files(
+            paths,
+            names.each_ref().map(String::as_str),
+            &args.options,
+        ));
+    }
     command
         .env("VBR_QEMU", build.binary())
         .env("VBR_GUEST", paths.guest());
@@ -67,4 +90,25 @@ pub(crate) fn run(paths: &Paths, name: &str, args: CostArgs) -> Result<()> {
     }
     let what = format!("bench {name} failed");
     Err(Error::new(what, "see its message above"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_benchmark_alone_draws_its_page_unless_told_where() {
+        let words = |given: &[&str]| {
+            let given: Vec<OsString> = given.iter().map(OsString::from).collect();
+            let options = files(&Paths::new(), ["device.json", "device.html"], &given);
+            let text = options
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned());
+            text.collect::<Vec<_>>().join(" ")
+        };
+        assert!(words(&["--runs", "1"]).ends_with("target/bench/device.html"));
+        assert!(!words(&["--html", "x"]).contains("--html"));
+        assert!(!words(&["--html=x"]).contains("--html"));
+        assert!(words(&["--html=x"]).contains("--json"));
+    }
 }
