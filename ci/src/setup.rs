@@ -59,7 +59,7 @@ const MESON_FOR_RUST: (u64, u64) = (1, 9);
 /// What to do where apt fails.
 const APT_TODO: &str = "see what apt said; try `apt-get update` and this again";
 /// The distribution's Python; others in PATH may lack its modules.
-const PYTHON: &str = "/usr/bin/python3";
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
 /// Room for the sources and one build of a series, in MiB.
 const SERIES_MIB: u64 = 6 * 1024;

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::paths::Paths;
 use crate::qemu::{self, Build, Wanted};
 use crate::run::{Step, output};
+use crate::setup;
 
 /// The program that runs the tests of QEMU's driver library.
 const QOS: &str = "tests/qtest/qos-test";
@@ -196,6 +197,8 @@ fn in_build(paths: &Paths, build: &Build, program: &Path) -> Command {
         .arg(build.dir.join(program))
         .current_dir(&build.dir)
         .env("QTEST_QEMU_BINARY", build.binary())
+        // The migration test has it run QEMU's own script that reads streams.
+        .env("PYTHON", setup::PYTHON)
         // GLib keeps no frame pointers: without this a leak does not say where it comes from.
         .env("ASAN_OPTIONS", "fast_unwind_on_malloc=0")
         .env(
