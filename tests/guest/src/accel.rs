@@ -33,7 +33,8 @@ impl Accel {
 }
 
 /// The accelerator for `image` in `qemu`: what `VBR_ACCEL` says, or what a probe
-/// found. The answer is noted beside the image until this machine restarts.
+/// found. The answer is about this machine: it is noted beside the images of all kernels until the
+/// machine restarts.
 pub fn choose(qemu: &Path, image: &GuestImage) -> Accel {
     match std::env::var("VBR_ACCEL").as_deref() {
         Ok("kvm") => return Accel::Kvm,
@@ -49,7 +50,7 @@ pub fn choose(qemu: &Path, image: &GuestImage) -> Accel {
         return Accel::Tcg;
     }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let note = image.dir.join("accel");
+    let note = image.dir.with_file_name("guest-accel");
     let known = fs::read_to_string(&note).unwrap_or_default();
     if let Some(name) = known.strip_prefix(&boot) {
         return if name == "kvm" {

@@ -144,8 +144,9 @@ impl VmConfig {
     fn add_kernel(&self, args: &mut Arguments) {
         args.add("-kernel", &self.image.kernel.display().to_string());
         args.add("-initrd", &self.image.initrd.display().to_string());
-        // A guest that panics restarts at once, which the tests notice.
-        let line = format!("console=ttyS0 loglevel=4 panic=-1 {}", self.kernel_args);
+        // A guest that panics restarts at once, which the tests notice; they also look for
+        // warnings, which are of level 4.
+        let line = format!("console=ttyS0 loglevel=5 panic=-1 {}", self.kernel_args);
         args.add("-append", line.trim_end());
     }
 }

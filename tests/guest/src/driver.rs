@@ -32,15 +32,32 @@ pub(crate) fn sources() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Which compiler builds the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compiler {
+    /// The one that the kernel was built with, or none.
+    OfKernel,
+    /// That one if it is there, else this machine's.
+    Any,
+}
+
 /// Builds the module for the kernel `release` and returns its file. What it
 /// takes is unpacked in `scratch`.
 ///
 /// # Errors
-/// When the kernel's headers cannot be had, or the compiler refuses.
-pub(crate) fn build(release: &str, packages: &Packages, scratch: &Path) -> Result<PathBuf> {
+/// When the kernel's headers or its compiler cannot be had, or the compiler refuses.
+pub(crate) fn build(
+    release: &str,
+    packages: &Packages,
+    compiler: Compiler,
+    scratch: &Path,
+) -> Result<PathBuf> {
     let headers = unpack_headers(release, packages, &scratch.join("headers"))?;
     let dir = copy_sources(&scratch.join("driver"))?;
-    run("build the guest's driver", &mut make(&headers, &dir)?)?;
+    run(
+        "build the guest's driver",
+        &mut make(&headers, compiler, &dir)?,
+    )?;
     let module = dir.join(format!("{MODULE}.ko"));
     let mut command = Command::new("strip");
     command.arg("--strip-debug").arg(&module);
@@ -58,7 +75,7 @@ pub fn complaints(target: &Path, scratch: &Path) -> Result<Vec<String>> {
     let release = packages.newest_kernel()?;
     let headers = unpack_headers(&release, &packages, &scratch.join("headers"))?;
     let dir = copy_sources(&scratch.join("driver"))?;
-    let mut command = make(&headers, &dir)?;
+    let mut command = make(&headers, Compiler::Any, &dir)?;
     if has_sparse() {
         command.arg("C=2");
     }
@@ -92,14 +109,14 @@ fn copy_sources(dir: &Path) -> Result<PathBuf> {
 }
 
 /// The kernel's own way to build a module.
-fn make(headers: &Path, dir: &Path) -> Result<Command> {
+fn make(headers: &Path, compiler: Compiler, dir: &Path) -> Result<Command> {
     let mut command = Command::new("make");
     command
         .arg("--silent")
         .arg("-C")
         .arg(headers)
         .arg(format!("M={}", dir.display()))
-        .arg(format!("CC={}", compiler(headers)?))
+        .arg(format!("CC={}", compiler.name(headers)?))
         // Type information would need a program more, and nobody reads it here.
         .arg("CONFIG_DEBUG_INFO_BTF_MODULES=")
         .arg("modules");
@@ -129,12 +146,20 @@ fn unpack_headers(release: &str, packages: &Packages, root: &Path) -> Result<Pat
     Ok(headers)
 }
 
-/// The compiler that the kernel was built with if it is there, or any gcc.
-fn compiler(headers: &Path) -> Result<String> {
-    let config = headers.join(".config");
-    let text = fs::read_to_string(&config).map_err(Error::io(path_text(&config)))?;
-    let name = compiler_of(&text).unwrap_or("gcc");
-    Ok(if there(name) { name } else { "gcc" }.into())
+impl Compiler {
+    /// The program.
+    fn name(self, headers: &Path) -> Result<String> {
+        let config = headers.join(".config");
+        let text = fs::read_to_string(&config).map_err(Error::io(path_text(&config)))?;
+        let name = compiler_of(&text).unwrap_or("gcc");
+        match self {
+            _ if there(name) => Ok(name.into()),
+            Compiler::Any => Ok("gcc".into()),
+            Compiler::OfKernel => Err(Error::Missing(format!(
+                "this kernel was built with {name}, which this machine has not"
+            ))),
+        }
+    }
 }
 
 /// Whether this program can be run.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::driver::Compiler;
 use crate::kernel::{DRIVERS, Unpacked};
 use crate::packages::Packages;
 use crate::tools::{copy, create, empty, path_text, run, run_to};
@@ -87,7 +88,7 @@ pub enum Kernel {
     /// The newest cloud kernel of this machine's apt, with our own driver for it.
     Machine,
     /// The newest of this line in any release of the machine's archive. Our own driver is
-    /// there only if the kernel's headers can be had and work on this machine.
+    /// there only if the kernel's headers and its compiler are.
     Line(String),
 }
 
@@ -145,7 +146,14 @@ fn assemble(target: &Path, kernel: &Kernel, scratch: &Path) -> Result<GuestImage
         root,
         release: &release,
     };
-    let module = match (driver::build(&release, &packages, scratch), kernel) {
+    let compiler = match kernel {
+        Kernel::Machine => Compiler::Any,
+        Kernel::Line(_) => Compiler::OfKernel,
+    };
+    let module = match (
+        driver::build(&release, &packages, compiler, scratch),
+        kernel,
+    ) {
         (Ok(module), _) => Some(module),
         (Err(error), Kernel::Machine) => return Err(error),
         (Err(error), Kernel::Line(_)) => {

@@ -82,6 +82,20 @@ pub fn qemu() -> Result<PathBuf> {
     })
 }
 
+/// Whether the device under test has this property in this QEMU.
+///
+/// # Errors
+/// When QEMU cannot be run.
+pub fn has_property(name: &str) -> Result<bool> {
+    let out = Command::new(qemu()?)
+        .args(["-device", &format!("{},help", device())])
+        .output()
+        .map_err(Error::io("ask QEMU for a device's properties"))?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let start = format!("{name}=");
+    Ok(text.lines().any(|line| line.trim().starts_with(&start)))
+}
+
 /// The newest machine type `pc-i440fx-VERSION` of this QEMU before `version`.
 ///
 /// # Errors

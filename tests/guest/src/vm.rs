@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -34,6 +34,7 @@ pub struct Vm {
     qmp: Qmp,
     agent: Agent,
     console: Arc<Mutex<String>>,
+    listener: Option<JoinHandle<()>>,
     ram_sizes: Vec<u64>,
     boot_limit: Duration,
 }
@@ -79,6 +80,7 @@ impl Vm {
         let mut starting = Starting(Some(child));
         let [console, agent, monitor] = sockets.map(|s| starting.accept(&s, &log));
         let (console, agent, monitor) = (console?, agent?, monitor?);
+        let (console, listener) = listen(console);
         let qmp = Qmp::new(Lines::new("monitor", monitor))
             .map_err(|e| with_said(e, &tail_of_file(&log)))?;
         Ok(Vm {
@@ -86,7 +88,8 @@ impl Vm {
             dir: dir.into(),
             qmp,
             agent: Agent::new(Lines::new("serial line", agent)),
-            console: listen(console),
+            console,
+            listener: Some(listener),
             ram_sizes: vec![config.memory_mib * MIB],
             boot_limit: config.boot_limit,
         })
@@ -243,8 +246,39 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         end(&mut self.child);
+        // Its last words are read, too: the console is closed with QEMU.
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
         let _ = fs::remove_dir_all(&self.dir);
+        // An error or a failed assertion is on its way and says more.
+        if let (Some(warning), false) = (warning(&self.console()), thread::panicking()) {
+            panic!("the guest's kernel found something wrong:\n{warning}");
+        }
     }
+}
+
+/// What Linux says where it finds that it, or the device, does what cannot be.
+const WARNINGS: &[&str] = &[
+    "[ cut here ]",
+    "BUG: ",
+    "kernel BUG at",
+    "Oops: ",
+    "general protection fault",
+    "is not a head!",
+];
+/// What it says where it only had to wait for a busy host.
+const SLOW: &str = "soft lockup";
+/// Lines of a warning that are shown.
+const WARNING_LINES: usize = 25;
+
+/// The first warning on a guest's console, and what follows it.
+fn warning(console: &str) -> Option<String> {
+    let is_one = |line: &str| WARNINGS.iter().any(|word| line.contains(word));
+    let mut lines = console.lines();
+    let first = lines.position(|line| is_one(line) && !line.contains(SLOW))?;
+    let lines: Vec<&str> = console.lines().skip(first).take(WARNING_LINES).collect();
+    Some(lines.join("\n"))
 }
 
 /// QEMU while it starts: ended unless the start is completed.
@@ -297,17 +331,17 @@ pub(crate) fn no_child() -> Error {
 }
 
 /// Collects a console in the background until it is closed.
-fn listen(mut stream: UnixStream) -> Arc<Mutex<String>> {
+fn listen(mut stream: UnixStream) -> (Arc<Mutex<String>>, JoinHandle<()>) {
     let text = Arc::new(Mutex::new(String::new()));
     let kept = Arc::clone(&text);
-    thread::spawn(move || {
+    let listener = thread::spawn(move || {
         let mut buffer = [0u8; 4096];
         while let Ok(n @ 1..) = stream.read(&mut buffer) {
             let mut text = kept.lock().unwrap_or_else(PoisonError::into_inner);
             text.push_str(&String::from_utf8_lossy(&buffer[..n]));
         }
     });
-    text
+    (text, listener)
 }
 
 pub(crate) fn with_said(source: Error, said: &str) -> Error {
@@ -334,4 +368,24 @@ pub(crate) fn scratch_dir() -> Result<PathBuf> {
     let dir = std::env::temp_dir().join(name);
     fs::create_dir_all(&dir).map_err(Error::io(dir.display().to_string()))?;
     Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::warning;
+
+    #[test]
+    fn warnings_are_told_from_other_words() {
+        let quiet = "random: crng init done\nvbr_founding: loading out-of-tree module\n\
+                     worker invoked oom-killer: gfp_mask=0x1\nCall Trace:\n <TASK>\n\
+                     watchdog: BUG: soft lockup - CPU#0 stuck for 23s!\n";
+        assert_eq!(warning(quiet), None);
+        let loud = "a\n------------[ cut here ]------------\nWARNING: CPU: 0 PID: 7 at x.c:1\n";
+        let said = warning(loud).unwrap();
+        assert!(
+            said.starts_with("-----") && said.ends_with("x.c:1"),
+            "{said}"
+        );
+        assert!(warning("BUG: unable to handle page fault\n").is_some());
+    }
 }
