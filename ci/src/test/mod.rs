@@ -8,7 +8,7 @@ pub(crate) mod rust;
 pub(crate) mod tally;
 mod variants;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::paths::Paths;
@@ -33,10 +33,7 @@ pub(crate) struct Options {
 /// # Errors
 /// When the tests could not begin.
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<bool> {
-    let mut run = Run {
-        start: Instant::now(),
-        tally: Tally::default(),
-    };
+    let mut run = Run::since(Instant::now());
     setup::packages(paths, &[setup::BASE])?;
     quick(paths, &mut run);
     if !options.quick {
@@ -51,8 +48,9 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<bool> {
 /// When it does not build, or no test ran.
 pub(crate) fn device_tests(paths: &Paths, wanted: &Wanted) -> Result<bool> {
     let start = Instant::now();
-    let tally = qtest::ours(paths, wanted)?;
-    Ok(Run { start, tally }.account())
+    let mut run = Run::since(start);
+    run.tally = qtest::ours(paths, wanted)?;
+    Ok(run.account())
 }
 
 /// Builds QEMU and runs the tests with Linux guests, or some of them; gives whether none failed.
@@ -62,8 +60,9 @@ pub(crate) fn device_tests(paths: &Paths, wanted: &Wanted) -> Result<bool> {
 pub(crate) fn guest_tests(paths: &Paths, options: guests::Options<'_>) -> Result<bool> {
     let start = Instant::now();
     let build = qemu::build(paths, &Wanted::default())?;
-    let tally = guests::test(paths, &build, options)?;
-    Ok(Run { start, tally }.account())
+    let mut run = Run::since(start);
+    run.tally = guests::test(paths, &build, options)?;
+    Ok(run.account())
 }
 
 fn quick(paths: &Paths, run: &mut Run) {
@@ -155,13 +154,25 @@ fn compiles(paths: &Paths, series: &Series) -> Result<Tally> {
     }
 }
 
+/// How many of the sections that took longest are named at the end.
+const LONGEST: usize = 5;
+
 /// A run of tests: its time and its count.
 struct Run {
     start: Instant,
     tally: Tally,
+    sections: Vec<(Duration, String)>,
 }
 
 impl Run {
+    fn since(start: Instant) -> Self {
+        Self {
+            start,
+            tally: Tally::default(),
+            sections: Vec::new(),
+        }
+    }
+
     /// Runs one section under a heading; an error counts as a failed test.
     fn section(&mut self, name: &str, test: impl FnOnce() -> Result<Tally>) {
         println!("\n== {name}");
@@ -170,11 +181,13 @@ impl Run {
             println!("  error: {error}");
             Tally::failure()
         });
-        let time = took(start.elapsed());
+        let elapsed = start.elapsed();
+        let time = took(elapsed);
         println!(
             "   {} passed, {} failed, {time}",
             tally.passed, tally.failed
         );
+        self.sections.push((elapsed, name.to_owned()));
         self.tally += tally;
     }
 
@@ -187,6 +200,11 @@ impl Run {
             ..
         } = self.tally;
         println!("\nAll of it took {}.", took(self.start.elapsed()));
+        let mut sections = self.sections;
+        sections.sort_by(|a, b| b.cmp(a));
+        for (time, name) in sections.iter().take(LONGEST) {
+            println!("  {}: {name}", took(*time));
+        }
         if !skipped.is_empty() {
             println!("Not run:");
             skipped.iter().for_each(|why| println!("  {why}"));
