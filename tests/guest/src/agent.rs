@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::lines::Lines;
-use crate::{Error, Result};
+use crate::{Error, PATIENCE, Result};
 
 /// Filling a guest's memory under emulation takes a while.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_secs(60 * PATIENCE as u64);
 
 /// The serial line to the guest's program.
 #[derive(Debug)]

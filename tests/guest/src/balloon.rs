@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::vm::Vm;
-use crate::{Error, MIB, Result};
+use crate::{Error, MIB, PATIENCE, Result};
 
 /// The statistics as `guest-stats` gives them.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ impl Vm {
             Error::Machine { said, .. } => Error::Machine {
                 source: Box::new(Error::Timeout {
                     what: format!("guest of {mib} MiB (it has {} KiB)", last >> 10),
-                    after: limit,
+                    after: limit * PATIENCE,
                 }),
                 said,
             },

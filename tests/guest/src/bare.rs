@@ -15,9 +15,9 @@ use crate::dirty::PAGE;
 use crate::lines::Lines;
 use crate::qmp::Qmp;
 use crate::vm::{Starting, end, no_child, scratch_dir, tail_of_file, with_said};
-use crate::{Error, Result};
+use crate::{Error, PATIENCE, Result};
 
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_LIMIT: Duration = Duration::from_secs(30 * PATIENCE as u64);
 
 /// How to start it.
 #[derive(Debug, Clone)]
@@ -117,7 +117,7 @@ impl Bare {
     /// # Errors
     /// When there is none within `limit`.
     pub fn wait_event(&mut self, name: &str, limit: Duration) -> Result<Value> {
-        let event = self.qmp.wait_event(name, limit);
+        let event = self.qmp.wait_event(name, limit * PATIENCE);
         event.map_err(|e| self.explain(e))
     }
 

@@ -47,5 +47,9 @@ pub mod vm;
 
 pub use error::{Error, Result};
 
+/// Limits are what something may take on a quiet machine. So many times as long is waited before
+/// it is taken for a failure, as other programs may use the processors.
+pub const PATIENCE: u32 = 8;
+
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;

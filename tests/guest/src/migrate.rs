@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::config::VmConfig;
 use crate::vm::Vm;
-use crate::{Error, Result};
+use crate::{Error, PATIENCE, Result};
 
 /// Of a guest of 512 MiB that writes all the time, under emulation.
 const MIGRATION_LIMIT: Duration = Duration::from_secs(90);
@@ -192,7 +192,7 @@ impl Vm {
         mut meanwhile: impl FnMut(&mut Vm) -> Result<()>,
         done: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
-        let deadline = Instant::now() + MIGRATION_LIMIT;
+        let deadline = Instant::now() + MIGRATION_LIMIT * PATIENCE;
         let mut next = Instant::now();
         loop {
             if Instant::now() >= next {

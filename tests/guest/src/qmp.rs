@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::lines::Lines;
-use crate::{Error, Result};
+use crate::{Error, PATIENCE, Result};
 
 /// QEMU answers at once unless its main loop is stuck.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_LIMIT: Duration = Duration::from_secs(30 * PATIENCE as u64);
 
 /// A connection to the monitor, past the greeting.
 #[derive(Debug)]

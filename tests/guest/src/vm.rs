@@ -19,10 +19,10 @@ use crate::config::VmConfig;
 use crate::lines::Lines;
 use crate::qmp::Qmp;
 use crate::resident::{self, Resident};
-use crate::{Error, MIB, Result};
+use crate::{Error, MIB, PATIENCE, Result};
 
 /// QEMU connects to our sockets as soon as it has read its command line.
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+const CONNECT_LIMIT: Duration = Duration::from_secs(20 * PATIENCE as u64);
 /// Lines of the console in an error.
 const TAIL_LINES: usize = 20;
 
@@ -138,7 +138,7 @@ impl Vm {
     /// # Errors
     /// When there is none within `limit`.
     pub fn wait_event(&mut self, name: &str, limit: Duration) -> Result<Value> {
-        let event = self.qmp.wait_event(name, limit);
+        let event = self.qmp.wait_event(name, limit * PATIENCE);
         event.map_err(|e| self.explain(e))
     }
 
@@ -210,6 +210,7 @@ impl Vm {
         limit: Duration,
         mut done: impl FnMut(&mut Vm) -> Result<bool>,
     ) -> Result<()> {
+        let limit = limit * PATIENCE;
         let deadline = Instant::now() + limit;
         while !done(self)? {
             if Instant::now() > deadline {
