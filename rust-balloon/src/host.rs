@@ -77,9 +77,4 @@ impl Inhibit {
             _ => true,
         }
     }
-
-    /// Whether no memory at all must be discarded.
-    pub fn forbids_all(self) -> bool {
-        !matches!(self, Inhibit::No | Inhibit::VhostUserLargePages)
-    }
 }

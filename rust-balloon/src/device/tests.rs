@@ -301,3 +301,36 @@ fn what_is_unplugged_is_forgotten() {
         "the host has not said it again"
     );
 }
+
+/// Beside a vhost-user device, large pages stay, or everything.
+#[test]
+fn large_pages_may_be_all_that_is_inhibited() {
+    let large = Backing {
+        large: true,
+        ..Backing::default()
+    };
+    for (inhibit, small_stays, large_stays) in [
+        (Inhibit::No, false, false),
+        (Inhibit::VhostUserLargePages, false, true),
+        (Inhibit::VhostUser, true, true),
+        (Inhibit::Pinned, true, true),
+    ] {
+        for (backing, stays) in [(Backing::default(), small_stays), (large, large_stays)] {
+            let mut balloon = device(Features::empty(), GIB, PAGE_SIZE);
+            let mut section = balloon.memory.sections()[0];
+            section.backing = backing;
+            balloon.set_memory(MemoryMap::new(vec![section]).unwrap());
+            let reported = HostRange {
+                host: section.host,
+                bytes: PAGE_SIZE,
+            };
+            let end = RequestEnd::default();
+            balloon.batch_add_report([reported], end).unwrap();
+            let mut host = Whim::default();
+            while balloon.batch_run(&mut host, inhibit) == Progress::More {}
+            let counters = balloon.counters(GIB);
+            assert_eq!(counters.inhibited_bytes > 0, stays, "{inhibit:?}");
+            assert_eq!(counters.discards == 0, stays, "{inhibit:?}");
+        }
+    }
+}
