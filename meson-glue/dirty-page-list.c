@@ -170,12 +170,16 @@ static void device_realized(DeviceListener *listener, DeviceState *dev)
 
 /* Commands */
 
-static void stop(DirtyPageList *dl)
+static void stop(DirtyPageList *dl, Error **errp)
 {
     if (dl->tracking) {
-        dl->tracking = false;
+        VbrStatus status = vbr_dirty_stop(dl->list);
+
         /* A list that is broken notes nothing. */
-        dirty_list_check(vbr_dirty_stop(dl->list), NULL);
+        if (status != VBR_STATUS_BROKEN && !dirty_list_check(status, errp)) {
+            return;
+        }
+        dl->tracking = false;
         memory_global_dirty_log_stop(GLOBAL_DIRTY_LIST);
         update_poll(dl, false);
         dirty_pause_want(false);
@@ -215,7 +219,7 @@ void qmp_dirty_page_list_start(const char *id, Error **errp)
     memory_global_dirty_log_sync(false);
     dirty_pause_want(true);
     if (!dirty_list_check(vbr_dirty_start(dl->list), errp)) {
-        stop(dl);
+        stop(dl, NULL);
         return;
     }
     dl->armed = dl->dirty_trigger;
@@ -230,7 +234,7 @@ void qmp_dirty_page_list_stop(const char *id, Error **errp)
     DirtyPageList *dl = find(id, errp);
 
     if (dl) {
-        stop(dl);
+        stop(dl, errp);
     }
 }
 
@@ -399,7 +403,7 @@ static void dirty_page_list_finalize(Object *obj)
     if (!dl->list) {
         return;
     }
-    stop(dl);
+    stop(dl, NULL);
     qemu_unregister_resettable(obj);
     the_list = NULL;
     dirty_ram_use(NULL, 0, NULL);

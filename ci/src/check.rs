@@ -12,9 +12,12 @@ use crate::patches;
 use crate::paths::Paths;
 use crate::series::{Series, patch_files};
 use crate::source::BASE;
+use crate::stamp;
 
 /// The most changed lines that a series should have.
 const AIM: usize = 500;
+/// Where it is said how large a series is.
+const README: &str = "README.md";
 /// What `git format-patch --zero-commit` writes first.
 const FIRST_LINE: &str = "From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001";
 
@@ -40,11 +43,72 @@ pub(crate) fn check(paths: &Paths, series: &Series, git: &Git) -> Result<usize> 
     }
     patches::tree_of(git, &files)?;
     let count = files.len();
+    said(paths, series)?;
     println!(
         "  QEMU {}: {count} patches, {lines} changed lines (aim: at most {AIM})",
         series.name
     );
     Ok(count)
+}
+
+/// What README says of the size of a series.
+fn size(paths: &Paths, series: &Series) -> Result<String> {
+    let files = patch_files(paths, series.name)?;
+    let mut lines = 0;
+    for file in &files {
+        lines += changed_lines(&fs::read_to_string(file).at("read", file)?);
+    }
+    Ok(sentence(series.name, files.len(), lines))
+}
+
+/// Of this form, so that it can be found and written anew.
+fn sentence(series: &str, patches: usize, lines: usize) -> String {
+    format!("{series}: {patches} patches, {lines} lines")
+}
+
+/// README says how large the series is.
+fn said(paths: &Paths, series: &Series) -> Result<()> {
+    let (readme, size) = (paths.top().join(README), size(paths, series)?);
+    if fs::read_to_string(&readme)
+        .at("read", &readme)?
+        .contains(&size)
+    {
+        return Ok(());
+    }
+    Err(Error::new(
+        format!("{README} does not say of the series what is true: `{size}`"),
+        format!(
+            "run `cargo xtask patches refresh --series {}`, or write it there",
+            series.name
+        ),
+    ))
+}
+
+/// Has README say it.
+///
+/// # Errors
+/// When it says nothing of the series' size.
+pub(crate) fn say(paths: &Paths, series: &Series) -> Result<()> {
+    let (readme, size) = (paths.top().join(README), size(paths, series)?);
+    let text = fs::read_to_string(&readme).at("read", &readme)?;
+    let told = with_size(&text, series.name, &size).ok_or_else(|| {
+        Error::new(
+            format!("{README} does not say how large the series is"),
+            format!("write `{size}` where it speaks of the patches"),
+        )
+    })?;
+    stamp::write_whole(&readme, &told)
+}
+
+/// The text with another size of the series in the place of what it says.
+fn with_size(text: &str, series: &str, size: &str) -> Option<String> {
+    let is_number = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_digit());
+    let begin = format!("{series}: ");
+    text.match_indices(&begin).find_map(|(at, _)| {
+        let (patches, rest) = text[at + begin.len()..].split_once(" patches, ")?;
+        let (lines, rest) = rest.split_once(" lines")?;
+        (is_number(patches) && is_number(lines)).then(|| text[..at].to_owned() + size + rest)
+    })
 }
 
 /// Whether a patch is as `git format-patch -N --zero-commit --no-signature` writes it.
@@ -201,6 +265,16 @@ index 1..2 100644
                 .unwrap_err()
                 .contains("signature")
         );
+    }
+
+    #[test]
+    fn the_size_of_a_series_is_written_anew() {
+        let text = "QEMU (10.0: 2 patches, 3 lines; 10.2: 4 patches, 5 lines), 10.2: x patches, ";
+        let told = with_size(text, "10.2", &sentence("10.2", 6, 70));
+        let wanted =
+            "QEMU (10.0: 2 patches, 3 lines; 10.2: 6 patches, 70 lines), 10.2: x patches, ";
+        assert_eq!(told.as_deref(), Some(wanted));
+        assert_eq!(with_size(text, "9.0", "9.0: 1 patches, 1 lines"), None);
     }
 
     #[test]

@@ -223,6 +223,7 @@ fn refresh_patches(paths: &Paths, series: Option<String>) -> Result<()> {
         let git = Git::new(&paths.qemu_src(series.name));
         if !all || git.dir().exists() {
             patches::refresh(paths, series, &git)?;
+            check::say(paths, series)?;
         }
     }
     Ok(())

@@ -9,7 +9,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "vbr-dirty.h"
 #include "vbr-fault.h"
 #include "vbr-hint.h"
 #include "vbr-message.h"
@@ -72,8 +71,8 @@ bool vbr_fault_pending(VbrVm *vm)
 VbrVm *vbr_fault_machine(bool hints)
 {
     g_autofree char *image = vbr_stream_name();
-    VbrVm *vm = vbr_pc(VBR_DL " -device " VBR_PCI "," VBR_SLOT_ARG ",%s",
-                       hints ? HINT_PROPS : REQUEST_PROPS);
+    VbrVm *vm = vbr_pc(VBR_FAULT_LIST " -device " VBR_PCI "," VBR_SLOT_ARG
+                       ",%s", hints ? HINT_PROPS : REQUEST_PROPS);
 
     vbr_snapshot_disk(vm->qts, image);
     /* QEMU has it open. */
@@ -91,7 +90,7 @@ void vbr_fault_new_list(VbrVm *vm)
                              "'arguments': { 'id': '" VBR_DL_ID "' } }");
     while (!vbr_try(vm->qts, "{ 'execute': 'object-add', 'arguments': { "
                     "'qom-type': 'dirty-page-list', 'id': '" VBR_DL_ID
-                    "' } }")) {
+                    "', 'max-dirty': 4096 } }")) {
         continue;
     }
 }
@@ -99,6 +98,41 @@ void vbr_fault_new_list(VbrVm *vm)
 static bool has_hints(VbrVm *vm)
 {
     return vm->d.offered & (1ull << VIRTIO_BALLOON_F_FREE_PAGE_HINT);
+}
+
+/* As vbr_start(), but the device may be broken before it is done. */
+static void start(VbrVm *vm, bool hints)
+{
+    const uint64_t refuse = QVIRTIO_F_BAD_FEATURE |
+                            (1ull << VIRTIO_RING_F_EVENT_IDX);
+    uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+    VbrDev *d = &vm->d;
+    QVirtioDevice *vdev = d->vdev;
+    unsigned int i;
+
+    vdev->bus->set_status(vdev, 0);
+    vdev->bus->set_status(vdev, status);
+    d->offered = qvirtio_get_features(vdev);
+    vdev->features = d->offered & ~refuse;
+    vdev->features_negotiated = true;
+    vdev->bus->set_features(vdev, vdev->features);
+    status |= VIRTIO_CONFIG_S_FEATURES_OK;
+    vdev->bus->set_status(vdev, status);
+    for (i = 0; i < VBR_NQUEUES; i++) {
+        bool is_there = i <= VBR_STATS ||
+            (hints ? i == VBR_HINT || i == VBR_REPORT : i == VBR_REQUEST);
+
+        if (d->ring[i].vq) {
+            qvirtqueue_cleanup(vdev->bus, d->ring[i].vq, d->alloc);
+        }
+        d->ring[i] = (VbrRing) {};
+        if (is_there) {
+            d->ring[i].vq = qvirtqueue_setup(vdev, d->alloc,
+                                             vbr_queue_index(d, i));
+        }
+    }
+    vdev->bus->set_status(vdev, status | VIRTIO_CONFIG_S_DRIVER_OK);
+    vbr_settle(d);
 }
 
 void vbr_fault_replug(VbrVm *vm)
@@ -120,8 +154,9 @@ void vbr_fault_replug(VbrVm *vm)
                       "'addr': '04.0', 'host-request': true, "
                       "'page-range': true, 'free-page-hint-window': 50 } }");
     }
-    vbr_vm_attach(vm, VBR_SLOT);
-    vbr_start(&vm->d, 0);
+    vbr_vm_find(vm, VBR_SLOT);
+    qvirtio_pci_device_enable(vm->pci);
+    start(vm, hints);
 }
 
 /* Offers a request, and does not wait for the answer. */
@@ -237,9 +272,11 @@ static void work_queue_reset(VbrVm *vm)
 
 static void work_reset(VbrVm *vm)
 {
-    vbr_restart(&vm->d, 0);
+    bool hints = has_hints(vm);
+
+    start(vm, hints);
     vbr_system_reset(&vm->d);
-    vbr_restart(&vm->d, 0);
+    start(vm, hints);
 }
 
 static void work_stop(VbrVm *vm)

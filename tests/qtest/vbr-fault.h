@@ -7,6 +7,7 @@
 #ifndef VBR_FAULT_H
 #define VBR_FAULT_H
 
+#include "vbr-dirty.h"
 #include "vbr-vm.h"
 
 /* A kind of work; whatever fails in it, it comes to its end. */
@@ -21,6 +22,9 @@ typedef struct VbrWork {
 #define VBR_USED_BYTE 0x3d
 
 extern const VbrWork vbr_works[];
+
+/* Where faults are asked for, and a list for the work with it. */
+#define VBR_FAULT_LIST VBR_DL ",max-dirty=4096"
 
 /* Machines with all queues that go together, hints or requests. */
 VbrVm *vbr_fault_machine(bool hints);

@@ -10,7 +10,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "vbr-dirty.h"
 #include "vbr-entries.h"
 #include "vbr-fault.h"
 #include "vbr-hint.h"
@@ -151,7 +150,7 @@ static void test_first(void)
 
     for (i = 0; i < ARRAY_SIZE(functions); i++) {
         for (j = 0; j < ARRAY_SIZE(hows); j++) {
-            VbrVm *vm = vbr_pc(VBR_DL);
+            VbrVm *vm = vbr_pc(VBR_FAULT_LIST);
 
             vbr_fault_set(vm, functions[i], hows[j]);
             while (!vbr_try(vm->qts, "{ 'execute': 'device_add', "
@@ -177,7 +176,7 @@ static void test_first(void)
 /* Pages were left out, and the guest runs at the other end already. */
 static void check_postcopy(const char *function, const char *how)
 {
-    VbrPair p = vbr_pair(VBR_DL, VBR_HINT_OPTS, 0);
+    VbrPair p = vbr_pair(VBR_FAULT_LIST, VBR_HINT_OPTS, 0);
     VbrDev *d = &p.from->d;
 
     vbr_pair_capability(&p, "postcopy-ram");

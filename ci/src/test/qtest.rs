@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::tally::Tally;
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::paths::Paths;
-use crate::qemu::{self, Build, Wanted};
+use crate::qemu::{self, Build, Variant, Wanted};
 use crate::run::{Step, output};
 use crate::setup;
 
 /// The program that runs the tests of QEMU's driver library.
 const QOS: &str = "tests/qtest/qos-test";
+/// The library of Rust, as QEMU is linked with it.
+const LIBRARY: &str = "hw/virtio/balloon-rs/libvirtio_balloon_rs.a";
 /// What the names of our tests and devices hold.
 const OURS: &str = "virtio-balloon-rs";
 /// QEMU's own tests that see every device, or the balloon.
@@ -52,7 +54,7 @@ const LIMIT: &str = "1200";
 pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
     qemu::build(paths, wanted)?;
     let build = qemu::build_where(paths, wanted, |goal| goal == QOS || is_our_program(goal))?.0;
-    let mut tally = Tally::default();
+    let mut tally = faults_only_where_wanted(&build, wanted)?;
     let names = our_qos_tests(paths, &build)?;
     if !names.is_empty() {
         let mut args = Vec::new();
@@ -72,6 +74,34 @@ pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
         ));
     }
     Ok(tally)
+}
+
+/// Only a build for tests has a library whose calls fail when they are told to.
+fn faults_only_where_wanted(build: &Build, wanted: &Wanted) -> Result<Tally> {
+    let library = build.dir.join(LIBRARY);
+    let bytes = std::fs::read(&library).at("read", &library)?;
+    let (found, inject) = (
+        holds_faults(&bytes),
+        wanted.variant == Some(Variant::Inject),
+    );
+    if found == inject {
+        return Ok(Tally::one());
+    }
+    let what = format!(
+        "{} {} calls that fail when they are told to",
+        library.display(),
+        if found { "has" } else { "lacks" }
+    );
+    Err(Error::new(
+        what,
+        "see which features of the crate it was built with",
+    ))
+}
+
+/// Whether the variable's name, or a function's, is in the library.
+fn holds_faults(library: &[u8]) -> bool {
+    let has = |word: &[u8]| library.windows(word.len()).any(|at| at == word);
+    has(b"VBR_INJECT") || has(b"vbr_inject_")
 }
 
 /// Builds and runs those of QEMU.

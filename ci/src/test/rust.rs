@@ -43,6 +43,9 @@ pub(crate) fn test(paths: &Paths, packages: &[&str]) -> Result<Tally> {
     command.args(["test", "--locked", "--no-fail-fast"]);
     for package in packages {
         command.args(["-p", package]);
+        if *package == "virtio-balloon-rs" {
+            command.args(["--features", "virtio-balloon-rs/inject"]);
+        }
     }
     command.args(["--", "--show-output"]);
     run_counted(paths, &packages.join(", "), &mut command)

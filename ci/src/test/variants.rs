@@ -44,8 +44,8 @@ pub(super) fn all(paths: &Paths, build: &Build, run: &mut Run) {
     });
     for (variant, heading) in [
         (
-            Variant::Asan,
-            "with sanitizers of addresses and undefined behaviour",
+            Variant::Inject,
+            "with sanitizers, and a library whose calls are made to fail",
         ),
         (Variant::Rust, "with QEMU's own Rust in the same binary"),
     ] {
