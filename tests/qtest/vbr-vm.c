@@ -214,6 +214,7 @@ int main(int argc, char **argv)
     vbr_add_dirty_trigger_tests();
     vbr_add_dirty_move_tests();
     vbr_add_dirty_accel_tests();
+    vbr_add_end_tests();
     vbr_add_fault_tests();
     vbr_add_dirty_whole_tests();
     vbr_add_kinds_tests();

@@ -77,6 +77,7 @@ void vbr_add_dirty_blocks_tests(void);
 void vbr_add_dirty_trigger_tests(void);
 void vbr_add_dirty_move_tests(void);
 void vbr_add_dirty_accel_tests(void);
+void vbr_add_end_tests(void);
 void vbr_add_fault_tests(void);
 void vbr_add_dirty_whole_tests(void);
 void vbr_add_kinds_tests(void);
