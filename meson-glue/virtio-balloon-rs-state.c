@@ -23,7 +23,6 @@ static int vbr_pre_save(void *opaque)
 
     vbr_queues_give_back(s);
     vbr_requests_give_back(s);
-    vbr_stats_give_back(s);
     s->state = (VbrState) {};
     status = vbr_state_save(s->device, s->stats_poll_interval, &s->state);
     /* A device that is broken is saved as one: only virtio's part matters. */

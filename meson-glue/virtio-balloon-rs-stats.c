@@ -104,26 +104,18 @@ static void poll_timer(void *opaque)
 }
 
 /*
- * A packed ring does not remember over a migration that a buffer was popped,
- * so it goes back. A split ring does, and QEMU's C device relies on it.
+ * After a migration the buffer is the driver's no more but not held either. A
+ * packed ring counts its descriptors, of which nothing says how many it has, but
+ * no other buffer of this queue is in use.
  */
-void vbr_stats_give_back(VirtIOBalloonRs *s)
-{
-    if (s->stats_elem && s->stats_elem->ndescs == 1 &&
-        virtio_vdev_has_feature(VIRTIO_DEVICE(s), VIRTIO_F_RING_PACKED)) {
-        virtqueue_unpop(s->vq[VBR_QUEUE_KIND_STATS], s->stats_elem, 0);
-        g_free(s->stats_elem);
-        s->stats_elem = NULL;
-    }
-}
-
-/* After a migration the buffer is the driver's no more but not held either. */
 void vbr_stats_resume(VirtIOBalloonRs *s)
 {
     VirtQueue *vq = s->vq[VBR_QUEUE_KIND_STATS];
 
     if (!s->stats_elem) {
-        virtqueue_rewind(vq, 1);
+        while (virtqueue_rewind(vq, 1)) {
+            continue;
+        }
         vbr_stats_handle_output(VIRTIO_DEVICE(s), vq);
     }
 }

@@ -282,8 +282,7 @@ void vbr_pages_forget(VirtIOBalloonRs *s);
 void vbr_stats_handle_output(VirtIODevice *vdev, VirtQueue *vq);
 void vbr_stats_init(VirtIOBalloonRs *s);
 void vbr_stats_cleanup(VirtIOBalloonRs *s);
-/* Before the device's state is saved, and when the machine goes on. */
-void vbr_stats_give_back(VirtIOBalloonRs *s);
+/* When the machine goes on. */
 void vbr_stats_resume(VirtIOBalloonRs *s);
 void vbr_stats_drop(VirtIOBalloonRs *s);
 void vbr_stats_set_interval(VirtIOBalloonRs *s, int64_t seconds);

@@ -190,6 +190,7 @@ int main(int argc, char **argv)
     vbr_add_legacy_tests();
     vbr_add_notify_tests();
     vbr_add_order_tests();
+    vbr_add_packed_tests();
     vbr_add_timer_tests();
     vbr_add_config_tests();
     vbr_add_hint_tests();

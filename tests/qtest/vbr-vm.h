@@ -53,6 +53,7 @@ void vbr_add_inhibit_tests(void);
 void vbr_add_legacy_tests(void);
 void vbr_add_notify_tests(void);
 void vbr_add_order_tests(void);
+void vbr_add_packed_tests(void);
 void vbr_add_timer_tests(void);
 void vbr_add_config_tests(void);
 void vbr_add_hint_tests(void);
