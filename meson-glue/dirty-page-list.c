@@ -358,6 +358,11 @@ static void dirty_page_list_complete(UserCreatable *uc, Error **errp)
         status = vbr_dirty_new(&options, &dl->list);
     }
     if (!dirty_list_check(status, errp)) {
+        /* It may be there if the library broke when it was made. */
+        if (vbr_dirty_free(dl->list, true) != VBR_STATUS_OK) {
+            warn_report("a dirty page list could not be freed");
+        }
+        dl->list = NULL;
         return;
     }
     dirty_ram_use(dl->list, indices(dl).max_dirty, &dl->counters);
