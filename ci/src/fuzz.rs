@@ -31,6 +31,8 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
     -Zsanitizer=address -Ccodegen-units=1 -Cdebug-assertions";
 /// How long each target runs among all the other tests.
 const TEST_SECONDS: u64 = 10;
+/// How long the whole binary runs where it is built with sanitizers anyway.
+const TEST_QEMU_SECONDS: u64 = 60;
 /// The other tests run the same inputs each time, so that a failure is not chance.
 const TEST_SEED: u64 = 1;
 
@@ -93,6 +95,14 @@ pub(crate) fn short(paths: &Paths) -> Result<Tally> {
         tally += count(plain(paths, name, TEST_SECONDS, TEST_SEED)?);
     }
     Ok(tally)
+}
+
+/// A short run of the whole binary.
+///
+/// # Errors
+/// When something cannot be built or started.
+pub(crate) fn short_qemu(paths: &Paths) -> Result<Tally> {
+    Ok(count(with_qemu(paths, TEST_QEMU_SECONDS, TEST_SEED)?))
 }
 
 fn count(is_well: bool) -> Tally {

@@ -5,6 +5,7 @@
 use super::tally::Tally;
 use super::{Run, guests, qtest};
 use crate::error::Result;
+use crate::fuzz;
 use crate::paths::Paths;
 use crate::qemu::{Build, Variant, Wanted};
 use crate::series::Series;
@@ -56,6 +57,9 @@ pub(super) fn all(paths: &Paths, build: &Build, run: &mut Run) {
         };
         run.section(heading, || qtest::ours(paths, &wanted));
     }
+    run.section("random input for the whole binary, with sanitizers", || {
+        fuzz::short_qemu(paths)
+    });
 }
 
 /// Every target must at least describe all of its devices, with ours among them.
