@@ -15,8 +15,9 @@
 #define SIZE (128 * MiB)
 /* Above what the driver allocates. */
 #define RAM_OFFSET (96 * MiB)
-/* In a piece of memory that is not the machine's RAM. */
-#define DEV_OFFSET (8 * MiB)
+/* In a piece of memory that is not the machine's RAM, and behind a BAR. */
+#define DEV_OFFSET (32 * MiB)
+#define BAR_OFFSET (8 * MiB)
 #define HUGE_UNIT (2 * MiB)
 /* The slots of the device with the memory. */
 #define DEV_SLOT 7
@@ -24,7 +25,7 @@
 
 /* virtio-mem's blocks, and how much of it is plugged from its start on. */
 #define BLOCK (2 * MiB)
-#define PLUGGED (32 * MiB)
+#define PLUGGED (48 * MiB)
 
 #define RAM_ARGS "-M pc,memory-backend=ram -m 128M "
 #define DIMM_ARGS "-m 128M,slots=2,maxmem=1G "
@@ -70,7 +71,7 @@ static uint64_t bar(VbrVm *vm, int number)
     qpci_device_enable(dev);
     bar = qpci_iomap(dev, number, NULL);
     g_free(dev);
-    return bar.addr + DEV_OFFSET;
+    return bar.addr + BAR_OFFSET;
 }
 
 static uint64_t ivshmem(VbrVm *vm)
@@ -263,7 +264,9 @@ VbrPlace *vbr_place(const VbrKind *kind, const char *props)
     vbr_vm_attach(p->vm, VBR_SLOT);
     vbr_start(&p->vm->d, 0);
     p->addr = kind->find ? kind->find(p->vm) : RAM_OFFSET;
-    p->offset = kind->find ? DEV_OFFSET : RAM_OFFSET;
+    p->offset = !kind->find ? RAM_OFFSET :
+                kind->find == ivshmem || kind->find == vga ? BAR_OFFSET
+                                                           : DEV_OFFSET;
     if (kind->file) {
         map_other(p);
     }

@@ -13,6 +13,9 @@
 #include "vbr-message.h"
 #include "vbr-probe.h"
 
+/* What is sent before the memory that is hinted: it takes a while. */
+#define BALLAST (32 * MiB)
+
 typedef struct Cell Cell;
 
 typedef struct Way {
@@ -72,6 +75,10 @@ static void hint(VbrPlace *p)
 {
     VbrDev *d = &p->vm->d;
 
+    if (p->offset >= BALLAST) {
+        /* Its block may be the first one that is sent. */
+        vbr_fill(d, p->addr - BALLAST, BALLAST / VBR_PAGE, VBR_GUEST_BYTE);
+    }
     vbr_hint_open(d);
     vbr_hint_block(d, given(p), given_bytes(p));
     vbr_hint_id(d, VBR_HINT_STOP);
