@@ -1,11 +1,17 @@
 /*
  * virtio-balloon-rs: what live migration leaves out
  *
- * Hints come in under the lock below, from the queue. The migration thread takes
- * them under this lock and the migration's bitmap lock, before a pass over RAM
+ * Hints come in under the lock below, from the queue. The migration thread
+ * takes them under this lock and the migration's bitmap lock, before a pass over RAM
  * and before each synchronization of the dirty bitmap, so that none is taken
  * behind a synchronization that it came before. The locks are taken in the
  * order: big lock, this lock, bitmap lock.
+ *
+ * A synchronization leaves work behind that grows with the guest's memory. The
+ * migration thread does it step by step, before anything is decided by the
+ * number of dirty pages, before the next pass, and before the last one. Each
+ * step is done with the big lock held: deflates are handled under it, so it is
+ * known what is in the balloon.
  *
  * All of this outlives the device: what was left out has to be dealt with also
  * when the device is gone.
@@ -37,6 +43,8 @@ static struct {
     VirtIOBalloonRs *s;
     /* The migration is over, the next synchronization begins another one. */
     bool over;
+    /* The last synchronization left something to do. */
+    bool unsettled;
     VbrSkipCounters counters;
     /* The first pass is held back. */
     bool waiting;
@@ -71,6 +79,15 @@ void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes)
     *wait_bytes = m.wait_bytes;
     vbr_migration_unlock();
 }
+
+/*
+ * A mutex of the host is not fair: who waits for one of the locks gets it
+ * between two steps only if it is free for a while.
+ */
+#define PAUSE_US 500
+
+/* So often hints are taken before a pass, however fast they come. */
+#define MAX_TAKES 32
 
 static const VbrRamOps ram_ops;
 
@@ -208,65 +225,6 @@ static uint64_t hold_ms(uint64_t bandwidth)
     return wait;
 }
 
-/* Waits for hints a little, if that pays; says whether it is to be called again. */
-static bool vbr_before_pass(uint64_t bandwidth)
-{
-    VbrHintView hints;
-    uint64_t wait;
-
-    vbr_migration_lock();
-    if (view(&hints) && hints.state == VBR_HINT_STATE_ARMING) {
-        ask(&hints);
-    } else if (hints.has_pending && take_hints() &&
-               hints.source == VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT) {
-        arm_wanted();
-    }
-    wait = hold_ms(bandwidth);
-    if (wait) {
-        m.waiting = true;
-        qemu_cond_timedwait(&m.wake, &m.lock, wait);
-    } else if (m.waiting) {
-        m.waiting = false;
-        m.wait_bytes = m.counters.hint_left_out_bytes;
-        view(&hints);
-        trace_virtio_balloon_rs_hold(hints.counters.wait_ms, m.wait_bytes);
-    }
-    vbr_migration_unlock();
-    return wait;
-}
-
-static uint64_t vbr_postcopy(RAMBlock *block)
-{
-    VbrDirtyChange change = {};
-
-    if (vbr_ram_postcopy(m.ram, block, &change) != VBR_STATUS_OK) {
-        /* It is not known any more what was left out: all is sent. */
-        change.set += dirty_ram_send_all_of(block);
-    }
-    trace_virtio_balloon_rs_postcopy(block->idstr, change.set);
-    return change.set;
-}
-
-static bool vbr_is_left_out(RAMBlock *block, unsigned long page)
-{
-    return vbr_ram_is_left_out(m.ram, block, page);
-}
-
-static const RAMSkipOps skip_ops = {
-    .before_pass = vbr_before_pass,
-    .postcopy = vbr_postcopy,
-    .is_left_out = vbr_is_left_out,
-};
-
-static void before_sync(void)
-{
-    VbrHintView hints;
-
-    if (view(&hints) && hints.has_pending) {
-        take_hints();
-    }
-}
-
 /* Without an account, the library leaves nothing out. */
 static bool new_account(void)
 {
@@ -290,12 +248,163 @@ static void send_all(VbrDirtyChange *change)
     }
 }
 
+/*
+ * Does a step of what the last synchronization left to do. Called with the big
+ * lock held, too: deflates are handled under it, so the set of pages in the
+ * balloon is that of this moment. Without a device, or with one that is broken,
+ * there is none, and all pages are sent that were left out for it.
+ */
+static void settle_step(void)
+{
+    bool known = m.s && !VIRTIO_DEVICE(m.s)->broken;
+    VbrDirtyChange change = {};
+    bool more = false;
+
+    m.unsettled = false;
+    RCU_READ_LOCK_GUARD();
+    if (!ram_skip_lock()) {
+        return;
+    }
+    if (vbr_ram_sweep(m.ram, known ? m.s->device : NULL, &change, &more) !=
+        VBR_STATUS_OK) {
+        send_all(&change);
+        more = false;
+    }
+    m.unsettled = more;
+    count_up();
+    ram_skip_unlock(change_of(&change));
+}
+
+/*
+ * Called by whoever synchronized or is to send next. The big lock is held where
+ * the guest stands still: nobody is let in between then.
+ */
+static void vbr_settle(void)
+{
+    bool more = true, locked = bql_locked();
+
+    while (more) {
+        vbr_migration_lock();
+        more = m.unsettled;
+        vbr_migration_unlock();
+        if (more) {
+            BQL_LOCK_GUARD();
+            vbr_migration_lock();
+            settle_step();
+            more = m.unsettled;
+            vbr_migration_unlock();
+        }
+        if (more && !locked) {
+            g_usleep(PAUSE_US);
+        }
+    }
+}
+
+/* Takes the hints that came; those of a large guest can be many. */
+static void take_all_hints(VbrHintView *hints)
+{
+    bool wanted = false;
+
+    for (int i = 0; i < MAX_TAKES && hints->has_pending; i++) {
+        if (i) {
+            vbr_migration_unlock();
+            g_usleep(PAUSE_US);
+            vbr_migration_lock();
+        }
+        wanted |= take_hints();
+        view(hints);
+    }
+    if (wanted && hints->source == VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT) {
+        arm_wanted();
+    }
+}
+
+/* Waits for hints a little, if that pays; says whether to call it again. */
+static bool vbr_before_pass(uint64_t bandwidth)
+{
+    VbrHintView hints;
+    uint64_t wait;
+
+    vbr_settle();
+    vbr_migration_lock();
+    if (view(&hints) && hints.state == VBR_HINT_STATE_ARMING) {
+        ask(&hints);
+    } else {
+        take_all_hints(&hints);
+    }
+    wait = hold_ms(bandwidth);
+    if (wait) {
+        m.waiting = true;
+        qemu_cond_timedwait(&m.wake, &m.lock, wait);
+    } else if (m.waiting) {
+        m.waiting = false;
+        m.wait_bytes = m.counters.hint_left_out_bytes;
+        view(&hints);
+        trace_virtio_balloon_rs_hold(hints.counters.wait_ms, m.wait_bytes);
+    }
+    vbr_migration_unlock();
+    return wait;
+}
+
+/* Called with the big lock held and the guest stopped. */
+static void vbr_postcopy(void)
+{
+    RAMBlock *block;
+
+    vbr_settle();
+    RCU_READ_LOCK_GUARD();
+    RAMBLOCK_FOREACH(block) {
+        uint64_t set = 0;
+        bool more = true;
+
+        while (more && ram_skip_lock()) {
+            VbrDirtyChange change = {};
+
+            more = false;
+            if (vbr_ram_postcopy(m.ram, block, &change, &more) !=
+                VBR_STATUS_OK) {
+                /* It is not known any more what was left out: all is sent. */
+                change.set += dirty_ram_send_all_of(block);
+            }
+            set += change.set;
+            ram_skip_unlock(change_of(&change));
+        }
+        trace_virtio_balloon_rs_postcopy(block->idstr, set);
+    }
+}
+
+static bool vbr_is_left_out(RAMBlock *block, unsigned long page)
+{
+    return vbr_ram_is_left_out(m.ram, block, page);
+}
+
+static const RAMSkipOps skip_ops = {
+    .settle = vbr_settle,
+    .before_pass = vbr_before_pass,
+    .postcopy = vbr_postcopy,
+    .is_left_out = vbr_is_left_out,
+};
+
+static void before_sync(void)
+{
+    VbrHintView hints;
+
+    if (view(&hints) && hints.has_pending) {
+        take_hints();
+    }
+}
+
+static void begin(void)
+{
+    m.over = false;
+    m.waiting = false;
+    m.wait_bytes = 0;
+}
+
 static void after_sync(void)
 {
     VbrDirtyChange change = {};
     VbrStatus status = VBR_STATUS_OK;
-    VbrDevice *device = NULL;
-    RAMBlock *block;
 
     RCU_READ_LOCK_GUARD();
     if (!ram_skip_lock()) {
@@ -303,32 +412,19 @@ static void after_sync(void)
     }
     if (m.over) {
         status = vbr_ram_begin(m.ram);
-        m.over = false;
-        m.waiting = false;
-        m.wait_bytes = 0;
-    }
-    RAMBLOCK_FOREACH(block) {
-        if (status == VBR_STATUS_OK) {
-            status = vbr_ram_synced(m.ram, block, &change);
-        }
-    }
-    /*
-     * Deflates are handled under the big lock: while it is held, the set of
-     * pages in the balloon is that of this moment. Without the lock, without a
-     * device, or with one that is broken, what it knows may be old: then there
-     * is none, and all pages are sent that were left out for it.
-     */
-    if (m.s && bql_locked() && !VIRTIO_DEVICE(m.s)->broken) {
-        device = m.s->device;
+        begin();
     }
     if (status == VBR_STATUS_OK) {
-        status = vbr_ram_leave_out_ballooned(m.ram, device, &change);
+        status = vbr_ram_synced(m.ram);
     }
     if (status != VBR_STATUS_OK) {
         send_all(&change);
     }
-    count_up();
     ram_skip_unlock(change_of(&change));
+    m.unsettled = true;
+    if (bql_locked()) {
+        settle_step();
+    }
     trace_virtio_balloon_rs_synced(m.counters.hint_left_out_bytes,
                                    m.counters.ballooned_left_out_bytes);
 }
@@ -340,6 +436,7 @@ static void finished(void)
         ram_skip_unlock(0);
     }
     m.over = true;
+    m.unsettled = false;
 }
 
 /* Tells the hints, and says whether the guest sees another command. */

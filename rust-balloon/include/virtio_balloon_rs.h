@@ -57,9 +57,22 @@
 #define VBR_STATS_MAX_BYTES 2560
 
 /**
+ * Chunks that a call may look at to find one to arm. There is one for each GiB, unless the user
+ * asks for smaller ones: then a TiB can have four millions.
+ */
+#define MAX_LOOKS (1 << 14)
+
+/**
  * The only version of the dirty list.
  */
 #define VBR_DIRTY_VERSION 1
+
+/**
+ * Words that a step may look at, of 64 pages each: 32 GiB of guest memory in pages of 4 KiB. The
+ * migration thread holds the big lock, the migration lock and the bitmap lock meanwhile. Where all
+ * of these words change that takes a millisecond, where none changes a tenth of that.
+ */
+#define STEP_WORDS (1 << 17)
 
 /**
  * How long the first pass may be held back by default, in milliseconds.
@@ -78,6 +91,18 @@
  * The longest that a user may let them wait, in milliseconds.
  */
 #define VBR_MAX_HOLD_MS 1000
+
+/**
+ * Bytes of hints taken at a time: a guest may hint at all of its memory again and again, and who takes
+ * hints holds locks that the main loop waits for. 32 GiB take about 1 ms.
+ */
+#define MAX_TAKEN (32 << 30)
+
+/**
+ * Hints taken at a time, for the same reason: where each of them lies alone in a guest of 1 TiB, so many
+ * take about 1 ms.
+ */
+#define MAX_TAKEN_HINTS 2048
 
 /**
  * The first id of a round. The specification allows all from 2 on; QEMU's C device uses these.
@@ -1988,31 +2013,34 @@ VBR_MUST_CHECK
 enum VbrStatus vbr_ram_begin(struct VbrRam *ram);
 
 /**
- * The dirty bitmap of `block` was synchronized; to be called for each block that is migrated, before
- * anything else is done with the bitmaps.
+ * The dirty bitmaps were synchronized: a sweep begins. Before anything else is done with the bitmaps,
+ * `vbr_ram_sweep` is called.
  *
  * # Safety
  *
- * `ram` is NULL or live, `change` NULL or valid.
+ * `ram` is NULL or live.
  */
 VBR_MUST_CHECK
-enum VbrStatus vbr_ram_synced(struct VbrRam *ram,
-                              void *block,
-                              struct VbrDirtyChange *change);
+enum VbrStatus vbr_ram_synced(struct VbrRam *ram);
 
 /**
- * Leaves out the pages that are in the balloon of `device`, and has those sent that were left out before
- * for that and are not in it any more; all of them if `device` is NULL, or broken. Called under the
- * device's lock, too, behind `vbr_ram_synced` of all blocks.
+ * Does a step of the sweep behind a synchronization; `more` says whether there is more to do. It leaves
+ * out the pages that are in the balloon of `device`, and has those sent that were left out before for
+ * that and are not in it any more; all of them if `device` is NULL, or broken. Called under the
+ * device's lock, too.
+ *
+ * When the guest stands still for the last synchronization, it has to be called until there is no more
+ * to do. Before that, the rest of a sweep may come late.
  *
  * # Safety
  *
- * `ram` and `device` are NULL or live, `change` NULL or valid.
+ * `ram` and `device` are NULL or live, `change` NULL or valid, `more` NULL or writable.
  */
 VBR_MUST_CHECK
-enum VbrStatus vbr_ram_leave_out_ballooned(struct VbrRam *ram,
-                                           const struct VbrDevice *device,
-                                           struct VbrDirtyChange *change);
+enum VbrStatus vbr_ram_sweep(struct VbrRam *ram,
+                             const struct VbrDevice *device,
+                             struct VbrDirtyChange *change,
+                             bool *more);
 
 /**
  * Arms the next slice of the dirty log of `block`; `more` says whether there may be more to do.
@@ -2054,17 +2082,19 @@ enum VbrStatus vbr_ram_leave_out_hinted(struct VbrRam *ram,
                                         bool *wanted);
 
 /**
- * Postcopy begins: what was left out of `block` becomes dirty again, and `vbr_ram_is_left_out` says of
- * which pages no content is needed.
+ * Postcopy begins, and the sweep is done: what was left out of `block` becomes dirty again, and when that
+ * is done `vbr_ram_is_left_out` says of which pages no content is needed. Does a step of that; `more`
+ * says whether there is more to do.
  *
  * # Safety
  *
- * `ram` is NULL or live, `change` NULL or valid.
+ * `ram` is NULL or live, `change` NULL or valid, `more` NULL or writable.
  */
 VBR_MUST_CHECK
 enum VbrStatus vbr_ram_postcopy(struct VbrRam *ram,
                                 void *block,
-                                struct VbrDirtyChange *change);
+                                struct VbrDirtyChange *change,
+                                bool *more);
 
 /**
  * Whether `page` of `block` was left out when postcopy began. May be called from any thread, without the

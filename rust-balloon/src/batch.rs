@@ -12,7 +12,7 @@ use crate::runs::Runs;
 use crate::wire::PFN_BYTES;
 
 /// PFNs in a batch: 128 MiB of guest memory, all that a Linux driver's queue can hold (128 buffers
-/// of 256). Decoding and sorting so many takes well under a millisecond.
+/// of 256). Decoding so many takes a tenth of a millisecond, sorting them up to a whole one.
 pub const MAX_PFNS: usize = 32768;
 /// Requests in a batch: as many as the largest queue holds.
 pub const MAX_REQUESTS: usize = 128;
@@ -32,8 +32,13 @@ impl Budget {
     /// Length of a slice: with gathering a batch, a quarter of the two milliseconds that a guest may stall
     /// the main loop for; long against the few microseconds that a turn of the main loop costs.
     const SLICE_NS: u64 = 500_000;
-    /// Looking up a range and keeping account of it.
-    const STEP_NS: u64 = 100;
+    /// Looking up a range and keeping account of it, where every range lies somewhere else in a guest of
+    /// 1 TiB.
+    const STEP_NS: u64 = 250;
+    /// Making room for the single pages of a piece of a set of pages.
+    const ROOM_NS: u64 = 2_000;
+    /// A range's share in sorting all of a batch.
+    const SORT_NS: u64 = 30;
     /// A system call on guest memory, with what QEMU does around it.
     const CALL_NS: u64 = 2_000;
     /// Freeing one backing page.
@@ -61,6 +66,16 @@ impl Budget {
         self.spend(Budget::STEP_NS);
     }
 
+    /// Accounts for room that was made in sets of pages, so often.
+    pub fn spend_room(&mut self, times: u64) {
+        self.spend(times.saturating_mul(Budget::ROOM_NS));
+    }
+
+    /// Accounts for sorting so many ranges.
+    pub fn spend_sort(&mut self, ranges: usize) {
+        self.spend((ranges as u64).saturating_mul(Budget::SORT_NS));
+    }
+
     /// Accounts for one call on `bytes` of backing pages of `page_size`.
     pub fn spend_call(&mut self, bytes: u64, page_size: u64) {
         self.spend(
@@ -86,6 +101,15 @@ pub struct Batch {
     descriptors: usize,
     /// The place in `runs` that work has come to, once it has begun.
     work: Option<Cursor>,
+}
+
+/// What it took to begin the work on a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// How many ranges there are.
+    pub ranges: usize,
+    /// How many there were to be sorted.
+    pub sorted: usize,
 }
 
 struct Cursor {
@@ -167,17 +191,18 @@ impl Batch {
         self.descriptors = self.descriptors.saturating_add(descriptors);
     }
 
-    /// Merges what was gathered, if work has not begun yet, and says how many ranges that made.
-    pub fn begin(&mut self) -> usize {
+    /// Merges what was gathered, if work has not begun yet.
+    pub fn begin(&mut self) -> Begun {
         if self.work.is_some() {
-            return 0;
+            return Begun::default();
         }
-        self.runs.merge();
+        let sorted = self.runs.merge();
         self.work = Some(Cursor {
             run: 0,
             done: Gpa(0),
         });
-        self.runs.as_slice().len()
+        let ranges = self.runs.as_slice().len();
+        Begun { ranges, sorted }
     }
 
     /// The next range to do, or what is left of it; `None` when all is done.
@@ -252,11 +277,15 @@ mod tests {
         for pfn in [9, 2, 1, 3] {
             batch.push_pages(pfn, 1);
         }
-        assert_eq!(batch.begin(), 2);
+        let begun = Begun {
+            ranges: 2,
+            sorted: 2,
+        };
+        assert_eq!(batch.begin(), begun);
         assert_eq!(batch.next().unwrap().page_indices(), (1, 4));
         batch.advance(Pfn(2).gpa());
         assert_eq!(batch.next().unwrap().page_indices(), (2, 4));
-        assert_eq!(batch.begin(), 0, "begun is begun");
+        assert_eq!(batch.begin(), Begun::default(), "begun is begun");
         batch.advance(Pfn(4).gpa());
         assert_eq!(batch.next().unwrap().page_indices(), (9, 10));
         assert_eq!(batch.room(QueueKind::Inflate, false), 0);

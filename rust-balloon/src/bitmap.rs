@@ -14,13 +14,6 @@ mod tests;
 use chunk::{CHUNK_BITS, CHUNK_WORDS, Chunk, Spare, line_of};
 use runs::Runs;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// The version of a set that never changed.
-const UNCHANGED: u64 = 0;
-/// The version of a set that changed since it was last asked for its version.
-const CHANGED: u64 = u64::MAX;
-static NEXT_VERSION: AtomicU64 = AtomicU64::new(UNCHANGED + 1);
 
 const WORD_BITS: u64 = u64::BITS as u64;
 
@@ -34,7 +27,6 @@ pub struct PageBitmap {
     chunks: Vec<Chunk>,
     spare: Spare,
     set: u64,
-    version: AtomicU64,
 }
 
 impl Clone for PageBitmap {
@@ -44,8 +36,6 @@ impl Clone for PageBitmap {
             chunks: self.chunks.clone(),
             spare: Spare::default(),
             set: self.set,
-            // Unless it is empty, it never has the other set's number.
-            version: AtomicU64::new(if self.set > 0 { CHANGED } else { UNCHANGED }),
         }
     }
 }
@@ -94,7 +84,6 @@ impl PageBitmap {
             chunks: Vec::new(),
             spare: Spare::default(),
             set: 0,
-            version: AtomicU64::new(UNCHANGED),
         }
     }
 
@@ -111,40 +100,10 @@ impl PageBitmap {
         size_of_val(self) + chunks + words + self.spare.memory()
     }
 
-    /// A number that is another one after every change, and no other set's unless both never changed.
-    pub fn version(&self) -> u64 {
-        let version = self.version.load(Ordering::Relaxed);
-        if version != CHANGED {
-            return version;
-        }
-        // A change comes much more often than this question, so the number is made only now.
-        let new = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
-        let (is, was) = (Ordering::Relaxed, Ordering::Relaxed);
-        match self.version.compare_exchange(CHANGED, new, is, was) {
-            Ok(_) => new,
-            // Somebody asked at the same time.
-            Err(other) => other,
-        }
-    }
-
-    fn note_change(&mut self) {
-        *self.version.get_mut() = CHANGED;
-    }
-
-    fn note_added(&mut self, new: u64) -> u64 {
-        self.set += new;
-        if new > 0 {
-            self.note_change();
-        }
-        new
-    }
-
-    fn note_cleared(&mut self, gone: u64) -> u64 {
-        self.set -= gone;
-        if gone > 0 {
-            self.note_change();
-        }
-        gone
+    /// How often a chunk needed words since the set was last emptied as a whole, which costs as much as
+    /// changing many indices.
+    pub fn words_taken(&self) -> u64 {
+        self.spare.taken()
     }
 
     /// Adds the indices of `range` and returns how many of them were new. Indices at or past the
@@ -178,7 +137,6 @@ impl PageBitmap {
         chunk.lines |= 1 << line_of(word);
         chunk.set += 1;
         self.set += 1;
-        self.note_change();
         Some(1)
     }
 
@@ -188,7 +146,8 @@ impl PageBitmap {
             let (chunk, spare) = self.make(number);
             new += chunk.add(bits, spare);
         }
-        self.note_added(new)
+        self.set += new;
+        new
     }
 
     /// Takes the indices of `range` out and returns how many of them were in the set.
@@ -217,7 +176,6 @@ impl PageBitmap {
         words[word] &= !bit;
         chunk.set -= 1;
         self.set -= 1;
-        self.note_change();
         Some(1)
     }
 
@@ -226,7 +184,8 @@ impl PageBitmap {
         for (number, bits) in by_chunk(self.within_chunks(range)) {
             gone += self.chunks[number].clear(bits, &mut self.spare);
         }
-        self.note_cleared(gone)
+        self.set -= gone;
+        gone
     }
 
     /// Adds the indices that `bits` has set, counted from 64 times `word`, and returns how many of them
@@ -240,7 +199,8 @@ impl PageBitmap {
         let bits = bits & (u64::MAX >> (WORD_BITS - room));
         let (chunk, spare) = self.make(word / CHUNK_WORDS);
         let new = chunk.add_word(word % CHUNK_WORDS, bits, spare);
-        self.note_added(new)
+        self.set += new;
+        new
     }
 
     /// Takes out the indices that `bits` has set, counted from 64 times `word`, and returns how many of
@@ -250,7 +210,8 @@ impl PageBitmap {
             return 0;
         };
         let gone = chunk.clear_word(word % CHUNK_WORDS, bits, &mut self.spare);
-        self.note_cleared(gone)
+        self.set -= gone;
+        gone
     }
 
     /// The 64 indices from 64 times `word` on, as bits.
@@ -268,11 +229,48 @@ impl PageBitmap {
         })
     }
 
-    /// Takes everything out and frees the memory.
+    /// Fills `out` with the indices from `first` on, the first in the lowest bit of its first word.
+    pub(crate) fn copy_bits(&self, first: u64, out: &mut [u64]) {
+        let (word, shift) = ((first / WORD_BITS) as usize, first % WORD_BITS);
+        self.copy_words(word, out);
+        if shift != 0 {
+            let behind = self.word(word + out.len());
+            for at in 0..out.len() {
+                let next = out.get(at + 1).copied().unwrap_or(behind);
+                out[at] = out[at] >> shift | next << (WORD_BITS - shift);
+            }
+        }
+    }
+
+    fn copy_words(&self, first: usize, out: &mut [u64]) {
+        let mut first = first;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let (number, word) = (first / CHUNK_WORDS, first % CHUNK_WORDS);
+            let here = rest.len().min(CHUNK_WORDS - word);
+            let (part, behind) = rest.split_at_mut(here);
+            match self.chunks.get(number) {
+                Some(chunk) => chunk.copy_words(word, part),
+                None => part.fill(0),
+            }
+            first += here;
+            rest = behind;
+        }
+    }
+
+    /// The smallest index of `range` that is in the set; looks at no chunk behind `range`.
+    pub fn find_in(&self, range: Range<u64>) -> Option<u64> {
+        by_chunk(self.within_chunks(range)).find_map(|(number, bits)| {
+            let found = self.chunks[number].find::<true>(bits.start)?;
+            (found < bits.end).then_some(number as u64 * CHUNK_BITS + found)
+        })
+    }
+
+    /// Takes everything out and frees the memory: one piece of it for each chunk.
     pub fn clear_all(&mut self) {
         self.chunks = Vec::new();
         self.spare = Spare::default();
-        self.note_cleared(self.set);
+        self.set = 0;
     }
 
     /// Whether every index of `range` is in the set; true for an empty range.
@@ -377,11 +375,13 @@ impl PageBitmap {
 
     /// The chunk of this number, which lies below the limit, and words for it.
     fn make(&mut self, number: usize) -> (&mut Chunk, &mut Spare) {
-        if self.chunks.len() <= number {
+        if self.chunks.capacity() <= number {
             // Twice as many as before, so that growing costs little, but no more than there can be.
             let most = self.limit.div_ceil(CHUNK_BITS) as usize;
             let wanted = (number + 1).max(most.min(2 * self.chunks.len()));
             self.chunks.reserve_exact(wanted - self.chunks.len());
+        }
+        if self.chunks.len() <= number {
             self.chunks.resize_with(number + 1, Chunk::default);
         }
         (&mut self.chunks[number], &mut self.spare)

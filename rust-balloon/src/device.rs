@@ -14,8 +14,9 @@ use crate::config::{self, ConfigState};
 use crate::counters::{Counters, Tally};
 use crate::features::{Features, Numbering, QueueKind};
 use crate::host::{Host, Inhibit};
-use crate::memory::{BlockRange, MemoryMap, Piece};
+use crate::memory::MemoryMap;
 use crate::message::{Malformed, Reader};
+use crate::migration::sweep;
 use crate::page::{GpaRange, PAGE_SIZE};
 use crate::queue::ballooned::BalloonedPages;
 use crate::queue::held::Flush;
@@ -243,8 +244,9 @@ impl Balloon {
             // Nobody keeps account of these, also if the driver promises to tell later.
             self.balloon.miss();
         }
+        let begun = self.batch.begin();
         self.counters
-            .add(|counts| &mut counts.ranges, self.batch.begin() as u64);
+            .add(|counts| &mut counts.ranges, begun.ranges as u64);
         let take = match queue {
             QueueKind::Inflate => inflate::take,
             QueueKind::Deflate => deflate::take,
@@ -254,6 +256,7 @@ impl Balloon {
             }
         };
         self.slice(host, inhibit, |work, batch| {
+            work.budget.spend_sort(begun.sorted);
             while held::make_room(work)
                 && let Some(range) = batch.next()
             {
@@ -322,7 +325,9 @@ impl Balloon {
             refusals: &mut self.refusals,
             counters: &mut self.counters,
             budget: Budget::slice(),
+            room_paid: 0,
         };
+        work.room_paid = work.room_made();
         let result = handle(&mut work, &mut self.batch);
         work.carry_out();
         result
@@ -404,31 +409,15 @@ impl Balloon {
         }
     }
 
-    /// The parts of guest RAM that are in the balloon as far as MUST_TELL_HOST makes the guest say so:
-    /// it may not use them before their deflate was acknowledged (virtio 1.3, 5.5.6.1).
-    pub fn ballooned_blocks(&self) -> impl Iterator<Item = BlockRange> {
+    /// The pages in the balloon as far as MUST_TELL_HOST makes the guest say so, for a migration: the
+    /// guest may not use them before their deflate was acknowledged (virtio 1.3, 5.5.6.1). `None`
+    /// while it need not say so.
+    pub fn left_out(&self) -> Option<sweep::Ballooned<'_>> {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
-        let runs = self.balloon.set().runs().take_while(move |_| told);
-        let memory = &self.memory;
-        runs.flat_map(move |run| {
-            let mut rest = GpaRange::of_page_indices(run);
-            std::iter::from_fn(move || {
-                let (part, section) = match memory.front(rest?) {
-                    Piece::NotRam(part) => (part, None),
-                    Piece::Ram(part, section) => (part, Some(section)),
-                };
-                rest = GpaRange::new(part.end(), rest?.end());
-                Some(section.map(|section| section.block_range(part)))
-            })
-            .flatten()
+        told.then_some(sweep::Ballooned {
+            pages: self.balloon.set(),
+            memory: &self.memory,
         })
-    }
-
-    /// A number that is another one when the pages in the balloon are others; `None` while they are not
-    /// known.
-    pub fn ballooned_version(&self) -> Option<u64> {
-        let told = self.negotiated.contains(Features::MUST_TELL_HOST);
-        told.then(|| self.balloon.set().version())
     }
 }
 

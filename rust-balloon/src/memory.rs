@@ -194,6 +194,8 @@ pub struct MemoryMap {
     spans: Vec<GpaRange>,
     /// The 4 KiB pages that are there of sections that come in parts.
     parts: PageBitmap,
+    /// The same as the sections, by block and offset, without overlaps.
+    by_block: Vec<BlockPiece>,
 }
 
 impl Default for MemoryMap {
@@ -203,8 +205,55 @@ impl Default for MemoryMap {
             by_host: Vec::new(),
             spans: Vec::new(),
             parts: PageBitmap::new(PARTS_LIMIT),
+            by_block: Vec::new(),
         }
     }
+}
+
+/// A stretch of a RAM block, and where the guest sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockPiece {
+    /// The block.
+    pub block: BlockId,
+    /// Where in the block it starts, in bytes.
+    pub offset: u64,
+    /// Where in the block it ends.
+    pub end: u64,
+    /// Where the guest sees its start.
+    pub gpa: Gpa,
+}
+
+/// The sections by block and offset. Of memory that the guest sees in several places the first counts.
+fn by_block(sections: &[Section]) -> Vec<BlockPiece> {
+    let mut pieces: Vec<BlockPiece> = sections
+        .iter()
+        .map(|section| BlockPiece {
+            block: section.block,
+            offset: section.offset,
+            end: section.offset_of(section.gpa.end()),
+            gpa: section.gpa.start(),
+        })
+        .collect();
+    pieces.sort_by_key(|piece| (piece.block.0, piece.offset));
+    let mut seen: Option<(BlockId, u64)> = None;
+    pieces.retain_mut(|piece| {
+        let covered = match seen {
+            Some((block, end)) if block == piece.block => end,
+            _ => 0,
+        };
+        let cut = covered.saturating_sub(piece.offset);
+        let Some(gpa) = piece
+            .gpa
+            .checked_add(cut)
+            .filter(|_| piece.offset + cut < piece.end)
+        else {
+            return false;
+        };
+        (piece.offset, piece.gpa) = (piece.offset + cut, gpa);
+        seen = Some((piece.block, piece.end));
+        true
+    });
+    pieces
 }
 
 impl MemoryMap {
@@ -231,10 +280,12 @@ impl MemoryMap {
         by_host.sort_unstable_by_key(|&index| sections[index].host);
         let mut spans: Vec<GpaRange> = sections.iter().map(|section| section.gpa).collect();
         spans.dedup_by(|next, last| last.try_merge(*next));
+        let by_block = by_block(&sections);
         Ok(MemoryMap {
             sections,
             by_host,
             spans,
+            by_block,
             ..MemoryMap::default()
         })
     }
@@ -301,6 +352,20 @@ impl MemoryMap {
     /// The sections in ascending order.
     pub fn sections(&self) -> &[Section] {
         &self.sections
+    }
+
+    /// What the guest sees of `block` behind `offset`, in ascending order.
+    pub fn pieces(&self, block: BlockId, offset: u64) -> impl Iterator<Item = &BlockPiece> {
+        let is_before = |piece: &BlockPiece| (piece.block.0, piece.end) <= (block.0, offset);
+        let first = self.by_block.partition_point(is_before);
+        let behind = self.by_block[first..].iter();
+        behind.take_while(move |piece| piece.block == block)
+    }
+
+    /// The first block, by its number, from number `from` on.
+    pub fn next_block(&self, from: usize) -> Option<BlockId> {
+        let first = self.by_block.partition_point(|piece| piece.block.0 < from);
+        self.by_block.get(first).map(|piece| piece.block)
     }
 
     /// Whether any section's backing pages are larger than the balloon's.

@@ -35,16 +35,20 @@ impl Runs {
     }
 
     /// Sorts the ranges and merges all that overlap or touch. Afterwards they ascend, none touches
-    /// the next, and together they cover exactly the addresses that were added.
-    pub fn merge(&mut self) {
-        let sorted = self.ranges.is_sorted_by_key(|range| range.start());
-        if !sorted {
-            match self.pages_for_bitmap() {
-                Some(pages) => return self.gather(pages),
-                None => self.ranges.sort_unstable_by_key(|range| range.start()),
+    /// the next, and together they cover exactly the addresses that were added. Returns how many had to
+    /// be sorted.
+    pub fn merge(&mut self) -> usize {
+        let is_sorted = self.ranges.is_sorted_by_key(|range| range.start());
+        let sorted = if is_sorted { 0 } else { self.ranges.len() };
+        if !is_sorted {
+            if let Some(pages) = self.pages_for_bitmap() {
+                self.gather(pages);
+                return sorted;
             }
+            self.ranges.sort_unstable_by_key(|range| range.start());
         }
         self.ranges.dedup_by(|next, kept| kept.try_merge(*next));
+        sorted
     }
 
     /// The pages from the first to the last, if a bitmap of them is the way to go. Only whole pages fit

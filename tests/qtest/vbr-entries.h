@@ -63,7 +63,7 @@ static const char *const vbr_entries[] = {
     "vbr_ram_free",
     "vbr_ram_begin",
     "vbr_ram_synced",
-    "vbr_ram_leave_out_ballooned",
+    "vbr_ram_sweep",
     "vbr_ram_arm",
     "vbr_ram_trust",
     "vbr_ram_leave_out_hinted",

@@ -17,7 +17,11 @@ pub(super) type Words = [u64; CHUNK_WORDS];
 /// Words of chunks that do not need them any more, for others: so that a set that grows and shrinks does not
 /// allocate each time. They are all 0, and few.
 #[derive(Default)]
-pub(super) struct Spare(Vec<Box<Words>>);
+pub(super) struct Spare {
+    words: Vec<Box<Words>>,
+    /// How many were given away so far.
+    taken: u64,
+}
 
 impl Spare {
     /// More than that are not kept.
@@ -25,19 +29,27 @@ impl Spare {
 
     /// Bytes of memory that they take.
     pub(super) fn memory(&self) -> usize {
-        self.0.capacity() * size_of::<Box<Words>>() + self.0.len() * size_of::<Words>()
+        self.words.capacity() * size_of::<Box<Words>>() + self.words.len() * size_of::<Words>()
+    }
+
+    /// How many words of chunks were taken so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
     }
 
     fn take(&mut self) -> Box<Words> {
-        self.0.pop().unwrap_or_else(|| Box::new([0; CHUNK_WORDS]))
+        self.taken += 1;
+        self.words
+            .pop()
+            .unwrap_or_else(|| Box::new([0; CHUNK_WORDS]))
     }
 
     fn put(&mut self, words: Option<Box<Words>>) {
         if let Some(mut words) = words
-            && self.0.len() < Spare::MOST
+            && self.words.len() < Spare::MOST
         {
             words.fill(0);
-            self.0.push(words);
+            self.words.push(words);
         }
     }
 }
@@ -210,6 +222,21 @@ impl Chunk {
         match &self.words {
             Some(words) => words[word],
             None => self.line_bits(line_of(word)),
+        }
+    }
+
+    /// Fills `out` with its words from `first` on.
+    pub(super) fn copy_words(&self, first: usize, out: &mut [u64]) {
+        match &self.words {
+            Some(words) => out.copy_from_slice(&words[first..first + out.len()]),
+            None if self.set == 0 || self.set == CHUNK_BITS => {
+                out.fill(self.line_bits(0));
+            }
+            None => {
+                for (word, out) in (first..).zip(out) {
+                    *out = self.word(word);
+                }
+            }
         }
     }
 

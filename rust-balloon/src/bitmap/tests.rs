@@ -118,38 +118,6 @@ fn no_index_past_the_limit_takes_memory() {
     assert!(bitmap.memory() <= size_of::<PageBitmap>() + chunks);
 }
 
-#[test]
-fn every_change_is_another_version() {
-    let mut bitmap = PageBitmap::new(1 << 20);
-    let other = PageBitmap::new(1 << 20);
-    assert_eq!(bitmap.version(), other.version());
-    let mut seen = vec![bitmap.version()];
-    let changes: [fn(&mut PageBitmap) -> u64; 7] = [
-        |bitmap| bitmap.add(5..6),
-        |bitmap| bitmap.add(6..7),
-        |bitmap| bitmap.add(0..90_000),
-        |bitmap| bitmap.clear(7..8),
-        |bitmap| bitmap.clear(9..80_000),
-        |bitmap| bitmap.add_word(3, 1),
-        |bitmap| bitmap.clear_word(3, 1),
-    ];
-    for (number, change) in changes.into_iter().enumerate() {
-        assert!(change(&mut bitmap) > 0, "change {number}");
-        let version = bitmap.version();
-        assert!(!seen.contains(&version), "change {number}");
-        seen.push(version);
-        // The same again changes nothing.
-        assert_eq!(change(&mut bitmap), 0, "change {number}");
-        assert_eq!(bitmap.version(), version, "change {number}");
-        // Another set never comes by the same number.
-        let mut other = PageBitmap::new(1 << 20);
-        other.add(5..6);
-        assert!(!seen.contains(&other.version()));
-    }
-    bitmap.clear_all();
-    assert!(!seen.contains(&bitmap.version()));
-}
-
 const LIMIT: u64 = 3 * CHUNK_BITS;
 
 #[derive(Clone, Debug)]
@@ -231,6 +199,18 @@ fn answers_as(
     let mut like_the_first = probe.start..past;
     prop_assert!(like_the_first.all(|index| model.contains(&index) == is_in));
     prop_assert!(past >= probe.end || model.contains(&past) != is_in);
+    let within = next.filter(|&next| next < probe.end);
+    prop_assert_eq!(bitmap.find_in(probe.clone()), within);
+    // Across the ends of words, and of a chunk where there is one.
+    let mut copy = [0x5555; 9];
+    bitmap.copy_bits(probe.start, &mut copy);
+    let copied = (0..).zip(copy);
+    let copied: Vec<u64> = copied
+        .flat_map(|(word, bits)| of_word(word, bits))
+        .map(|index| probe.start + index)
+        .collect();
+    let there = model.range(probe.start..probe.start + 9 * 64).copied();
+    prop_assert_eq!(copied, there.collect::<Vec<_>>());
     for index in [probe.start, probe.end] {
         prop_assert_eq!(
             bitmap.contains_all(index..index + 1),

@@ -212,13 +212,13 @@ fn a_broken_account_answers_nothing() {
     all! {
         Broken:
         vbr_ram_begin(ram),
-        vbr_ram_synced(ram, block, &mut change),
-        vbr_ram_leave_out_ballooned(ram, at(&device), &mut change),
-        vbr_ram_leave_out_ballooned(ram, null_mut(), &mut change),
+        vbr_ram_synced(ram),
+        vbr_ram_sweep(ram, at(&device), &mut change, &mut flag),
+        vbr_ram_sweep(ram, null_mut(), &mut change, &mut flag),
         vbr_ram_arm(ram, block, Arm::All, &mut flag),
         vbr_ram_trust(ram, 0),
         vbr_ram_leave_out_hinted(ram, at(&hints), &mut change, &mut flag),
-        vbr_ram_postcopy(ram, block, &mut change),
+        vbr_ram_postcopy(ram, block, &mut change, &mut flag),
         vbr_ram_counters(ram, &mut counters),
     }
     assert_eq!(

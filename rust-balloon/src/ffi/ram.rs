@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::memory::BlockId;
 use crate::migration::arming::Arm;
 use crate::migration::bitmaps::{BlockView, DirtyBitmaps};
-use crate::migration::skips::{DirtyChange, SkipCounters, Skips};
+use crate::migration::skips::{Announced, DirtyChange, SkipCounters, Skips};
 use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
@@ -226,40 +226,39 @@ pub unsafe extern "C" fn vbr_ram_begin(ram: *mut VbrRam) -> VbrStatus {
     })
 }
 
-/// The dirty bitmap of `block` was synchronized; to be called for each block that is migrated, before
-/// anything else is done with the bitmaps.
+/// The dirty bitmaps were synchronized: a sweep begins. Before anything else is done with the bitmaps,
+/// `vbr_ram_sweep` is called.
 ///
 /// # Safety
 ///
-/// `ram` is NULL or live, `change` NULL or valid.
+/// `ram` is NULL or live.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_ram_synced(
-    ram: *mut VbrRam,
-    block: *mut c_void,
-    change: *mut DirtyChange,
-) -> VbrStatus {
+pub unsafe extern "C" fn vbr_ram_synced(ram: *mut VbrRam) -> VbrStatus {
     // SAFETY: NULL or live by contract.
     let ram = unsafe { ram.as_ref() };
-    // SAFETY: NULL or valid by contract.
-    let change = unsafe { change.as_mut() };
-    with_change(ram, change, |skips, bitmaps, change| {
-        skips.synced(bitmaps, BlockId(block as usize), change);
+    with_ram(ram, |skips, _| {
+        skips.synced();
         Ok(())
     })
 }
 
-/// Leaves out the pages that are in the balloon of `device`, and has those sent that were left out before
-/// for that and are not in it any more; all of them if `device` is NULL, or broken. Called under the
-/// device's lock, too, behind `vbr_ram_synced` of all blocks.
+/// Does a step of the sweep behind a synchronization; `more` says whether there is more to do. It leaves
+/// out the pages that are in the balloon of `device`, and has those sent that were left out before for
+/// that and are not in it any more; all of them if `device` is NULL, or broken. Called under the
+/// device's lock, too.
+///
+/// When the guest stands still for the last synchronization, it has to be called until there is no more
+/// to do. Before that, the rest of a sweep may come late.
 ///
 /// # Safety
 ///
-/// `ram` and `device` are NULL or live, `change` NULL or valid.
+/// `ram` and `device` are NULL or live, `change` NULL or valid, `more` NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vbr_ram_leave_out_ballooned(
+pub unsafe extern "C" fn vbr_ram_sweep(
     ram: *mut VbrRam,
     device: *const VbrDevice,
     change: *mut DirtyChange,
+    more: *mut bool,
 ) -> VbrStatus {
     // SAFETY: NULL or live by contract.
     let ram = unsafe { ram.as_ref() };
@@ -267,11 +266,14 @@ pub unsafe extern "C" fn vbr_ram_leave_out_ballooned(
     let device = unsafe { device.as_ref() };
     // SAFETY: NULL or valid by contract.
     let mut change = unsafe { change.as_mut() };
+    // SAFETY: NULL or writable by contract.
+    let Ok(more) = (unsafe { output(more) }) else {
+        return VbrStatus::InvalidArgument;
+    };
     let mut inner = VbrStatus::Ok;
     let outer = with_device(device, |balloon, _| {
         inner = with_change(ram, change.as_deref_mut(), |skips, bitmaps, change| {
-            let version = balloon.ballooned_version();
-            skips.leave_out_ballooned(bitmaps, version, balloon.ballooned_blocks(), change);
+            more.write(skips.sweep(bitmaps, balloon.left_out().as_ref(), change));
             Ok(())
         });
         Ok(())
@@ -279,7 +281,7 @@ pub unsafe extern "C" fn vbr_ram_leave_out_ballooned(
     match (inner, outer) {
         (VbrStatus::Ok, VbrStatus::Ok) => VbrStatus::Ok,
         (VbrStatus::Ok, _) => with_change(ram, change, |skips, bitmaps, change| {
-            skips.leave_out_ballooned(bitmaps, None, std::iter::empty(), change);
+            more.write(skips.sweep(bitmaps, None, change));
             Ok(())
         }),
         (broken, _) => broken,
@@ -357,26 +359,33 @@ pub unsafe extern "C" fn vbr_ram_leave_out_hinted(
     if inner == VbrStatus::Ok { outer } else { inner }
 }
 
-/// Postcopy begins: what was left out of `block` becomes dirty again, and `vbr_ram_is_left_out` says of
-/// which pages no content is needed.
+/// Postcopy begins, and the sweep is done: what was left out of `block` becomes dirty again, and when that
+/// is done `vbr_ram_is_left_out` says of which pages no content is needed. Does a step of that; `more`
+/// says whether there is more to do.
 ///
 /// # Safety
 ///
-/// `ram` is NULL or live, `change` NULL or valid.
+/// `ram` is NULL or live, `change` NULL or valid, `more` NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_ram_postcopy(
     ram: *mut VbrRam,
     block: *mut c_void,
     change: *mut DirtyChange,
+    more: *mut bool,
 ) -> VbrStatus {
     // SAFETY: NULL or live by contract.
     let ram = unsafe { ram.as_ref() };
     // SAFETY: NULL or valid by contract.
     let change = unsafe { change.as_mut() };
+    // SAFETY: NULL or writable by contract.
+    let more = unsafe { output(more) };
     with_change(ram, change, |skips, bitmaps, change| {
-        let id = BlockId(block as usize);
-        if let (Some(pages), Some(ram)) = (skips.postcopy(bitmaps, id, change), ram) {
-            ram.left_out_mut().push((id, pages));
+        let (more, id) = (more?, BlockId(block as usize));
+        let announced = skips.postcopy(bitmaps, id, change);
+        more.write(matches!(announced, Announced::Part));
+        if let (Announced::All(sets), Some(ram)) = (announced, ram) {
+            let sets = sets.into_iter().map(|pages| (id, pages));
+            ram.left_out_mut().extend(sets);
         }
         Ok(())
     })

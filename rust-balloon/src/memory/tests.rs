@@ -165,6 +165,35 @@ fn what_moved_or_went_is_lost() {
     old.for_each_lost(&old, |r| panic!("{r:?} is still there"));
 }
 
+#[test]
+fn a_block_is_seen_once() {
+    let low = section(0, 0x4000, 0x8000, 4096);
+    let alias = section(0x10_0000, 0x10_8000, 0x6000, 4096);
+    let other = Section {
+        block: BlockId(2),
+        ..section(0x20_0000, 0x20_1000, 0, 4096)
+    };
+    let map = MemoryMap::new(vec![other, alias, low]).unwrap();
+    let pieces = |block, offset| {
+        let pieces = map.pieces(BlockId(block), offset);
+        let pieces = pieces.map(|piece| (piece.offset, piece.end, piece.gpa.0));
+        pieces.collect::<Vec<_>>()
+    };
+    assert_eq!(pieces(1, 0), [(0x6000, 0xe000, 0x10_0000)]);
+    assert_eq!(pieces(1, 0xdfff).len(), 1);
+    assert_eq!(pieces(1, 0xe000), []);
+    assert_eq!(pieces(2, 0), [(0, 0x1000, 0x20_0000)]);
+    assert_eq!(map.next_block(0), Some(BlockId(1)));
+    assert_eq!(map.next_block(2), Some(BlockId(2)));
+    assert_eq!(map.next_block(3), None);
+    // The rest of what another place shows the start of.
+    let first = section(0, 0x4000, 0, 4096);
+    let more = section(0x10_0000, 0x10_8000, 0x2000, 4096);
+    let map = MemoryMap::new(vec![first, more]).unwrap();
+    let ends: Vec<_> = map.pieces(BlockId(1), 0).map(|piece| piece.gpa.0).collect();
+    assert_eq!(ends, [0, 0x10_2000]);
+}
+
 proptest! {
     /// Shrinking never reaches outside of the range, growing never outside of the section, and
     /// both end at page borders of the block.

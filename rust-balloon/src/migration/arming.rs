@@ -8,16 +8,21 @@ use std::ops::Range;
 /// the one before it.
 pub type Epoch = u64;
 
-/// The epoch of what was there before a round of hints was asked for: hints of that round are all of
-/// a later one.
+/// The epoch of what was there before a round of hints was asked for: hints of that round are all
+/// of a later one.
 pub const BEFORE_ROUND: Epoch = 0;
 
-/// Pages to arm at a time. KVM holds its MMU lock meanwhile, and a guest that faults waits for it: about
+/// Pages to arm at a time. KVM holds its MMU lock meanwhile, and a guest that faults waits for
+/// it: about
 /// 0.1 ms for 64 MiB of 4 KiB pages.
 pub const SLICE_PAGES: u64 = 1 << 14;
-/// Slices armed before a round is asked for: 256 GiB of 4 KiB pages, which take about 0.4 s. The link
-/// stands idle meanwhile, so what is left of a larger guest is armed when hints come for it.
+/// Slices armed before a round is asked for: 256 GiB of 4 KiB pages, which take about 0.4 s. The
+/// link stands idle meanwhile, so what is left of a larger guest is armed when hints come for it.
 pub const MAX_SLICES_BEFORE_ROUND: u32 = 4096;
+
+/// Chunks that a call may look at to find one to arm. There is one for each GiB, unless the user
+/// asks for smaller ones: then a TiB can have four millions.
+pub const MAX_LOOKS: usize = 1 << 14;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunk {
@@ -25,10 +30,9 @@ enum Chunk {
     Unknown,
     /// A hint came for it: it is to be armed.
     Wanted,
-    /// Armed, at some time up to now.
-    Armed,
-    /// Armed before the epoch behind this one began.
-    Since(Epoch),
+    /// Armed since the call of [`Arming::trust`] of this number, or before it where that is still
+    /// to come.
+    Armed(u32),
 }
 
 /// The chunks of a RAM block since the last synchronization of the dirty bitmap.
@@ -37,6 +41,14 @@ pub struct Arming {
     chunks: Vec<Chunk>,
     /// How far the first chunk that is not armed yet has come, in pages.
     progress: u64,
+    /// No chunk below is to be armed with all of them.
+    all_from: usize,
+    /// Those that hints came for, the last one first; some may have been armed since.
+    wanted: Vec<usize>,
+    /// The epochs of the calls of [`Arming::trust`], without those that nothing was armed before.
+    trusted: Vec<Epoch>,
+    /// Something was armed since the last of them.
+    untrusted: bool,
 }
 
 /// Which chunks to arm.
@@ -64,19 +76,15 @@ impl Arming {
         *self = Arming::default();
     }
 
-    /// The next pages to arm; `None` when there are none left. The caller arms them.
+    /// The next pages to arm, which the caller does; none if it is to come again; `None` when
+    /// there are none left.
     pub fn next(&mut self, view: &BlockView<'_>, which: Arm) -> Option<Slice> {
         self.chunks.resize(view.chunks(), Chunk::Unknown);
-        for (number, chunk) in self.chunks.iter_mut().enumerate() {
-            let meant = match which {
-                Arm::All => matches!(chunk, Chunk::Unknown | Chunk::Wanted),
-                Arm::Wanted => *chunk == Chunk::Wanted,
-            };
-            if !meant {
-                continue;
-            }
-            if view.is_armed(number) {
-                *chunk = Chunk::Armed;
+        for _ in 0..MAX_LOOKS {
+            let number = self.candidate(which)?;
+            if matches!(self.chunks[number], Chunk::Armed(_)) || view.is_armed(number) {
+                self.note_armed(number);
+                self.pass(which);
                 continue;
             }
             let all = view.chunk_pages(number);
@@ -87,19 +95,44 @@ impl Arming {
             self.progress = pages.end;
             let whole_chunk = pages.end == all.end;
             if whole_chunk {
-                *chunk = Chunk::Armed;
+                self.note_armed(number);
+                self.pass(which);
             }
             return Some(Slice { pages, whole_chunk });
         }
-        None
+        Some(Slice {
+            pages: 0..0,
+            whole_chunk: false,
+        })
+    }
+
+    /// The chunk to look at next.
+    fn candidate(&self, which: Arm) -> Option<usize> {
+        match which {
+            Arm::All => (self.all_from < self.chunks.len()).then_some(self.all_from),
+            Arm::Wanted => self.wanted.last().copied(),
+        }
+    }
+
+    /// Goes on to the one behind it.
+    fn pass(&mut self, which: Arm) {
+        match which {
+            Arm::All => self.all_from += 1,
+            Arm::Wanted => drop(self.wanted.pop()),
+        }
+    }
+
+    fn note_armed(&mut self, number: usize) {
+        if !matches!(self.chunks[number], Chunk::Armed(_)) {
+            self.chunks[number] = Chunk::Armed(self.trusted.len() as u32);
+            self.untrusted = true;
+        }
     }
 
     /// Says that the chunks armed so far were armed before the end of `epoch`.
     pub fn trust(&mut self, epoch: Epoch) {
-        for chunk in &mut self.chunks {
-            if *chunk == Chunk::Armed {
-                *chunk = Chunk::Since(epoch);
-            }
+        if std::mem::take(&mut self.untrusted) {
+            self.trusted.push(epoch);
         }
     }
 
@@ -110,12 +143,16 @@ impl Arming {
             self.chunks.resize(chunk + 1, Chunk::Unknown);
         }
         match self.chunks[chunk] {
-            Chunk::Since(armed) => armed < epoch,
+            Chunk::Armed(call) => {
+                let trusted = self.trusted.get(call as usize);
+                trusted.is_some_and(|&armed| armed < epoch)
+            }
             Chunk::Unknown => {
                 self.chunks[chunk] = Chunk::Wanted;
+                self.wanted.push(chunk);
                 false
             }
-            Chunk::Wanted | Chunk::Armed => false,
+            Chunk::Wanted => false,
         }
     }
 }

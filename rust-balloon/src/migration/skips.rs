@@ -3,52 +3,80 @@
 //!
 //! # Hinted pages
 //!
-//! A hint says: this page was free at some time after the round of hints was asked for. The guest may
-//! use it again at any time, before the hint is looked at or after. Its bit in the migration's dirty
-//! bitmap is cleared only if
+//! A hint says: this page was free at some time after the round of hints was asked for. The guest
+//! may use it again at any time, before the hint is looked at or after. Its bit in the
+//! migration's dirty bitmap is cleared only if
 //!
 //! 1. the dirty log of its chunk was armed before the hint could be posted, and
-//! 2. no synchronization of the bitmap lies between the hint's arrival and the clearing, and no page is
-//!    sent between a synchronization and [`Skips::synced`] without that being noticed there.
+//! 2. no synchronization of the bitmap lies between the hint's arrival and the clearing, and no
+//!    page is sent between a synchronization and the sweep behind it without that being noticed
+//!    there.
 //!
 //! What the page held when the log was armed is not needed: the page was free later. What the guest
-//! writes from then on is noted in the log, so the next synchronization sets the bit again, and there
-//! is one before the guest goes on elsewhere, with the guest stopped. Between the two nothing
-//! here touches the log: clearing it would forget a write that came after the hint. By 2 a bit that
-//! tells of such a write is never cleared. The log is armed
+//! writes from then on is noted in the log, so the next synchronization sets the bit again, and
+//! there is one before the guest goes on elsewhere, with the guest stopped. Between the two
+//! nothing here touches the log: clearing it would forget a write that came after the hint. By 2
+//! a bit that tells of such a write is never cleared. The log is armed
 //!
-//! - with KVM without manual clearing by the synchronization itself, which takes the noted writes and
-//!   protects the pages in one step;
-//! - under TCG by the synchronization, which takes the noted writes, and what follows it: the processors'
-//!   TLBs are made to note writes again. QEMU's own synchronization does the latter only where it found
-//!   a page that was not dirty before, so the device does it each time;
-//! - with KVM's manual clearing chunk by chunk, later, by [`DirtyBitmaps::arm`]: all chunks before the
-//!   round is asked for, or, in a guest so large that this is cut short, a chunk when the first hint
-//!   into it comes. That hint, and all that were posted before the queue was next seen empty, do not
-//!   count; nor does any part of an answer to a request, which may have been put together before. A chunk that was trusted is not armed again before the next synchronization. One that was
-//!   armed in part may be, by whoever sends a page of it: that forgets only writes that the last
-//!   synchronization had taken, as QEMU clears KVM's log through its own copy of it;
-//! - with KVM's dirty ring when an entry is taken from the ring, which the synchronization does for all
-//!   entries. A page whose entry was not taken yet is in the ring, and so not forgotten either.
+//! - with KVM without manual clearing by the synchronization itself, which takes the noted writes
+//!   and protects the pages in one step;
+//! - under TCG by the synchronization, which takes the noted writes and makes the processors' TLBs
+//!   note writes again;
+//! - with KVM's manual clearing chunk by chunk, later, by [`DirtyBitmaps::arm`]: all chunks
+//!   before the round is asked for, or, in a guest so large that this is cut short, a chunk when
+//!   the first hint into it comes. That hint, and all that were posted before the queue was next
+//!   seen empty, do not count; nor does any part of an answer to a request, which may have been
+//!   put together before. A chunk that was trusted is not armed again before the next
+//!   synchronization. One that was armed in part may be, by whoever sends a page of it: that
+//!   forgets only writes that the last synchronization had taken, as QEMU clears KVM's log
+//!   through its own copy of it;
+//! - with KVM's dirty ring when an entry is taken from the ring, which the synchronization does
+//!   for all entries. A page whose entry was not taken yet is in the ring, and so not forgotten
+//!   either.
 //!
 //! # Ballooned pages
 //!
-//! With MUST_TELL_HOST a page in the balloon is not used before its deflate was acknowledged. At each
-//! synchronization, if the balloon is not as it was at the last one, the bits of all pages that were
-//! left out before for this reason are set, and then those of all pages that are in the balloon now are
-//! cleared. So a page that left the balloon, for whatever reason, is sent after the next
-//! synchronization, and again there is one with the guest stopped.
+//! With MUST_TELL_HOST a page in the balloon is not used before its deflate was acknowledged.
+//! Deflates are handled under the big lock, so whoever holds that knows what is in the balloon at
+//! this moment, and what the page held up to now is of no use to the guest. Its bit may be
+//! cleared then, whenever that is: what the guest writes after the deflate is noted in the log
+//! like any other write, and the next synchronization sets the bit again.
+//!
+//! A page that was left out and is not in the balloon any more, for whatever reason, is put back:
+//! its bit is set, and it is not one that is left out. That may come late, up to the last pass:
+//! until then the page is sent if it is written, and with what it holds at that time. So nothing
+//! has to be done when a page leaves the balloon.
+//!
+//! # The sweep
+//!
+//! What a synchronization leaves to do grows with the guest's memory: a *sweep* goes over all
+//! sets and bitmaps, in steps of [`STEP_WORDS`]. At each place it does three things, in this
+//! order.
+//!
+//! 1. Hinted pages that are dirty are not left out any more: they were written. A page that was
+//!    written and sent since the synchronization is not dirty, and must not be announced as zero
+//!    in postcopy. Who sends a page arms its chunk, and the synchronization left no chunk armed:
+//!    so where the chunk is armed, all of its hinted pages are doubtful, and sent. The same holds
+//!    for places that the sweep before did not come to.
+//! 2. Pages that left the balloon are put back.
+//! 3. Pages that are in the balloon are left out.
+//!
+//! The sweep behind the last synchronization has to come to its end before the last pass. The
+//! guest stands still then, nothing leaves the balloon, and so nothing is left out that is not in
+//! it.
 //!
 //! # Postcopy
 //!
-//! Pages left out are remembered until they are dirty again. When postcopy begins they are announced
-//! to the destination as zero, without a look at them: no page may be missing there.
+//! Pages left out are remembered until they are dirty again. When postcopy begins, and the sweep
+//! is done, they are announced to the destination as zero, without a look at them: no page may be
+//! missing there.
 
 use super::arming::{Arm, Arming, Epoch, MAX_SLICES_BEFORE_ROUND};
 use super::bitmaps::{BlockView, DirtyBitmaps};
+use super::sweep::{Ballooned, PART_PAGES, STEP_WORDS, Sets};
 use crate::bitmap::{PageBitmap, masks};
 use crate::counters::Tally;
-use crate::memory::{BlockId, BlockRange, HostRange};
+use crate::memory::{BlockId, HostRange};
 use std::ops::Range;
 
 /// Memory that the guest hinted at, and when.
@@ -58,6 +86,29 @@ pub struct Hint {
     pub range: HostRange,
     /// The epoch it came in.
     pub epoch: Epoch,
+}
+
+/// Hints are cut where no page of any size that a migration knows, of a block that the host can map
+/// with its huge pages, goes across.
+const BORDER: usize = 2 << 20;
+
+impl Hint {
+    /// Takes off about `bytes` of its front, so that it ends at a border; `None` if that is
+    /// nothing.
+    pub fn take_front(&mut self, bytes: u64) -> Option<Hint> {
+        let HostRange { host, bytes: all } = self.range;
+        let border = host.saturating_add(bytes as usize) & !(BORDER - 1);
+        let bytes = border.checked_sub(host)? as u64;
+        if bytes == 0 || bytes >= all {
+            return None;
+        }
+        self.range = HostRange {
+            host: border,
+            bytes: all - bytes,
+        };
+        let range = HostRange { host, bytes };
+        Some(Hint { range, ..*self })
+    }
 }
 
 /// How the number of dirty pages changes. Both grow together with the bits, so that they hold
@@ -94,6 +145,17 @@ struct Block {
     hinted: Option<PageBitmap>,
     ballooned: Option<PageBitmap>,
     arming: Arming,
+    /// The page from which on postcopy goes on, and sets that it is done with.
+    announced: u64,
+    done: Vec<PageBitmap>,
+}
+
+/// How far postcopy has come with what was left out of a block.
+pub enum Announced {
+    /// There is more to do.
+    Part,
+    /// It is done: all of these pages are announced as zero.
+    All(Vec<PageBitmap>),
 }
 
 /// Clears the bits of `pages` that are set, and adds those pages to `left_out`.
@@ -116,7 +178,7 @@ fn clear_bits(
     }
 }
 
-/// Sets those bits of `word` that are not set.
+/// Sets those bits of `word` that are not set, and says which these were.
 fn set_bits(view: &mut BlockView<'_>, word: usize, bits: u64, change: &mut DirtyChange) -> u64 {
     let Some(place) = view.dirty.get_mut(word) else {
         return 0;
@@ -127,43 +189,33 @@ fn set_bits(view: &mut BlockView<'_>, word: usize, bits: u64, change: &mut Dirty
     new
 }
 
-/// Takes the pages that are dirty out of `set`.
-fn settle(set: &mut Option<PageBitmap>, view: &BlockView<'_>) {
-    let Some(set) = set else {
-        return;
-    };
-    let dirty: Vec<(usize, u64)> = set
-        .words()
-        .map(|(word, bits)| {
-            (
-                word,
-                bits & view.dirty.get(word).copied().unwrap_or(u64::MAX),
-            )
-        })
-        .filter(|&(_, bits)| bits != 0)
-        .collect();
-    for (word, bits) in dirty {
-        set.clear_word(word, bits);
+/// A block that is hinted at.
+struct HintedBlock<'a, 'b> {
+    id: BlockId,
+    /// The host address of its first byte, and how many there are.
+    start: usize,
+    bytes: u64,
+    view: &'a mut BlockView<'b>,
+    change: &'a mut DirtyChange,
+    /// Set when a chunk is to be armed for later hints.
+    wanted: &'a mut bool,
+}
+
+impl HintedBlock<'_, '_> {
+    /// Where in the block `host` lies; `None` outside of it.
+    fn offset_of(&self, host: usize) -> Option<u64> {
+        let offset = host.wrapping_sub(self.start) as u64;
+        (offset < self.bytes).then_some(offset)
     }
 }
 
-/// Has those pages of `set` sent that may have been sent since the synchronization: a page that was
-/// written and is sent is not dirty any more, and to be announced as zero it must not have been
-/// written. A synchronization in the main loop does not keep the migration thread from sending until
-/// this is told of it. It leaves no chunk armed, and who sends a page arms its chunk.
-fn send_doubtful(set: &mut Option<PageBitmap>, view: &mut BlockView<'_>, change: &mut DirtyChange) {
-    let Some(set) = set else {
-        return;
-    };
-    for chunk in 0..view.chunks() {
-        if set.count() > 0 && view.is_armed(chunk) {
-            for (word, mask) in masks(view.chunk_pages(chunk)) {
-                let bits = set.word(word) & mask;
-                set.clear_word(word, bits);
-                set_bits(view, word, bits, change);
-            }
-        }
-    }
+/// How far the sweep over all blocks has come: everything before is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// The number of a block. There need not be one of this number.
+    block: usize,
+    /// The number of a part of it.
+    part: u64,
 }
 
 /// The pages left out of a migration.
@@ -172,8 +224,10 @@ pub struct Skips {
     blocks: Vec<(BlockId, Block)>,
     /// Slices armed since the last synchronization.
     slices: u32,
-    /// The version of the ballooned pages that are left out.
-    ballooned: Option<u64>,
+    /// What the sweep behind the last synchronization does next; `None` when it is done.
+    sweep: Option<Place>,
+    /// From here on the sweep behind the synchronization before the last did not come.
+    doubt: Option<Place>,
     counters: Tally<SkipCounters>,
 }
 
@@ -184,7 +238,8 @@ impl Skips {
             page_shift,
             blocks: Vec::new(),
             slices: 0,
-            ballooned: None,
+            sweep: None,
+            doubt: None,
             counters: Tally::default(),
         }
     }
@@ -192,7 +247,8 @@ impl Skips {
     /// A new migration: what was left out of the last one is forgotten.
     pub fn begin(&mut self) {
         self.blocks.clear();
-        self.ballooned = None;
+        self.sweep = None;
+        self.doubt = None;
     }
 
     /// What was left out.
@@ -220,89 +276,95 @@ impl Skips {
         &mut self.blocks[index].1
     }
 
-    /// The bitmap of `block` was synchronized. Hinted pages that were written since are not left out any
-    /// more, and the dirty log is to be armed anew.
-    pub fn synced(
+    /// The bitmaps were synchronized: the dirty log is to be armed anew, and a sweep over all
+    /// that is left out begins.
+    pub fn synced(&mut self) {
+        self.slices = 0;
+        for (_, block) in &mut self.blocks {
+            block.arming.forget();
+        }
+        self.doubt = self.sweep;
+        self.sweep = Some(Place::default());
+    }
+
+    /// Does a step of the sweep; says whether there is more to do. `balloon` is what is in the
+    /// balloon at this moment, `None` for nothing.
+    pub fn sweep(
         &mut self,
         bitmaps: &mut dyn DirtyBitmaps,
-        id: BlockId,
+        balloon: Option<&Ballooned<'_>>,
         change: &mut DirtyChange,
-    ) {
-        self.slices = 0;
+    ) -> bool {
+        self.sweep_words(STEP_WORDS, bitmaps, balloon, change)
+    }
+
+    /// The same for a step of about so many words.
+    pub fn sweep_words(
+        &mut self,
+        mut words: usize,
+        bitmaps: &mut dyn DirtyBitmaps,
+        balloon: Option<&Ballooned<'_>>,
+        change: &mut DirtyChange,
+    ) -> bool {
+        while let Some(place) = self.sweep {
+            if words == 0 {
+                return true;
+            }
+            let mine = self.blocks.iter().map(|&(id, _)| id.0);
+            let mine = mine.filter(|&id| id >= place.block).min();
+            let theirs = balloon.and_then(|balloon| balloon.memory.next_block(place.block));
+            let next = mine.into_iter().chain(theirs.map(|id| id.0)).min();
+            self.sweep = next.and_then(|block| {
+                let part = if block == place.block { place.part } else { 0 };
+                let next =
+                    self.sweep_block(&mut words, BlockId(block), part, bitmaps, balloon, change);
+                match next {
+                    Some(part) => Some(Place { block, part }),
+                    None => Some(Place {
+                        block: block.checked_add(1)?,
+                        part: 0,
+                    }),
+                }
+            });
+        }
+        self.doubt = None;
+        false
+    }
+
+    /// Does parts of a block for as long as there are `words` left; returns the part to go on
+    /// with, or `None` at the end of the block.
+    fn sweep_block(
+        &mut self,
+        words: &mut usize,
+        id: BlockId,
+        first: u64,
+        bitmaps: &mut dyn DirtyBitmaps,
+        balloon: Option<&Ballooned<'_>>,
+        change: &mut DirtyChange,
+    ) -> Option<u64> {
+        let (shift, doubt) = (self.page_shift, self.doubt);
         let block = self.block(id);
-        block.arming.forget();
         let Some(mut view) = bitmaps.view(id) else {
             (block.hinted, block.ballooned) = (None, None);
-            return;
+            return None;
         };
-        settle(&mut block.hinted, &view);
-        send_doubtful(&mut block.hinted, &mut view, change);
-    }
-
-    /// Leaves out what is in the balloon now, `ranges` in the state `version`; all that was left out before
-    /// for this reason is sent, unless it is left out again. The ranges are not looked at while the
-    /// version is the same. Called behind [`Skips::synced`] of all blocks.
-    pub fn leave_out_ballooned(
-        &mut self,
-        bitmaps: &mut dyn DirtyBitmaps,
-        version: Option<u64>,
-        ranges: impl Iterator<Item = BlockRange>,
-        change: &mut DirtyChange,
-    ) {
-        if version.is_some() && version == self.ballooned {
-            return self.leave_out_ballooned_again(bitmaps, change);
-        }
-        self.send_ballooned(bitmaps, change);
-        self.ballooned = version;
-        let mut ranges = ranges.peekable();
-        while let Some(&BlockRange { block: id, .. }) = ranges.peek() {
-            let shift = self.page_shift;
-            let same_block = std::iter::from_fn(|| ranges.next_if(|range| range.block == id));
-            let Some(mut view) = bitmaps.view(id) else {
-                same_block.for_each(drop);
-                continue;
-            };
-            let limit = view.pages;
-            let ballooned = &mut self.block(id).ballooned;
-            let ballooned = ballooned.get_or_insert_with(|| PageBitmap::new(limit));
-            for range in same_block {
-                let start = range.offset.div_ceil(1 << shift);
-                let end = range.offset.saturating_add(range.bytes) >> shift;
-                clear_bits(&mut view, start..end.max(start), change, ballooned);
+        let parts = view.pages.div_ceil(PART_PAGES);
+        for part in first..parts {
+            if *words == 0 {
+                return Some(part);
             }
-        }
-    }
-
-    /// The balloon is what it was. Some of its pages can be dirty again: where the log was not armed, the
-    /// synchronization takes all of them for dirty.
-    fn leave_out_ballooned_again(
-        &mut self,
-        bitmaps: &mut dyn DirtyBitmaps,
-        change: &mut DirtyChange,
-    ) {
-        for (id, block) in &mut self.blocks {
-            let (Some(ballooned), Some(view)) = (&block.ballooned, bitmaps.view(*id)) else {
-                continue;
+            let place = Place { block: id.0, part };
+            let mut sets = Sets {
+                hinted: &mut block.hinted,
+                ballooned: &mut block.ballooned,
+                balloon,
+                shift,
+                all_doubtful: doubt.is_some_and(|doubt| doubt <= place),
             };
-            for (word, bits) in ballooned.words() {
-                if let Some(place) = view.dirty.get_mut(word) {
-                    change.cleared += u64::from((*place & bits).count_ones());
-                    *place &= !bits;
-                }
-            }
+            let looked_at = sets.sweep(id, &mut view, part, change);
+            *words = words.saturating_sub(looked_at);
         }
-    }
-
-    fn send_ballooned(&mut self, bitmaps: &mut dyn DirtyBitmaps, change: &mut DirtyChange) {
-        for (id, block) in &mut self.blocks {
-            let (Some(ballooned), Some(mut view)) = (block.ballooned.take(), bitmaps.view(*id))
-            else {
-                continue;
-            };
-            for (word, bits) in ballooned.words() {
-                set_bits(&mut view, word, bits, change);
-            }
-        }
+        None
     }
 
     /// Arms the next slice of the dirty log of `block`; says whether there may be more to do.
@@ -314,7 +376,7 @@ impl Skips {
         let slice = bitmaps
             .view(id)
             .and_then(|view| block.arming.next(&view, which));
-        if let Some(slice) = &slice {
+        if let Some(slice) = slice.as_ref().filter(|slice| !slice.pages.is_empty()) {
             bitmaps.arm(id, slice.pages.clone(), slice.whole_chunk);
             self.slices += 1;
         }
@@ -329,8 +391,8 @@ impl Skips {
     }
 
     /// Leaves hinted memory out, as far as the rules above allow it. No synchronization may lie
-    /// between the arrival of the hints and this call. Says whether chunks are to be armed for later
-    /// hints.
+    /// between the arrival of the hints and this call. Says whether chunks are to be armed for
+    /// later hints.
     pub fn leave_out_hinted(
         &mut self,
         bitmaps: &mut dyn DirtyBitmaps,
@@ -338,46 +400,81 @@ impl Skips {
         change: &mut DirtyChange,
     ) -> bool {
         let mut wanted = false;
-        for hint in hints {
-            let mut rest = hint.range;
-            while rest.bytes > 0 {
-                let done = self.front_of_hint(bitmaps, rest, hint.epoch, change, &mut wanted);
-                rest.host = rest.host.saturating_add(done as usize);
-                rest.bytes -= done;
+        let mut rest = hints.iter().copied();
+        let mut next = rest.next();
+        while let Some(hint) = next {
+            let Some((id, offset)) = bitmaps.find(hint.range.host) else {
+                self.counters
+                    .add(|counts| &mut counts.refused_not_ram_bytes, hint.range.bytes);
+                next = rest.next();
+                continue;
+            };
+            let Some(mut view) = bitmaps.view(id) else {
+                self.counters.add(
+                    |counts| &mut counts.refused_not_migrated_bytes,
+                    hint.range.bytes,
+                );
+                next = rest.next();
+                continue;
+            };
+            if offset >= view.pages << self.page_shift {
+                self.counters
+                    .add(|counts| &mut counts.refused_not_ram_bytes, hint.range.bytes);
+                next = rest.next();
+                continue;
+            }
+            let mut of_block = HintedBlock {
+                id,
+                start: hint.range.host.wrapping_sub(offset as usize),
+                bytes: view.pages << self.page_shift,
+                view: &mut view,
+                change,
+                wanted: &mut wanted,
+            };
+            next = self.leave_out_in_block(&mut of_block, hint);
+            // Neighbours mostly lie in the same block, which is not looked up for each.
+            while next.is_none()
+                && let Some(hint) = rest.next()
+            {
+                next = match of_block.offset_of(hint.range.host) {
+                    Some(_) => self.leave_out_in_block(&mut of_block, hint),
+                    None => Some(hint),
+                };
             }
         }
         wanted
     }
 
-    /// Does the part of `range` that lies in one chunk, or is not RAM; returns its length, never 0.
+    /// Does the part of `hint` that lies in a block; returns what is left of it.
+    fn leave_out_in_block(&mut self, at: &mut HintedBlock<'_, '_>, hint: Hint) -> Option<Hint> {
+        let HostRange {
+            mut host,
+            mut bytes,
+        } = hint.range;
+        while bytes > 0 {
+            let Some(offset) = at.offset_of(host) else {
+                let range = HostRange { host, bytes };
+                return Some(Hint { range, ..hint });
+            };
+            let done = self.front_of_hint(at, offset, bytes, hint.epoch);
+            host = host.saturating_add(done as usize);
+            bytes -= done;
+        }
+        None
+    }
+    /// Does the part of a hint that lies in one chunk, from `offset` on; returns its length,
+    /// never 0.
     fn front_of_hint(
         &mut self,
-        bitmaps: &mut dyn DirtyBitmaps,
-        range: HostRange,
+        at: &mut HintedBlock<'_, '_>,
+        offset: u64,
+        bytes: u64,
         epoch: Epoch,
-        change: &mut DirtyChange,
-        wanted: &mut bool,
     ) -> u64 {
         let shift = self.page_shift;
-        let Some((id, offset)) = bitmaps.find(range.host) else {
-            self.counters
-                .add(|counts| &mut counts.refused_not_ram_bytes, range.bytes);
-            return range.bytes;
-        };
-        let Some(mut view) = bitmaps.view(id) else {
-            self.counters
-                .add(|counts| &mut counts.refused_not_migrated_bytes, range.bytes);
-            return range.bytes;
-        };
-        let block_bytes = view.pages << shift;
-        if offset >= block_bytes {
-            self.counters
-                .add(|counts| &mut counts.refused_not_ram_bytes, range.bytes);
-            return range.bytes;
-        }
-        let chunk = (offset >> shift >> view.chunk_shift) as usize;
-        let chunk_end = view.chunk_pages(chunk).end << shift;
-        let end = offset.saturating_add(range.bytes).min(chunk_end);
+        let chunk = (offset >> shift >> at.view.chunk_shift) as usize;
+        let chunk_end = at.view.chunk_pages(chunk).end << shift;
+        let end = offset.saturating_add(bytes).min(chunk_end);
         let pages = offset.div_ceil(1 << shift)..end >> shift;
         let whole = pages.end.saturating_sub(pages.start) << shift;
         self.counters.add(
@@ -387,22 +484,22 @@ impl Skips {
         if whole == 0 {
             return end - offset;
         }
-        let block = self.block(id);
+        let block = self.block(at.id);
         if block.arming.was_armed(chunk, epoch) {
-            let limit = view.pages;
+            let limit = at.view.pages;
             let hinted = block.hinted.get_or_insert_with(|| PageBitmap::new(limit));
-            clear_bits(&mut view, pages, change, hinted);
+            clear_bits(at.view, pages, at.change, hinted);
         } else {
-            *wanted = true;
+            *at.wanted = true;
             self.counters
                 .add(|counts| &mut counts.refused_unprotected_bytes, whole);
         }
         end - offset
     }
 
-    /// Postcopy begins: there will be no further synchronization, and a destination that touches a
-    /// page waits until it comes. So what was left out becomes dirty again, to be announced as zero;
-    /// returns which pages that are.
+    /// Postcopy begins, and the sweep is done: there will be no further synchronization, and a
+    /// destination that touches a page waits until it comes. So what was left out of block `id`
+    /// becomes dirty again, to be announced as zero. Does a step of that.
     ///
     /// A page that was hinted or is in the balloon may hold zeros at the destination as well as
     /// anything else, and what it held there before is discarded with all that is dirty now.
@@ -411,16 +508,41 @@ impl Skips {
         bitmaps: &mut dyn DirtyBitmaps,
         id: BlockId,
         change: &mut DirtyChange,
-    ) -> Option<PageBitmap> {
+    ) -> Announced {
+        self.postcopy_words(STEP_WORDS, bitmaps, id, change)
+    }
+
+    /// The same for a step of so many words.
+    pub fn postcopy_words(
+        &mut self,
+        mut words: usize,
+        bitmaps: &mut dyn DirtyBitmaps,
+        id: BlockId,
+        change: &mut DirtyChange,
+    ) -> Announced {
         let block = self.block(id);
-        let mut view = bitmaps.view(id)?;
-        let mut left_out = PageBitmap::new(view.pages);
-        for set in [&block.hinted, &block.ballooned].into_iter().flatten() {
-            for (word, bits) in set.words() {
+        let Some(mut view) = bitmaps.view(id) else {
+            return Announced::All(Vec::new());
+        };
+        for set in [&mut block.hinted, &mut block.ballooned] {
+            let Some(pages) = set else {
+                continue;
+            };
+            while let Some(next) = pages.find_next(block.announced) {
+                if words == 0 {
+                    return Announced::Part;
+                }
+                words -= 1;
+                let word = (next / 64) as usize;
+                let bits = pages.word(word);
                 let new = set_bits(&mut view, word, bits, change);
-                left_out.add_word(word, new);
+                // Of those that are to be sent anyway the content may be needed.
+                pages.clear_word(word, bits & !new);
+                block.announced = (word as u64 + 1) * 64;
             }
+            block.announced = 0;
+            block.done.extend(set.take());
         }
-        Some(left_out)
+        Announced::All(std::mem::take(&mut block.done))
     }
 }

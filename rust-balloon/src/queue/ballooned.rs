@@ -32,6 +32,10 @@ impl Waiting {
         self.set.count()
     }
 
+    pub(super) fn words_taken(&self) -> u64 {
+        self.set.words_taken()
+    }
+
     pub(super) fn add(&mut self, pages: Range<u64>) {
         self.from = self.from.min(pages.start);
         self.set.add(pages);
@@ -92,6 +96,11 @@ impl BalloonedPages {
     /// The pages.
     pub fn set(&self) -> &PageBitmap {
         &self.set
+    }
+
+    /// How often room was made for single pages, in any of the sets.
+    pub(super) fn words_taken(&self) -> u64 {
+        self.set.words_taken() + self.held.words_taken() + self.owed.words_taken()
     }
 
     /// Whether all pages in the balloon are known.

@@ -73,6 +73,11 @@ impl Held {
         (self.young.count() + self.aged.count()) * PAGE_SIZE
     }
 
+    /// How often room was made for single pages.
+    pub fn words_taken(&self) -> u64 {
+        self.young.words_taken() + self.aged.words_taken()
+    }
+
     /// Takes the pages of `range` out: they left the balloon.
     pub fn cancel(&mut self, range: GpaRange) {
         let (first, end) = range.page_indices();
@@ -181,7 +186,7 @@ pub fn flush(work: &mut Work<'_>, flush: Flush) -> bool {
         if !work.budget.is_left() {
             return false;
         }
-        work.budget.spend_step();
+        work.step();
         let part = match work.front(range) {
             Piece::NotRam(part) => part,
             Piece::Ram(part, section) => {

@@ -19,15 +19,19 @@ use crate::migration::arming::{BEFORE_ROUND, Epoch};
 use crate::migration::skips::Hint;
 use crate::migration::window::{DEFAULT_WINDOW_MS, Heard, Window};
 use crate::wire::{ByteOrder, HINT_DONE, HINT_ID_BYTES, HINT_ID_MIN, HINT_STOP, hint_id};
+use std::collections::VecDeque;
 
 /// Hints kept until the migration thread takes them; it comes at least every 50 ms while it sends. A Linux
 /// guest's hints are 4 MiB each, so this is room for 256 GiB of them; its answers name blocks down to a
 /// single page, whose number depends on how its memory is fragmented.
 const MAX_PENDING: usize = 65536;
 
-/// Bytes of hints taken at a time, and up to a whole hint more: a guest may hint at all of its memory again
-/// and again, and who takes hints holds locks that the main loop waits for. 64 GiB take about 2 ms.
-const MAX_TAKEN: u64 = 64 << 30;
+/// Bytes of hints taken at a time: a guest may hint at all of its memory again and again, and who takes
+/// hints holds locks that the main loop waits for. 32 GiB take about 1 ms.
+pub const MAX_TAKEN: u64 = 32 << 30;
+/// Hints taken at a time, for the same reason: where each of them lies alone in a guest of 1 TiB, so many
+/// take about 1 ms.
+pub const MAX_TAKEN_HINTS: usize = 2048;
 
 /// Where a round of hints is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +99,7 @@ pub struct Hints {
     epoch: Epoch,
     /// The epoch that has to be over before the guest is asked.
     drained: Option<Epoch>,
-    pending: Vec<Hint>,
+    pending: VecDeque<Hint>,
     limit_ms: u32,
     /// The first pass of this migration is still to come, or held back.
     first_pass: bool,
@@ -115,7 +119,7 @@ impl Default for Hints {
             wanted: 0,
             epoch: BEFORE_ROUND,
             drained: None,
-            pending: Vec::new(),
+            pending: VecDeque::new(),
             limit_ms: DEFAULT_WINDOW_MS,
             first_pass: true,
             window: None,
@@ -201,8 +205,13 @@ impl Hints {
     }
 
     /// A synchronization of the dirty bitmap is next: hints that come from now on are late. Those
-    /// that were not taken yet are forgotten; the caller takes them first.
+    /// that were not taken yet are dropped, which is always safe, and counted. The caller takes some
+    /// first; it has no time for more.
     pub fn before_sync(&mut self) {
+        let dropped = self.pending.iter().map(|hint| hint.range.bytes);
+        let dropped = dropped.fold(0, u64::saturating_add);
+        self.counters
+            .add(|counts| &mut counts.refused_overflow_bytes, dropped);
         match self.state {
             HintState::Off | HintState::Done => self.pending.clear(),
             _ => self.end_round(HintState::Stop),
@@ -309,7 +318,7 @@ impl Hints {
             return;
         }
         let epoch = self.hint_epoch();
-        self.pending.push(Hint { range, epoch });
+        self.pending.push_back(Hint { range, epoch });
     }
 
     /// Takes note of `bytes` bytes that were hinted and are not guest RAM.
@@ -347,7 +356,7 @@ impl Hints {
     /// Buddy allocators hand out neighbouring blocks in ascending or descending order.
     fn merge_with_last(&mut self, range: HostRange) -> bool {
         let epoch = self.hint_epoch();
-        let Some(last) = self.pending.last_mut().filter(|last| last.epoch == epoch) else {
+        let Some(last) = self.pending.back_mut().filter(|last| last.epoch == epoch) else {
             return false;
         };
         let end = |range: HostRange| range.host.checked_add(range.bytes as usize);
@@ -385,16 +394,26 @@ impl Hints {
         !self.pending.is_empty()
     }
 
-    /// The first of the hints that are not taken yet, sorted by address and merged: not many more bytes
-    /// than [`MAX_TAKEN`].
+    /// The first of the hints that are not taken yet, sorted by address and merged: at most
+    /// [`MAX_TAKEN_HINTS`], and [`MAX_TAKEN`] bytes.
     pub fn take(&mut self) -> Vec<Hint> {
-        let mut bytes = 0u64;
-        let many = self.pending.iter().position(|hint| {
-            bytes = bytes.saturating_add(hint.range.bytes);
-            bytes > MAX_TAKEN
+        let mut room = MAX_TAKEN;
+        let whole = self.pending.iter().take(MAX_TAKEN_HINTS);
+        let whole = whole.take_while(|hint| match room.checked_sub(hint.range.bytes) {
+            Some(left) => {
+                room = left;
+                true
+            }
+            None => false,
         });
-        let rest = many.map_or_else(Vec::new, |last| self.pending.split_off(last + 1));
-        let mut hints = std::mem::replace(&mut self.pending, rest);
+        let whole = whole.count();
+        let mut hints: Vec<Hint> = self.pending.drain(..whole).collect();
+        if whole < MAX_TAKEN_HINTS
+            && let Some(next) = self.pending.front_mut()
+            && let Some(front) = next.take_front(room)
+        {
+            hints.push(front);
+        }
         hints.sort_unstable_by_key(|hint| (hint.epoch, hint.range.host));
         hints.dedup_by(|next, last| {
             if next.epoch != last.epoch {

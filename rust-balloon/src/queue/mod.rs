@@ -158,6 +158,8 @@ pub struct Work<'a> {
     pub counters: &'a mut Tally<Counters>,
     /// What is left of the slice.
     pub budget: Budget,
+    /// How much of the room that was made in the sets of pages is paid for.
+    pub room_paid: u64,
 }
 
 impl Work<'_> {
@@ -177,6 +179,19 @@ impl Work<'_> {
             self.last_section = Some(section);
         }
         piece
+    }
+
+    /// Accounts for handling a range, and for room that was made in the sets of pages since the last time.
+    fn step(&mut self) {
+        let made = self.room_made();
+        self.budget.spend_step();
+        self.budget.spend_room(made.saturating_sub(self.room_paid));
+        self.room_paid = made;
+    }
+
+    /// How often room was made in the sets of pages so far.
+    pub fn room_made(&self) -> u64 {
+        self.balloon.as_ref().map_or(0, |pages| pages.words_taken())
     }
 
     /// The front of `part` of `section` that fits into the rest of the slice.

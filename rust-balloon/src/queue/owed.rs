@@ -36,7 +36,7 @@ pub fn slice(work: &mut Work<'_>) -> bool {
 
 /// Does the front of `range`, and returns what it was.
 fn take(work: &mut Work<'_>, range: GpaRange) -> GpaRange {
-    work.budget.spend_step();
+    work.step();
     match work.front(range) {
         Piece::NotRam(part) => part,
         Piece::Ram(part, section) => {

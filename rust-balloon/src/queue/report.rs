@@ -8,7 +8,7 @@ use crate::page::{Gpa, GpaRange};
 
 /// Does the front of `range` and returns the address up to which it is done.
 pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
-    work.budget.spend_step();
+    work.step();
     let (part, section) = match work.front(range) {
         Piece::NotRam(part) => {
             work.counters

@@ -163,7 +163,7 @@ fn see(source: FreePageSource, log: Log, broken: Broken, cases: u32) -> (Seen, C
 fn everything_happens_to_a_guest_that_is_asked() {
     for source in SOURCES {
         for log in LOGS {
-            let (seen, looked) = see(source, log, Broken::No, 200);
+            let (seen, looked) = see(source, log, Broken::No, 400);
             assert_eq!(looked, Ok(()), "{source:?}, {log:?}");
             let about = format!("{source:?}, {log:?}: {seen:?}");
             assert!(seen.rounds > 200 && seen.hinted > 40, "{about}");

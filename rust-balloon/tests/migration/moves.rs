@@ -5,7 +5,7 @@
 use super::ram::{MIGRATED, PAGE_SHIFT, backing, block_id, place};
 use super::world::{Broken, Checked, Phase, Task, World};
 use virtio_balloon_rs::bitmap::PageBitmap;
-use virtio_balloon_rs::migration::skips::DirtyChange;
+use virtio_balloon_rs::migration::skips::{Announced, DirtyChange};
 use virtio_balloon_rs::queue::hint::HintState;
 
 impl World {
@@ -30,6 +30,9 @@ impl World {
 
     /// Asks for hints or takes them, and synchronizes when all is sent.
     fn before_pass(&mut self) {
+        if self.unsettled {
+            return self.settle(1);
+        }
         // A guest that cannot be asked yet does not keep the migration from going on.
         let refused = std::mem::take(&mut self.refused);
         if self.hints.state() == HintState::Arming && !refused {
@@ -88,13 +91,19 @@ impl World {
         for block in 0..3 {
             let mut change = DirtyChange::default();
             let id = block_id(block);
-            let left_out = self.skips.postcopy(&mut self.ram, id, &mut change);
+            let sets = loop {
+                let announced = self.skips.postcopy_words(1, &mut self.ram, id, &mut change);
+                if let Announced::All(sets) = announced {
+                    break sets;
+                }
+            };
             self.count(change);
-            let count = left_out.as_ref().map_or(0, PageBitmap::count);
+            let count: u64 = sets.iter().map(PageBitmap::count).sum();
             if change.cleared != 0 || change.set != count {
                 return Err(format!("{change:?} for {count} pages left out"));
             }
-            self.left_out.extend(left_out.map(|pages| (block, pages)));
+            let sets = sets.into_iter().map(|pages| (block, pages));
+            self.left_out.extend(sets);
         }
         Ok(())
     }
@@ -103,8 +112,8 @@ impl World {
     fn is_left_out(&self, page: usize) -> bool {
         let (block, _) = place(page);
         let bit = self.ram.bitmap_page(page);
-        let of_block = self.left_out.iter().find(|(of, _)| *of == block);
-        of_block.is_some_and(|(_, pages)| pages.contains_all(bit..bit + 1))
+        let mut of_block = self.left_out.iter().filter(|(of, _)| *of == block);
+        of_block.any(|(_, pages)| pages.contains_all(bit..bit + 1))
     }
 
     /// Whether the destination has the backing page around `page`. It maps them as a whole.

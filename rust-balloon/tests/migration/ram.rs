@@ -7,8 +7,9 @@
 
 use std::ops::Range;
 
-use virtio_balloon_rs::memory::{BlockId, BlockRange, HostRange};
+use virtio_balloon_rs::memory::{Backing, BlockId, BlockRange, HostRange, MemoryMap, Section};
 use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
+use virtio_balloon_rs::page::GpaRange;
 
 /// How writes are noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(crate) const PAGES: usize = 16;
 pub(crate) const MIGRATED: usize = SIZES[0] + SIZES[1];
 /// log2 of the bytes of a page of the bitmaps.
 pub(crate) const PAGE_SHIFT: u32 = 12;
+/// The first page that the guest sees.
+const GUEST_BASE: u64 = 37;
 /// log2 of the pages of the model in a chunk.
 const CHUNK_SHIFT: u32 = 2;
 
@@ -282,7 +285,7 @@ impl Ram {
         }
     }
 
-    /// The same as the device names them.
+    /// Where they lie in their block.
     pub(crate) fn block_range(&self, page: usize, count: usize) -> BlockRange {
         let (block, at) = place(page);
         let shift = self.stride + PAGE_SHIFT;
@@ -291,6 +294,30 @@ impl Ram {
             offset: (at as u64) << shift,
             bytes: (count as u64) << shift,
         }
+    }
+
+    /// The pages of the balloon that a page consists of. The guest sees the blocks one behind the other,
+    /// not where a word of a bitmap begins.
+    pub(crate) fn guest_pages(&self, page: usize) -> Range<u64> {
+        let first = GUEST_BASE + ((page as u64) << self.stride);
+        first..first + (1 << self.stride)
+    }
+
+    /// Where the guest sees the blocks.
+    pub(crate) fn memory(&self) -> MemoryMap {
+        let sections = (0..3).map(|block| {
+            let first = self.guest_pages(page_of(block, 0)).start;
+            let pages = first..first + ((SIZES[block] as u64) << self.stride);
+            Section {
+                gpa: GpaRange::of_page_indices(pages).expect("addresses of pages"),
+                block: block_id(block),
+                offset: 0,
+                page_size: 4096,
+                host: (block + 1) << 40,
+                backing: Backing::default(),
+            }
+        });
+        MemoryMap::new(sections.collect()).expect("a map of blocks")
     }
 
     /// The bit of a page, in the bitmaps of its block.

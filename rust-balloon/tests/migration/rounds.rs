@@ -4,7 +4,7 @@
 use HintState::{Arming, Done, Off, Requested, Started, Stop};
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::memory::HostRange;
-use virtio_balloon_rs::queue::hint::{HintRecord, HintState, Hints};
+use virtio_balloon_rs::queue::hint::{HintRecord, HintState, Hints, MAX_TAKEN, MAX_TAKEN_HINTS};
 use virtio_balloon_rs::wire::{ByteOrder, HINT_DONE, HINT_ID_MIN, HINT_STOP};
 
 const STATES: [HintState; 6] = [Off, Stop, Arming, Requested, Started, Done];
@@ -189,10 +189,56 @@ fn too_many_hints_are_refused_and_counted() {
         hint(&mut hints, 10 + 2 * page, 1);
     }
     let refused = hints.counters().refused_overflow_bytes >> 12;
-    assert_eq!(hints.take().len() as u64 + refused, 80_001);
     assert!(refused > 0);
+    let mut taken = 0;
+    while hints.has_pending() {
+        let some = hints.take().len();
+        assert!(some > 0 && some <= MAX_TAKEN_HINTS);
+        taken += some as u64;
+    }
+    assert_eq!(taken + refused, 80_001);
     hint(&mut hints, 1, 1);
     assert_eq!(hints.take().len(), 1, "there is room again");
+}
+
+/// There is no time for all of them then, and to drop some is safe.
+#[test]
+fn what_is_not_taken_before_a_synchronization_is_counted() {
+    let mut hints = in_state(Started);
+    for page in 0..5000 {
+        hint(&mut hints, 10 + 2 * page, 1);
+    }
+    let taken = hints.take().len() as u64;
+    hints.before_sync();
+    assert!(!hints.has_pending());
+    let refused = hints.counters().refused_overflow_bytes >> 12;
+    assert_eq!(taken + refused, 5001);
+}
+
+/// A guest may hint at all of a large memory at once, more than once.
+#[test]
+fn a_long_hint_is_taken_in_parts() {
+    let mut hints = in_state(Started);
+    hints.take();
+    let pages = 5 * MAX_TAKEN / 2 >> 12;
+    hint(&mut hints, 3, pages);
+    hint(&mut hints, 1, 1);
+    let mut next = 3 << 12;
+    for part in 0..3 {
+        let taken = hints.take();
+        let (last, range) = (part == 2, taken[taken.len() - 1].range);
+        assert_eq!(taken.len(), if last { 2 } else { 1 });
+        assert_eq!(range.host, next);
+        assert!(range.bytes <= MAX_TAKEN);
+        assert!(last || range.bytes > MAX_TAKEN - (2 << 20));
+        next = range.host + range.bytes as usize;
+        assert!(
+            last || next.is_multiple_of(2 << 20),
+            "pages are cut nowhere"
+        );
+    }
+    assert_eq!(next as u64 >> 12, 3 + pages);
+    assert!(!hints.has_pending());
 }
 
 #[test]

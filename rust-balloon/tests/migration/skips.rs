@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Which bits are cleared and set, and what is counted.
 
-use virtio_balloon_rs::memory::{BlockId, BlockRange, HostRange};
+use virtio_balloon_rs::bitmap::PageBitmap;
+use virtio_balloon_rs::memory::{Backing, BlockId, HostRange, MemoryMap, Section};
 use virtio_balloon_rs::migration::arming::Arm;
 use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
-use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};
+use virtio_balloon_rs::migration::skips::{Announced, DirtyChange, Hint, Skips};
+use virtio_balloon_rs::migration::sweep::Ballooned;
+use virtio_balloon_rs::page::GpaRange;
 
 /// log2 of the bytes of a page: larger than the guest's.
 const SHIFT: u32 = 14;
@@ -13,6 +16,24 @@ const PAGE: u64 = 1 << SHIFT;
 const PAGES: u64 = 130;
 const BYTES: u64 = PAGES * PAGE;
 const BASE: usize = 1 << 30;
+
+/// The first page of the guest in the first block.
+const FIRST_GUEST_PAGE: u64 = 1 << 10;
+
+fn memory() -> MemoryMap {
+    let section = |block: usize| {
+        let first = FIRST_GUEST_PAGE + (block as u64) * (BYTES >> 12);
+        Section {
+            gpa: GpaRange::of_page_indices(first..first + (BYTES >> 12)).expect("pages"),
+            block: BlockId(block),
+            offset: 0,
+            page_size: 4096,
+            host: BASE + block * BYTES as usize,
+            backing: Backing::default(),
+        }
+    };
+    MemoryMap::new((0..3).map(section).collect()).expect("a map")
+}
 
 /// Two blocks that are migrated, and one that is not.
 struct Bitmaps {
@@ -65,6 +86,14 @@ impl Case {
         case
     }
 
+    /// These words of the first block become dirty.
+    fn write(&mut self, dirty: [u64; 3]) {
+        for (word, new) in self.bitmaps.dirty[0].iter_mut().zip(dirty) {
+            self.dirty += u64::from((new & !*word).count_ones());
+            *word |= new;
+        }
+    }
+
     fn change(&mut self, body: impl FnOnce(&mut Skips, &mut Bitmaps, &mut DirtyChange)) {
         let mut change = DirtyChange::default();
         body(&mut self.skips, &mut self.bitmaps, &mut change);
@@ -84,28 +113,34 @@ impl Case {
         });
     }
 
-    fn balloon(&mut self, version: u64, pages: &[u64]) {
-        let ranges = pages.iter().map(|page| BlockRange {
-            block: BlockId(0),
-            offset: page * PAGE,
-            bytes: PAGE,
-        });
+    /// The sweep behind a synchronization, with these pages of the first block in the balloon.
+    fn balloon(&mut self, pages: &[u64]) {
+        let mut set = PageBitmap::new(1 << 20);
+        for page in pages {
+            let first = FIRST_GUEST_PAGE + (page << (SHIFT - 12));
+            set.add(first..first + (1 << (SHIFT - 12)));
+        }
+        // A page of the balloon alone is none of the migration.
+        set.add(FIRST_GUEST_PAGE + 9 * 4 + 1..FIRST_GUEST_PAGE + 10 * 4);
+        let memory = memory();
+        let balloon = Ballooned {
+            pages: &set,
+            memory: &memory,
+        };
+        self.bitmaps.unarmed = [[7]; 2];
         self.change(|skips, bitmaps, change| {
-            skips.leave_out_ballooned(bitmaps, Some(version), ranges, change);
+            skips.synced();
+            while skips.sweep_words(1, bitmaps, Some(&balloon), change) {}
         });
     }
 
     /// A synchronization that finds these words of the first block to be dirty.
     fn sync(&mut self, dirty: [u64; 3]) {
-        for (word, new) in self.bitmaps.dirty[0].iter_mut().zip(dirty) {
-            self.dirty += u64::from((new & !*word).count_ones());
-            *word |= new;
-        }
+        self.write(dirty);
         self.bitmaps.unarmed = [[7]; 2];
         self.change(|skips, bitmaps, change| {
-            for block in 0..3 {
-                skips.synced(bitmaps, BlockId(block), change);
-            }
+            skips.synced();
+            while skips.sweep(bitmaps, None, change) {}
         });
     }
 }
@@ -172,7 +207,10 @@ fn a_page_that_may_have_been_sent_is_sent() {
     let mut case = Case::new();
     case.hint(62 * PAGE, 4 * PAGE);
     case.bitmaps.unarmed = [[6]; 2];
-    case.change(|skips, bitmaps, change| skips.synced(bitmaps, BlockId(0), change));
+    case.change(|skips, bitmaps, change| {
+        skips.synced();
+        assert!(!skips.sweep(bitmaps, None, change));
+    });
     assert_eq!(case.bitmaps.dirty[0], [u64::MAX, !3, 3]);
     assert_eq!(case.skips.counters().hint_left_out_bytes, 2 * PAGE);
 }
@@ -180,35 +218,73 @@ fn a_page_that_may_have_been_sent_is_sent() {
 #[test]
 fn what_left_the_balloon_is_sent_and_the_rest_stays_left_out() {
     let mut case = Case::new();
-    case.balloon(1, &[0, 1, 70]);
+    case.balloon(&[0, 1, 70]);
     assert_eq!(case.bitmaps.dirty[0], [!3, !(1 << 6), 3]);
-    case.sync([1, 0, 0]);
-    case.balloon(1, &[]);
+    case.write([1, 0, 0]);
+    case.balloon(&[0, 1, 70]);
     assert_eq!(
         case.bitmaps.dirty[0],
         [!3, !(1 << 6), 3],
-        "the same version"
+        "what is in the balloon stays left out"
     );
-    case.sync([0; 3]);
-    case.balloon(2, &[1]);
+    case.balloon(&[1]);
     assert_eq!(case.bitmaps.dirty[0], [!2, u64::MAX, 3]);
     assert_eq!(case.skips.counters().ballooned_left_out_bytes, PAGE);
+    case.sync([0; 3]);
+    assert_eq!(
+        case.dirty,
+        2 * PAGES,
+        "without a device there is no balloon"
+    );
+}
+
+/// The sweep behind a synchronization was not done when the next one came: who knows what was
+/// sent since.
+#[test]
+fn what_a_sweep_did_not_come_to_is_doubtful() {
+    let mut case = Case::new();
+    case.hint(62 * PAGE, 4 * PAGE);
+    case.hint(BYTES, 2 * PAGE);
+    case.bitmaps.unarmed = [[7]; 2];
+    // The first block is done, the second is not.
+    case.change(|skips, bitmaps, change| {
+        skips.synced();
+        assert!(skips.sweep_words(1, bitmaps, None, change));
+    });
+    case.sync([0; 3]);
+    assert_eq!(case.bitmaps.dirty[0], [!(3 << 62), !3, 3]);
+    assert_eq!(case.bitmaps.dirty[1], [u64::MAX, u64::MAX, 3]);
+    // That one was done.
+    case.hint(BYTES, 2 * PAGE);
+    assert_eq!(case.dirty, 2 * PAGES - 4, "the log is not armed");
+    case.sync([0; 3]);
+    assert_eq!(case.dirty, 2 * PAGES - 4);
 }
 
 #[test]
 fn postcopy_makes_all_dirty_that_was_left_out() {
     let mut case = Case::new();
     case.hint(0, 2 * PAGE);
-    case.balloon(1, &[5]);
-    let mut left_out = None;
-    case.change(|skips, bitmaps, change| {
-        left_out = skips.postcopy(bitmaps, BlockId(0), change);
-    });
+    case.hint(70 * PAGE, PAGE);
+    case.balloon(&[5]);
+    // One of them is to be sent all the same.
+    case.write([1, 0, 0]);
+    let (mut left_out, mut steps) = (Vec::new(), 0);
+    while left_out.is_empty() {
+        steps += 1;
+        case.change(|skips, bitmaps, change| {
+            if let Announced::All(sets) = skips.postcopy_words(1, bitmaps, BlockId(0), change) {
+                left_out = sets;
+            }
+        });
+    }
+    assert_eq!(steps, 3, "a word each");
     assert_eq!(case.dirty, 2 * PAGES);
-    let left_out = left_out.expect("a block that is migrated");
-    assert_eq!(left_out.runs().collect::<Vec<_>>(), [0..2, 5..6]);
+    let runs = left_out.iter().flat_map(|pages| pages.runs());
+    assert_eq!(runs.collect::<Vec<_>>(), [1..2, 70..71, 5..6]);
     case.change(|skips, bitmaps, change| {
-        assert!(skips.postcopy(bitmaps, BlockId(2), change).is_none());
+        let announced = skips.postcopy(bitmaps, BlockId(2), change);
+        assert!(matches!(announced, Announced::All(sets) if sets.is_empty()));
     });
 }
 

@@ -10,7 +10,9 @@ use super::ram::{MIGRATED, PAGE_SHIFT, PAGES, Ram, block_id};
 use super::seen::Seen;
 use virtio_balloon_rs::bitmap::PageBitmap;
 use virtio_balloon_rs::features::FreePageSource;
+use virtio_balloon_rs::memory::MemoryMap;
 use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};
+use virtio_balloon_rs::migration::sweep::Ballooned;
 use virtio_balloon_rs::queue::hint::Hints;
 use virtio_balloon_rs::wire::ByteOrder;
 
@@ -30,8 +32,10 @@ pub(crate) enum Broken {
     HintsAfterSync,
     /// A chunk is trusted that was armed when the hint was in the queue already.
     TrustLateArming,
-    /// Pages that left the balloon are left out again at the next synchronization.
+    /// Pages that left the balloon are left out again behind the next synchronization.
     ForgetDeflated,
+    /// Pages that left the balloon stay among those that are left out.
+    KeepDeflated,
     /// The guest is asked again before its answer came to an end.
     SecondRequest,
     /// It is asked although there may be something of the last round in its queue.
@@ -84,6 +88,8 @@ pub(crate) enum Step {
     CutArming,
     /// The migration fails or is cancelled.
     Cancel,
+    /// A step of what a synchronization left to do, of so many words.
+    Settle(usize),
     /// The destination takes over, and what it does then.
     Switch,
     Touch(usize),
@@ -120,8 +126,16 @@ pub(crate) struct World {
     pub(crate) asker: Option<Asker>,
     pub(crate) refused: bool,
     pub(crate) skips: Skips,
-    balloon: BTreeSet<usize>,
-    balloon_version: u64,
+    balloon: PageBitmap,
+    /// What the device knew to be in the balloon before pages left it, where that rule is broken;
+    /// and the pages that left it.
+    stale: PageBitmap,
+    left: BTreeSet<usize>,
+    memory: MemoryMap,
+    /// The last synchronization left something to do.
+    pub(crate) unsettled: bool,
+    /// It was the main loop's.
+    main_synced: bool,
     /// The device saw its queue empty and did not say so yet.
     empty: bool,
     pub(crate) running: bool,
@@ -149,6 +163,9 @@ pub(crate) struct World {
     pub(crate) seen: Seen,
 }
 
+/// More pages than the guest sees.
+const GUEST_LIMIT: u64 = 1 << 20;
+
 /// Parts of a synchronization.
 const SYNC_PARTS: u32 = 6;
 
@@ -161,12 +178,16 @@ impl World {
             broken,
             asker: by_request.then(|| Asker::new(source, &ram)),
             refused: false,
+            memory: ram.memory(),
             ram,
             guest: Guest::new(),
             hints,
             skips: Skips::new(PAGE_SHIFT),
-            balloon: BTreeSet::new(),
-            balloon_version: 0,
+            balloon: PageBitmap::new(GUEST_LIMIT),
+            stale: PageBitmap::new(GUEST_LIMIT),
+            left: BTreeSet::new(),
+            unsettled: false,
+            main_synced: false,
             empty: false,
             running: true,
             versions: PAGES as u32,
@@ -191,13 +212,20 @@ impl World {
         match *step {
             Step::Migrate(count) => (0..count).try_for_each(|_| self.migrate())?,
             Step::Send(pages) if self.phase == Phase::Precopy && self.task == Task::Pass => {
-                self.send(pages);
+                // The migration thread sends before it settles only what the main loop
+                // synchronized.
+                if self.unsettled && !self.main_synced {
+                    self.settle(pages);
+                } else {
+                    self.send(pages);
+                }
             }
             Step::SyncEarly if self.may_sync() => self.task = Task::Sync(0),
             Step::MainSync(parts) if self.phase == Phase::Precopy => {
                 (0..parts).for_each(|_| self.main_sync());
             }
             Step::CutArming => self.cut_arming(),
+            Step::Settle(words) if self.phase == Phase::Precopy => self.settle(words),
             Step::Cancel if self.phase == Phase::Precopy => self.cancel(),
             Step::Switch if self.phase == Phase::Precopy => self.switch()?,
             Step::Touch(page) => self.touch(page),
@@ -241,18 +269,21 @@ impl World {
             Step::SayEmpty => self.say_empty(),
             Step::Inflate(page) if self.guest.usage[page] == Usage::Free => {
                 self.guest.usage[page] = Usage::Ballooned;
-                self.balloon.insert(page);
-                self.balloon_version += 1;
+                self.balloon.add(self.ram.guest_pages(page));
+                self.stale.add(self.ram.guest_pages(page));
+                self.left.remove(&page);
                 self.ram.discard(page);
             }
-            Step::Deflate(page) if self.balloon.remove(&page) => {
+            Step::Deflate(page) if self.is_ballooned(page) => {
                 self.guest.usage[page] = Usage::Free;
-                self.balloon_version += u64::from(self.broken != Broken::ForgetDeflated);
+                self.balloon.clear(self.ram.guest_pages(page));
+                self.left.insert(page);
             }
             Step::Reset => {
                 self.guest.reset();
-                self.balloon.clear();
-                self.balloon_version += 1;
+                let left: Vec<usize> = (0..PAGES).filter(|&page| self.is_ballooned(page)).collect();
+                self.left.extend(left);
+                self.balloon.clear_all();
                 let source = self.hints.source();
                 self.hints.reset();
                 self.hints.set_source(source);
@@ -319,6 +350,7 @@ impl World {
         }
         let part = self.main_sync.unwrap_or(0);
         self.sync(part);
+        self.main_synced = true;
         self.main_sync = Some(part + 1).filter(|&part| part < SYNC_PARTS);
     }
 
@@ -340,24 +372,52 @@ impl World {
         }
     }
 
+    fn is_ballooned(&self, page: usize) -> bool {
+        self.balloon.contains_all(self.ram.guest_pages(page))
+    }
+
     fn synced(&mut self) {
         if std::mem::take(&mut self.begin) {
             self.skips.begin();
         }
-        let mut change = DirtyChange::default();
-        for block in 0..3 {
-            self.skips
-                .synced(&mut self.ram, block_id(block), &mut change);
+        self.skips.synced();
+        self.unsettled = true;
+    }
+
+    /// A step of what a synchronization leaves to do.
+    pub(crate) fn settle(&mut self, words: usize) {
+        if !self.unsettled {
+            return;
         }
-        let balloon = self.balloon.iter();
-        let ranges: Vec<_> = balloon.map(|&page| self.ram.block_range(page, 1)).collect();
-        self.skips.leave_out_ballooned(
-            &mut self.ram,
-            Some(self.balloon_version),
-            ranges.into_iter(),
-            &mut change,
-        );
+        let mut change = DirtyChange::default();
+        let is_stale = matches!(self.broken, Broken::ForgetDeflated | Broken::KeepDeflated);
+        let balloon = Ballooned {
+            pages: if is_stale { &self.stale } else { &self.balloon },
+            memory: &self.memory,
+        };
+        let left = self.left.iter().copied().filter(|&page| page < MIGRATED);
+        let left: Vec<usize> = left.collect();
+        let dirty: Vec<bool> = left.iter().map(|&page| self.ram.is_dirty(page)).collect();
+        self.unsettled = self
+            .skips
+            .sweep_words(words, &mut self.ram, Some(&balloon), &mut change);
         self.count(change);
+        if self.broken == Broken::KeepDeflated {
+            // Nothing is left out that is not in the balloon, but what left it is not put back.
+            for (page, dirty) in left.into_iter().zip(dirty) {
+                if dirty && !self.ram.is_dirty(page) {
+                    self.ram.set_dirty(page, true);
+                    self.dirty += 1;
+                }
+            }
+        }
+    }
+
+    /// All of that.
+    pub(crate) fn settle_all(&mut self) {
+        while self.unsettled {
+            self.settle(1);
+        }
     }
 
     /// Leaves out what was hinted; says whether chunks are to be armed.
@@ -434,6 +494,7 @@ impl World {
             Task::Pass => {}
             Task::Sync(part) => {
                 self.sync(part);
+                self.main_synced = false;
                 self.task = match part + 1 {
                     SYNC_PARTS => Task::Pass,
                     part => Task::Sync(part),
@@ -463,9 +524,14 @@ impl World {
         while let Task::Sync(part) = self.task {
             self.go_on(Task::Sync(part));
         }
+        if !self.main_synced {
+            // Before it was decided to stop the guest.
+            self.settle_all();
+        }
         self.running = false;
         self.task = Task::Pass;
         (0..SYNC_PARTS).for_each(|part| self.sync(part));
+        self.settle_all();
     }
 
     pub(crate) fn cancel(&mut self) {
@@ -473,6 +539,7 @@ impl World {
             self.main_sync();
         }
         self.hints.finish();
+        self.unsettled = false;
         self.begin = true;
         self.phase = Phase::Idle;
         self.task = Task::Pass;

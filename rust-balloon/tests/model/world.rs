@@ -358,7 +358,10 @@ impl World {
         let mut features = standard() | format.feature();
         features.set(Features::MUST_TELL_HOST, told);
         self.format = format;
-        let was_empty = self.balloon.ballooned_blocks().next().is_none();
+        let was_empty = self
+            .balloon
+            .left_out()
+            .is_none_or(|balloon| balloon.pages.count() == 0);
         self.balloon.set_features(features, false);
         self.model.negotiate(told, was_empty);
     }

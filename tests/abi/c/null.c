@@ -168,10 +168,10 @@ struct arguments {
     X(ram_new_out, vbr_ram_new(&a->ram_ops, 12, NULL))                         \
     X(ram_new_shift, vbr_ram_new(&a->ram_ops, 32, &a->made_ram))               \
     X(ram_begin_ram, vbr_ram_begin(NULL))                                      \
-    X(ram_synced_ram, vbr_ram_synced(NULL, a, &a->change))                     \
-    X(ram_synced_change, vbr_ram_synced(a->ram, a, NULL))                      \
-    X(ram_ballooned_ram, vbr_ram_leave_out_ballooned(NULL, a->device, &a->change)) \
-    X(ram_ballooned_change, vbr_ram_leave_out_ballooned(a->ram, a->device, NULL)) \
+    X(ram_synced_ram, vbr_ram_synced(NULL))                                    \
+    X(ram_sweep_ram, vbr_ram_sweep(NULL, a->device, &a->change, &a->flag))     \
+    X(ram_sweep_change, vbr_ram_sweep(a->ram, a->device, NULL, &a->flag))      \
+    X(ram_sweep_more, vbr_ram_sweep(a->ram, a->device, &a->change, NULL))      \
     X(ram_arm_ram, vbr_ram_arm(NULL, a, VBR_ARM_ALL, &a->flag))                \
     X(ram_arm_more, vbr_ram_arm(a->ram, a, VBR_ARM_ALL, NULL))                 \
     X(ram_trust_ram, vbr_ram_trust(NULL, 0))                                   \
@@ -179,8 +179,9 @@ struct arguments {
     X(ram_hinted_hints, vbr_ram_leave_out_hinted(a->ram, NULL, &a->change, &a->flag)) \
     X(ram_hinted_change, vbr_ram_leave_out_hinted(a->ram, a->hints, NULL, &a->flag)) \
     X(ram_hinted_wanted, vbr_ram_leave_out_hinted(a->ram, a->hints, &a->change, NULL)) \
-    X(ram_postcopy_ram, vbr_ram_postcopy(NULL, a, &a->change))                 \
-    X(ram_postcopy_change, vbr_ram_postcopy(a->ram, a, NULL))                  \
+    X(ram_postcopy_ram, vbr_ram_postcopy(NULL, a, &a->change, &a->flag))       \
+    X(ram_postcopy_change, vbr_ram_postcopy(a->ram, a, NULL, &a->flag))        \
+    X(ram_postcopy_more, vbr_ram_postcopy(a->ram, a, &a->change, NULL))        \
     X(ram_counters_ram, vbr_ram_counters(NULL, &a->skips))                     \
     X(ram_counters_out, vbr_ram_counters(a->ram, NULL))                        \
     X(dirty_new_options, vbr_dirty_new(NULL, &a->made_list))                   \
@@ -356,7 +357,9 @@ void theme_null(void)
     bool flag = true;
     struct VbrDirtyChange change = { 0, 0 };
     CHECK_OK(vbr_hints_receive_id(hints, NULL, 0, false, &flag));
-    CHECK_OK(vbr_ram_synced(ram, NULL, &change));
+    CHECK_OK(vbr_ram_synced(ram));
+    CHECK_OK(vbr_ram_postcopy(ram, NULL, &change, &flag));
+    CHECK(!flag);
     CHECK_OK(vbr_ram_arm(ram, NULL, VBR_ARM_ALL, &flag));
     CHECK(!flag);
     CHECK(!vbr_ram_is_left_out(ram, NULL, 0));

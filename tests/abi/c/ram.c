@@ -84,15 +84,14 @@ static void changed(struct migration *m, struct VbrDirtyChange change)
 
 static void sync_all(struct migration *m)
 {
-    bool ignored;
+    bool ignored, more = true;
     struct VbrDirtyChange change = { 0, 0 };
 
     CHECK_OK(vbr_hints_event(m->hints, VBR_HINT_EVENT_BEFORE_SYNC, &ignored));
     m->bitmaps.unarmed[0] = 0xf;
-    for (int i = 0; i < BLOCKS; i++) {
-        CHECK_OK(vbr_ram_synced(m->ram, &m->bitmaps.host->blocks[i], &change));
-    }
-    CHECK_OK(vbr_ram_leave_out_ballooned(m->ram, m->bitmaps.host->device, &change));
+    CHECK_OK(vbr_ram_synced(m->ram));
+    CHECK_OK(vbr_ram_sweep(m->ram, m->bitmaps.host->device, &change, &more));
+    CHECK(!more);
     changed(m, change);
     CHECK_OK(vbr_hints_event(m->hints, VBR_HINT_EVENT_AFTER_SYNC, &ignored));
 }
@@ -207,7 +206,9 @@ static void hinted_pages(void)
     CHECK_EQ(counters(&m).hint_left_out_bytes, 13 * PAGE);
 
     struct VbrDirtyChange change = { 0, 0 };
-    CHECK_OK(vbr_ram_postcopy(m.ram, &m.bitmaps.host->blocks[LOW], &change));
+    bool more = true;
+    CHECK_OK(vbr_ram_postcopy(m.ram, &m.bitmaps.host->blocks[LOW], &change, &more));
+    CHECK(!more);
     changed(&m, change);
     CHECK_EQ(dirty_bits(&m), PAGES);
     CHECK(!vbr_ram_is_left_out(m.ram, &m.bitmaps.host->blocks[LOW], 1));

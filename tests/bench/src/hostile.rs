@@ -36,7 +36,13 @@ pub enum Hostile {
     Turns,
     /// The same to inflate only, while the monitor is asked for the balloon's size.
     Queries,
+    /// The balloon that a migration has most to do for, and a page goes in or out all the time while the
+    /// machine migrates.
+    Migration,
 }
+
+/// RAM of the guest that migrates. Only what is in the balloon was ever touched, if at all.
+pub const MIGRATED_MIB: u64 = 64 << 10;
 
 /// Room for the longest buffer and all tables.
 pub const WINDOW_MIB: u64 = LONG_MIB + 16;
@@ -63,7 +69,7 @@ const FIRST_PFN: u64 = 256;
 
 impl Hostile {
     /// All, in the order of the tables.
-    pub const ALL: [Hostile; 12] = [
+    pub const ALL: [Hostile; 13] = [
         Hostile::Nothing,
         Hostile::BadPfns,
         Hostile::Pfns,
@@ -76,6 +82,7 @@ impl Hostile {
         Hostile::Deflate,
         Hostile::Turns,
         Hostile::Queries,
+        Hostile::Migration,
     ];
 
     /// In files.
@@ -93,6 +100,7 @@ impl Hostile {
             Hostile::Deflate => "deflate",
             Hostile::Turns => "turns",
             Hostile::Queries => "queries",
+            Hostile::Migration => "migration",
         }
     }
 
@@ -120,6 +128,10 @@ impl Hostile {
             Hostile::Queries => {
                 format!("query-balloon: inflate {PFNS_A_KICK} random pages a kick")
             }
+            Hostile::Migration => format!(
+                "migration: every second page of {} GiB is in",
+                MIGRATED_MIB >> 10
+            ),
         }
     }
 
@@ -157,6 +169,7 @@ impl Hostile {
     pub fn question(self) -> &'static str {
         match self {
             Hostile::Queries => "query-balloon",
+            Hostile::Migration => "query-migrate",
             _ => "query-status",
         }
     }
@@ -268,6 +281,26 @@ impl Work {
         Ok(Some(queue))
     }
 
+    /// Puts a request of these pages into a queue, of which the device is not notified yet.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub fn put_pages_of(
+        &self,
+        machine: &mut Machine,
+        queue: QueueName,
+        pages: &[u32],
+    ) -> Result<()> {
+        let bytes: Vec<u8> = pages.iter().flat_map(|page| page.to_le_bytes()).collect();
+        machine.window.write(self.area, &bytes)?;
+        let buffer = Buffer {
+            address: self.area,
+            len: bytes.len() as u32,
+            writable: false,
+        };
+        machine.put(queue, &[vec![buffer]])
+    }
+
     fn put_once(&self, machine: &mut Machine) -> Result<QueueName> {
         let (input, area) = (self.input, self.area);
         let stock = self.device == Device::Stock;
@@ -306,7 +339,11 @@ impl Work {
                 machine.put(QueueName::Deflate, &[vec![one(long * MIB)]])?;
                 return Ok(QueueName::Deflate);
             }
-            Hostile::Nothing | Hostile::Reports | Hostile::Turns | Hostile::Queries => {}
+            Hostile::Nothing
+            | Hostile::Reports
+            | Hostile::Turns
+            | Hostile::Queries
+            | Hostile::Migration => {}
         }
         Ok(inflate)
     }

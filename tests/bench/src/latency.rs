@@ -12,8 +12,8 @@ use guest::{Error, MIB, Result};
 use serde_json::json;
 
 use crate::hostile::{self, Hostile, Work};
-use crate::machine::{Config, Machine};
-use crate::plan::{Backing, Device};
+use crate::machine::{Config, Machine, QueueName};
+use crate::plan::{Backing, Device, PFNS_A_KICK};
 
 /// What is measured.
 #[derive(Debug, Clone, Args)]
@@ -47,6 +47,8 @@ impl Default for Options {
 pub const RAM_MIB: u64 = 1024;
 /// The next kick comes so soon after the last one was answered.
 const PAUSE: Duration = Duration::from_micros(100);
+/// To migrate takes so many times as long as the other inputs may take.
+const MIGRATION_FACTOR: u64 = 30;
 /// An input begins after so many quiet answers.
 const BEFORE: usize = 50;
 
@@ -89,7 +91,10 @@ pub fn run(qemu: &Path, options: &Options, all: &mut Vec<Answers>) -> Result<()>
                 ended: true,
             };
             for _ in 0..options.runs {
-                let (ns, ended) = one(qemu, options, input, *device)?;
+                let (ns, ended) = match input {
+                    Hostile::Migration => migration(qemu, options, *device)?,
+                    _ => one(qemu, options, input, *device)?,
+                };
                 answers.ns.extend(ns);
                 answers.ended &= ended;
             }
@@ -150,6 +155,68 @@ fn one(qemu: &Path, options: &Options, input: Hostile, device: Device) -> Result
             work?,
         ))
     })
+}
+
+/// A machine with the worst balloon migrates to nowhere.
+fn migration(qemu: &Path, options: &Options, device: Device) -> Result<(Vec<u64>, bool)> {
+    let config = Config {
+        qemu: qemu.into(),
+        device,
+        backing: Backing::Small,
+        ram_mib: hostile::MIGRATED_MIB,
+        window_mib: hostile::WINDOW_MIB,
+    };
+    let (mut machine, mut qmp) = Machine::start(&config)?;
+    let work = Work::new(&mut machine, Hostile::Migration, device)?;
+    let offsets = (MIB..hostile::MIGRATED_MIB * MIB).step_by(2 * 4096);
+    let pages = offsets.map(|offset| (config.address(offset) >> 12) as u32);
+    let pages: Vec<u32> = pages.collect();
+    for some in pages.chunks(PFNS_A_KICK) {
+        work.put_pages_of(&mut machine, QueueName::Inflate, some)?;
+        machine.kick(QueueName::Inflate)?;
+    }
+    qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 0 }))?;
+    qmp.execute("migrate", json!({ "uri": "exec:cat > /dev/null" }))?;
+    let stop = AtomicBool::new(false);
+    let limit = Duration::from_secs(MIGRATION_FACTOR * options.seconds);
+    thread::scope(|scope| {
+        let prober = scope.spawn(|| {
+            let asked = ask_until_migrated(&mut qmp, limit);
+            stop.store(true, Ordering::Release);
+            asked
+        });
+        let page = &pages[..1];
+        let queues = [QueueName::Deflate, QueueName::Inflate];
+        for queue in queues.into_iter().cycle() {
+            work.put_pages_of(&mut machine, queue, page)?;
+            machine.notify(queue)?;
+            // A machine that has migrated answers nothing more.
+            while !machine.is_answered(queue)? && !stop.load(Ordering::Acquire) {
+                thread::sleep(PAUSE);
+            }
+            if stop.load(Ordering::Acquire) {
+                break;
+            }
+        }
+        let asked = prober.join();
+        asked.map_err(|_| Error::Tool("the thread that asks has failed".into()))?
+    })
+}
+
+/// Asks how the migration is until it is over; says how long the answers took, and whether it is.
+fn ask_until_migrated(qmp: &mut Qmp, limit: Duration) -> Result<(Vec<u64>, bool)> {
+    let (mut all, begun) = (Vec::new(), Instant::now());
+    while begun.elapsed() < limit {
+        let sent = Instant::now();
+        let answer = qmp.execute(Hostile::Migration.question(), json!({}))?;
+        all.push(sent.elapsed().as_nanos() as u64);
+        match answer["status"].as_str() {
+            Some("completed") => return Ok((all, true)),
+            Some("failed") => return Err(Error::Tool("the migration failed".into())),
+            _ => {}
+        }
+    }
+    Ok((all, false))
 }
 
 /// Asks again and again; gives when each question was sent and how long its answer took.

@@ -42,7 +42,7 @@ const FAULTY: [&str; 16] = [
     "vbr_hints_event",
     "vbr_request_answer",
     "vbr_ram_synced",
-    "vbr_ram_leave_out_ballooned",
+    "vbr_ram_sweep",
     "vbr_ram_leave_out_hinted",
     "vbr_dirty_fetch",
 ];

@@ -453,12 +453,14 @@ impl Machine {
             self.skips.begin();
         }
         let mut change = DirtyChange::default();
-        let block = BlockId(bitmaps::BLOCK);
-        self.skips.synced(&mut self.bitmaps, block, &mut change);
-        let version = self.balloon.ballooned_version();
-        let blocks = self.balloon.ballooned_blocks();
-        self.skips
-            .leave_out_ballooned(&mut self.bitmaps, version, blocks, &mut change);
+        self.skips.synced();
+        // The last steps may not be done before the next synchronization.
+        for _ in 0..input.below(4) {
+            let words = input.number() as usize;
+            let balloon = self.balloon.left_out();
+            self.skips
+                .sweep_words(words, &mut self.bitmaps, balloon.as_ref(), &mut change);
+        }
         self.bitmaps.count(change);
         self.hints.after_sync(!input.one_in(6));
     }

@@ -390,12 +390,14 @@ impl Caller {
             1 => {
                 self.host.dirty(input.any(), input.any());
                 // SAFETY: see above.
-                self.answered(unsafe { vbr_ram_synced(ram, block, change) });
+                self.answered(unsafe { vbr_ram_synced(ram) });
             }
             2 => {
                 let device = self.device;
                 // SAFETY: see above.
-                self.answered(unsafe { vbr_ram_leave_out_ballooned(ram, device, change) });
+                self.with_out(input, |out| unsafe {
+                    vbr_ram_sweep(ram, device, change, out)
+                });
             }
             3 => {
                 let which = input.pick(&[Arm::All, Arm::Wanted]);
@@ -416,8 +418,12 @@ impl Caller {
                     vbr_ram_leave_out_hinted(ram, hints, change, out)
                 });
             }
-            // SAFETY: see above.
-            6 => self.answered(unsafe { vbr_ram_postcopy(ram, block, change) }),
+            6 => {
+                // SAFETY: see above.
+                self.with_out(input, |out| unsafe {
+                    vbr_ram_postcopy(ram, block, change, out)
+                });
+            }
             7 => {
                 // SAFETY: see above.
                 let _ = unsafe { vbr_ram_is_left_out(ram, block, input.number()) };
