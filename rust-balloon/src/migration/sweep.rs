@@ -159,7 +159,7 @@ impl Sets<'_> {
         for word in 0..(pages.end - start).div_ceil(64) as usize {
             let number = first + word;
             let armed =
-                all_armed || view.is_armed((number as u64 * 64 >> view.chunk_shift) as usize);
+                all_armed || view.is_armed(((number as u64 * 64) >> view.chunk_shift) as usize);
             let Some(place) = view.dirty.get_mut(number) else {
                 break;
             };

@@ -220,7 +220,7 @@ fn what_is_not_taken_before_a_synchronization_is_counted() {
 fn a_long_hint_is_taken_in_parts() {
     let mut hints = in_state(Started);
     hints.take();
-    let pages = 5 * MAX_TAKEN / 2 >> 12;
+    let pages = (5 * MAX_TAKEN / 2) >> 12;
     hint(&mut hints, 3, pages);
     hint(&mut hints, 1, 1);
     let mut next = 3 << 12;
