@@ -22,8 +22,11 @@ pub(crate) const BLOCK: BlockId = BlockId(7);
 /// log2 of the pages in a chunk: QEMU's default.
 const CHUNK_SHIFT: u32 = 18;
 
+/// The word of this number, of a set of pages.
+pub(crate) type Word = fn(u64) -> u64;
+
 /// The sets of pages, as a word of each 64, that cost most in one way or another.
-pub(crate) const WORST: [(&str, fn(u64) -> u64); 5] = [
+pub(crate) const WORST: [(&str, Word); 5] = [
     ("every second page", |_| 0x5555_5555_5555_5555),
     ("one page of 64", |_| 1),
     ("random pages", random),

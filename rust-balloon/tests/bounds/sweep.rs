@@ -6,7 +6,7 @@ use virtio_balloon_rs::migration::arming::Arm;
 use virtio_balloon_rs::migration::skips::{Announced, DirtyChange, Hint, Skips};
 use virtio_balloon_rs::migration::sweep::STEP_WORDS;
 
-use crate::guest::{BLOCK, GIB, Guest, HOST, SIZES, WORST};
+use crate::guest::{BLOCK, GIB, Guest, HOST, SIZES, WORST, Word};
 
 /// A step goes past its bound by a part of 512 words at most.
 const MOST_WORDS: u64 = STEP_WORDS as u64 + 512;
@@ -24,7 +24,7 @@ fn are_bounded(what: &str, words: u64, steps: &[DirtyChange]) {
 }
 
 /// All sets in a guest of 64 GiB, and in one of 1 TiB that with the most words and the most runs.
-fn cases() -> impl Iterator<Item = (u64, &'static str, fn(u64) -> u64)> {
+fn cases() -> impl Iterator<Item = (u64, &'static str, Word)> {
     let [small, large] = SIZES;
     let all = WORST.map(|(name, word)| (small, name, word));
     let (name, word) = WORST[0];
