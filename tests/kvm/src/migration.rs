@@ -194,8 +194,8 @@ impl Migration {
         if self.bitmaps.machine.tracking() == Tracking::Ring {
             self.bitmaps.machine.reset_ring()?;
         }
-        self.skips
-            .synced(&mut self.bitmaps, BLOCK, &mut self.change);
+        self.skips.synced();
+        while self.skips.sweep(&mut self.bitmaps, None, &mut self.change) {}
         Ok(())
     }
 
