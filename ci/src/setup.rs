@@ -57,7 +57,7 @@ const MESON_FOR_C: (u64, u64) = (1, 5);
 /// The oldest meson that builds QEMU's own Rust.
 const MESON_FOR_RUST: (u64, u64) = (1, 9);
 /// What to do where apt fails.
-const APT_TODO: &str = "see what apt said; try `apt-get update` and this again";
+const APT_ADVICE: &str = "see what apt said; try `apt-get update` and this again";
 /// The distribution's Python; others in PATH may lack its modules.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
@@ -88,7 +88,7 @@ pub(crate) fn packages(paths: &Paths, wanted: &[&[&str]]) -> Result<()> {
     Step {
         name: "refresh the package lists",
         log: paths.log("apt-update"),
-        todo: APT_TODO,
+        todo: APT_ADVICE,
     }
     .run(Command::new("apt-get").args([
         "-q",
@@ -103,7 +103,7 @@ fn install(paths: &Paths, names: &[&str]) -> Result<()> {
     Step {
         name: &format!("install {}", names.join(" ")),
         log: paths.log("apt-install"),
-        todo: APT_TODO,
+        todo: APT_ADVICE,
     }
     .run(
         Command::new("apt-get")
