@@ -1,6 +1,8 @@
 /*
  * dirty-page-list: what it has to do with QEMU's bitmaps
  *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * DIRTY_MEMORY_MIGRATION says which pages are dirty; the list says where to
  * look. Whoever sets a bit there that was clear notes the page:
  *
@@ -23,13 +25,10 @@
  * A consumer of the list clears bits that a migration needs, too. The library
  * notes such a page on the migration's list before, and what is on that list is
  * dirty for the migration, whatever the bit says.
- *
- * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "qemu/bswap.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "exec/target_page.h"
@@ -41,8 +40,6 @@
 #include "dirty-page-list.h"
 #ifdef VBR_QEMU_10_0
 #include "exec/ram_addr.h"
-#define physical_memory_set_dirty_lebitmap \
-    cpu_physical_memory_set_dirty_lebitmap
 #define physical_memory_dirty_bits_cleared \
     cpu_physical_memory_dirty_bits_cleared
 #else
@@ -53,17 +50,6 @@
 
 /* Pages that a migration takes from the list at a time. */
 #define SYNC_BATCH 4096
-/*
- * The bits of so many pages are fetched from memory at the same time. Listed
- * pages lie anywhere, and otherwise each would wait for those before it.
- */
-#define AHEAD 32
-
-typedef struct Harvested {
-    int cpu_index;
-    uint64_t addr;
-} Harvested;
-
 static struct {
     /*
      * A VbrDirtyList, which QEMU's atomics do not take because nobody here
@@ -71,17 +57,9 @@ static struct {
      */
     void *list;
     DirtyPageListCounters *counters;
-    /* Under the lock of KVM's slots: what is not protected again yet. */
-    GArray *harvest;
-    size_t most_harvested;
     /* The library ran into a bug of its own. */
     bool broken;
 } d;
-
-#define NO_VCPU SIZE_MAX
-
-/* The vCPU whose pages this thread publishes. */
-static __thread size_t publishing = NO_VCPU;
 
 /* The vCPU that pages are noted for. */
 static size_t writer(void)
@@ -89,7 +67,7 @@ static size_t writer(void)
     if (current_cpu && tcg_enabled()) {
         return current_cpu->cpu_index;
     }
-    return publishing;
+    return dirty_ring_publishing();
 }
 
 static void dirty_list_note(uint64_t page, unsigned long bits)
@@ -116,60 +94,7 @@ static void dirty_list_note(uint64_t page, unsigned long bits)
 
 static bool dirty_list_harvest(int cpu_index, uint64_t addr)
 {
-    Harvested harvested = { .cpu_index = cpu_index, .addr = addr };
-
-    if (!vbr_dirty_is_active(d.list) || d.harvest->len >= d.most_harvested) {
-        return false;
-    }
-    g_array_append_val(d.harvest, harvested);
-    return true;
-}
-
-/* Called with RCU held. */
-static void read_ahead(unsigned int client, uint64_t page)
-{
-    DirtyMemoryBlocks *map = qatomic_rcu_read(&ram_list.dirty_memory[client]);
-
-    __builtin_prefetch(&map->blocks[page / DIRTY_MEMORY_BLOCK_SIZE]
-                                   [BIT_WORD(page % DIRTY_MEMORY_BLOCK_SIZE)],
-                       1);
-}
-
-static void read_ahead_harvested(guint from, guint to)
-{
-    unsigned int bits = qemu_target_page_bits();
-    guint i;
-
-    for (i = from; i < to; i++) {
-        uint64_t page = g_array_index(d.harvest, Harvested, i).addr >> bits;
-
-        read_ahead(DIRTY_MEMORY_VGA, page);
-        read_ahead(DIRTY_MEMORY_MIGRATION, page);
-    }
-}
-
-/*
- * The pages are protected again: a later write makes another entry in the ring.
- * Had the bits been set before, a migration could have sent such a page, and
- * the guest could have written to it after that without anybody knowing.
- */
-static void dirty_list_publish(void)
-{
-    unsigned long one = leul_to_cpu(1);
-    guint i;
-
-    RCU_READ_LOCK_GUARD();
-    for (i = 0; i < d.harvest->len; i++) {
-        Harvested *page = &g_array_index(d.harvest, Harvested, i);
-
-        if (i % AHEAD == 0) {
-            read_ahead_harvested(i, MIN(i + AHEAD, d.harvest->len));
-        }
-        publishing = page->cpu_index;
-        physical_memory_set_dirty_lebitmap(&one, page->addr, 1);
-    }
-    publishing = NO_VCPU;
-    g_array_set_size(d.harvest, 0);
+    return vbr_dirty_is_active(d.list) && dirty_ring_harvest(cpu_index, addr);
 }
 
 RAMBlock *dirty_ram_block(uint64_t page, RAMBlock *hint)
@@ -187,6 +112,15 @@ RAMBlock *dirty_ram_block(uint64_t page, RAMBlock *hint)
     }
     /* It was unplugged. */
     return NULL;
+}
+
+void dirty_ram_read_ahead(unsigned int client, uint64_t page)
+{
+    DirtyMemoryBlocks *map = qatomic_rcu_read(&ram_list.dirty_memory[client]);
+
+    __builtin_prefetch(&map->blocks[page / DIRTY_MEMORY_BLOCK_SIZE]
+                                   [BIT_WORD(page % DIRTY_MEMORY_BLOCK_SIZE)],
+                       1);
 }
 
 static uint64_t end_of(const RAMBlock *block)
@@ -332,57 +266,6 @@ void dirty_ram_clean_all(void)
     memory_global_after_dirty_log_sync();
 }
 
-/* What virtio-mem has not plugged is not there to be read. */
-static void clear_part(const MemoryRegionSection *section)
-{
-    unsigned int bits = qemu_target_page_bits();
-
-    bitmap_clear(section->mr->ram_block->bmap,
-                 section->offset_within_region >> bits,
-                 int128_get64(section->size) >> bits);
-}
-
-/* QEMU 10.1 lets it fail. */
-#ifdef VBR_QEMU_10_0
-static void send_no_part(MemoryRegionSection *section, void *opaque)
-{
-    clear_part(section);
-}
-#else
-static int send_no_part(MemoryRegionSection *section, void *opaque)
-{
-    clear_part(section);
-    return 0;
-}
-#endif
-
-static void send_no_unplugged(RAMBlock *block)
-{
-    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(block->mr);
-    MemoryRegionSection all = {
-        .mr = block->mr,
-        .size = int128_make64(qemu_ram_get_used_length(block)),
-    };
-
-    if (rdm) {
-        ram_discard_manager_replay_discarded(rdm, &all, send_no_part, NULL);
-    }
-}
-
-uint64_t dirty_ram_send_all_of(RAMBlock *block)
-{
-    unsigned long pages = block->used_length >> qemu_target_page_bits();
-    uint64_t before;
-
-    if (!block->bmap || migrate_ram_is_ignored(block)) {
-        return 0;
-    }
-    before = bitmap_count_one(block->bmap, pages);
-    bitmap_set(block->bmap, 0, pages);
-    send_no_unplugged(block);
-    return bitmap_count_one(block->bmap, pages) - before;
-}
-
 /* Takes pages in a row off the list. Called with RCU held. */
 static uint64_t sync_run(RAMBlock *block, uint64_t page, size_t count)
 {
@@ -412,7 +295,7 @@ static void read_ahead_listed(const uint64_t *pages, size_t count)
         if (block && block->bmap) {
             unsigned long page = pages[i] - (block->offset >> bits);
 
-            read_ahead(DIRTY_MEMORY_MIGRATION, pages[i]);
+            dirty_ram_read_ahead(DIRTY_MEMORY_MIGRATION, pages[i]);
             __builtin_prefetch(block->bmap + BIT_WORD(page), 1);
         }
     }
@@ -428,7 +311,7 @@ static uint64_t sync_batch(const uint64_t *pages, size_t count)
         size_t n = 1;
 
         if (at >= ahead) {
-            ahead = MIN(at + AHEAD, count);
+            ahead = MIN(at + DIRTY_RAM_AHEAD, count);
             read_ahead_listed(pages + at, ahead - at);
         }
 
@@ -504,7 +387,7 @@ static bool dirty_list_sync(uint64_t *dirty)
 static const RAMDirtyListOps ops = {
     .note = dirty_list_note,
     .harvest = dirty_list_harvest,
-    .publish = dirty_list_publish,
+    .publish = dirty_ring_publish,
     .sync = dirty_list_sync,
 };
 
@@ -526,7 +409,7 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
     static NotifierWithReturn notifier = { .notify = dirty_ram_precopy_notify };
 
     if (!ram_dirty_list_ops) {
-        d.harvest = g_array_new(false, false, sizeof(Harvested));
+        dirty_ring_init();
         dirty_pause_init();
         precopy_add_notifier(&notifier);
         qatomic_set(&ram_dirty_list_ops, &ops);
@@ -540,6 +423,6 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
     }
     d.broken = false;
     d.counters = counters;
-    d.most_harvested = most_harvested;
+    dirty_ring_limit(most_harvested);
     qatomic_rcu_set(&d.list, list);
 }

@@ -15,7 +15,6 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-migration.h"
 #include "qapi/qapi-events-migration.h"
-#include "qapi/visitor.h"
 #include "migration/blocker.h"
 #include "migration/colo.h"
 #include "migration/misc.h"
@@ -26,15 +25,15 @@
 #include "system/tcg.h"
 #include "dirty-page-list.h"
 #include "trace.h"
-#include "vbr-inject.h"
 
 /* The most pages that are handed out at a time. */
 #define MAX_PAGES 65536
 /* As many take some ten milliseconds at worst, all of them half a second. */
 #define DEFAULT_PAGES 8192
 /*
- * So many pages of RAM that was unplugged are passed over for one answer: 1 GiB,
- * which takes a tenth of a second if they are taken off the list one by one.
+ * So many pages of RAM that was unplugged are passed over for one answer: 1
+ * GiB, which takes a tenth of a second if they are taken off the list one by
+ * one.
  */
 #define MAX_FORGOTTEN 262144
 /* More vCPUs than any machine has; those beyond would share a list. */
@@ -54,7 +53,7 @@ OBJECT_DEFINE_SIMPLE_TYPE_WITH_INTERFACES(DirtyPageList, dirty_page_list,
 /* There is one at most. */
 static DirtyPageList *the_list;
 
-static VbrDirtyIndices indices(DirtyPageList *dl)
+VbrDirtyIndices dirty_list_indices(DirtyPageList *dl)
 {
     VbrDirtyIndices indices = {};
 
@@ -96,7 +95,8 @@ static void poll(void *opaque)
 /* Only TCG says at once what was written to. */
 static void update_poll(DirtyPageList *dl, bool running)
 {
-    if (running && dl->armed && !tcg_enabled() && indices(dl).active) {
+    if (running && dl->armed && !tcg_enabled() &&
+        dirty_list_indices(dl).active) {
         poll_again(dl, 0);
     } else {
         timer_del(dl->poll);
@@ -108,7 +108,7 @@ static void vm_state_changed(void *opaque, bool running, RunState state)
     DirtyPageList *dl = opaque;
 
     if (state == RUN_STATE_DIRTY_TRIGGER) {
-        VbrDirtyIndices at = indices(dl);
+        VbrDirtyIndices at = dirty_list_indices(dl);
         const char *id = object_get_canonical_path_component(OBJECT(dl));
 
         dl->armed = false;
@@ -193,7 +193,7 @@ void qmp_dirty_page_list_start(const char *id, Error **errp)
     if (!dl) {
         return;
     }
-    if (indices(dl).active) {
+    if (dirty_list_indices(dl).active) {
         dirty_list_check(VBR_STATUS_DIRTY_LIST_ACTIVE, errp);
         return;
     }
@@ -365,7 +365,7 @@ static void dirty_page_list_complete(UserCreatable *uc, Error **errp)
         dl->list = NULL;
         return;
     }
-    dirty_ram_use(dl->list, indices(dl).max_dirty, &dl->counters);
+    dirty_ram_use(dl->list, dirty_list_indices(dl).max_dirty, &dl->counters);
     the_list = dl;
     dl->poll = timer_new_ms(QEMU_CLOCK_REALTIME, poll, dl);
     dl->vmstate = qemu_add_vm_change_state_handler(vm_state_changed, dl);
@@ -380,7 +380,8 @@ static void dirty_page_list_complete(UserCreatable *uc, Error **errp)
 /* A migration may be about to look at the list. */
 static bool dirty_page_list_can_be_deleted(UserCreatable *uc)
 {
-    return !indices(DIRTY_PAGE_LIST(uc)).active && !migration_is_running();
+    return !dirty_list_indices(DIRTY_PAGE_LIST(uc)).active &&
+           !migration_is_running();
 }
 
 typedef struct Ended {
@@ -421,99 +422,6 @@ static void dirty_page_list_finalize(Object *obj)
     call_rcu(ended, free_ended, rcu);
 }
 
-static void get_option(Object *obj, Visitor *v, const char *name, void *opaque,
-                       Error **errp)
-{
-    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
-    uint64_t value = dl->dirty_trigger;
-
-    if (!strcmp(name, "max-dirty")) {
-        value = dl->list ? indices(dl).max_dirty : dl->max_dirty;
-    }
-    visit_type_uint64(v, name, &value, errp);
-}
-
-static void set_option(Object *obj, Visitor *v, const char *name, void *opaque,
-                       Error **errp)
-{
-    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
-    uint64_t value;
-
-    if (!visit_type_uint64(v, name, &value, errp)) {
-        return;
-    }
-    if (dl->list) {
-        error_setg(errp, "%s cannot be changed; delete the object and add it "
-                   "again", name);
-    } else if (!strcmp(name, "max-dirty")) {
-        dl->max_dirty = value;
-    } else {
-        dl->dirty_trigger = value;
-    }
-}
-
-static bool get_no_dups(Object *obj, Error **errp)
-{
-    return DIRTY_PAGE_LIST(obj)->no_dups;
-}
-
-static void set_no_dups(Object *obj, bool value, Error **errp)
-{
-    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
-
-    if (dl->list) {
-        error_setg(errp, "no-dups cannot be changed; delete the object and add "
-                   "it again");
-        return;
-    }
-    dl->no_dups = value;
-}
-
-static bool get_active(Object *obj, Error **errp)
-{
-    return indices(DIRTY_PAGE_LIST(obj)).active;
-}
-
-static bool get_overflow(Object *obj, Error **errp)
-{
-    DirtyPageList *dl = DIRTY_PAGE_LIST(obj);
-
-    return indices(dl).overflow || dl->lost;
-}
-
-static uint64_t count_of(DirtyPageList *dl, const char *name)
-{
-    VbrDirtyIndices at = indices(dl);
-    const struct {
-        const char *name;
-        uint64_t value;
-    } counts[] = {
-        { "dirty-index", at.dirty_index },
-        { "fetch-index", at.fetch_index },
-        { "reset-index", at.reset_index },
-        { "overflows", at.overflows },
-        { "triggers", dl->counters.triggers },
-        { "list-syncs", dl->counters.list_syncs },
-        { "scan-syncs", dl->counters.scan_syncs },
-    };
-    int i;
-
-    for (i = 0; i < ARRAY_SIZE(counts); i++) {
-        if (!strcmp(counts[i].name, name)) {
-            return counts[i].value;
-        }
-    }
-    g_assert_not_reached();
-}
-
-static void get_count(Object *obj, Visitor *v, const char *name, void *opaque,
-                      Error **errp)
-{
-    uint64_t value = count_of(DIRTY_PAGE_LIST(obj), name);
-
-    visit_type_uint64(v, name, &value, errp);
-}
-
 static ResettableState *get_reset_state(Object *obj)
 {
     return &DIRTY_PAGE_LIST(obj)->reset_state;
@@ -532,52 +440,12 @@ static void dirty_page_list_reset_hold(Object *obj, ResetType type)
 
 static void dirty_page_list_class_init(ObjectClass *oc, VBR_CLASS_DATA *data)
 {
-    static const struct {
-        const char *name;
-        const char *description;
-    } counts[] = {
-        { "dirty-index", "pages that were listed since the start" },
-        { "fetch-index", "pages of those that were taken off the list" },
-        { "reset-index", "pages of those that are dealt with" },
-        { "overflows", "how often there was no room on the list" },
-        { "triggers", "how often the guest was paused for dirty-trigger" },
-        { "list-syncs", "synchronizations of a migration from the list" },
-        { "scan-syncs", "synchronizations of a migration from all bitmaps" },
-    };
     UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
     ResettableClass *rc = RESETTABLE_CLASS(oc);
-    int i;
 
     ucc->complete = dirty_page_list_complete;
     ucc->can_be_deleted = dirty_page_list_can_be_deleted;
     rc->get_state = get_reset_state;
     rc->phases.hold = dirty_page_list_reset_hold;
-
-    object_class_property_add(oc, "max-dirty", "uint64", get_option, set_option,
-                              NULL, NULL);
-    object_class_property_set_description(oc, "max-dirty",
-        "pages that each vCPU's list has room for");
-    object_class_property_add(oc, "dirty-trigger", "uint64", get_option,
-                              set_option, NULL, NULL);
-    object_class_property_set_description(oc, "dirty-trigger",
-        "at how many pages the guest is paused; 0: never");
-    object_class_property_add_bool(oc, "no-dups", get_no_dups, set_no_dups);
-    object_class_property_set_description(oc, "no-dups",
-        "list a page once until it is taken off the list");
-    object_class_property_add_bool(oc, "active", get_active, NULL);
-    object_class_property_set_description(oc, "active",
-        "whether pages are listed");
-    object_class_property_add_bool(oc, "overflow", get_overflow, NULL);
-    object_class_property_set_description(oc, "overflow",
-        "whether there was no room; without no-dups pages are missing then");
-#ifdef VBR_INJECT
-    object_class_property_add_str(oc, "x-inject", vbr_get_inject,
-                                  vbr_put_inject);
-#endif
-    for (i = 0; i < ARRAY_SIZE(counts); i++) {
-        object_class_property_add(oc, counts[i].name, "uint64", get_count, NULL,
-                                  NULL, NULL);
-        object_class_property_set_description(oc, counts[i].name,
-                                              counts[i].description);
-    }
+    dirty_list_props_init(oc);
 }

@@ -49,6 +49,15 @@ struct DirtyPageList {
     Error *lost;
 };
 
+/* The object (dirty-page-list.c). */
+
+/* Where the list is; all 0 if the library broke. Under the big lock. */
+VbrDirtyIndices dirty_list_indices(DirtyPageList *dl);
+
+/* Its properties (dirty-page-list-props.c). */
+
+void dirty_list_props_init(ObjectClass *oc);
+
 /* What QMP is answered (dirty-page-list-answer.c). */
 
 /* Pages in ascending order. */
@@ -87,7 +96,32 @@ void dirty_ram_clean(const uint64_t *pages, size_t count);
 size_t dirty_ram_forget_unplugged(uint64_t *pages, size_t count);
 /* Called with RCU held. */
 RAMBlock *dirty_ram_block(uint64_t page, RAMBlock *hint);
-/* Has a migration send all of @block; the number of pages that it would not. */
+/*
+ * The bits of so many pages are fetched from memory at the same time. Listed
+ * pages lie anywhere, and otherwise each would wait for those before it.
+ */
+#define DIRTY_RAM_AHEAD 32
+/* Called with RCU held. */
+void dirty_ram_read_ahead(unsigned int client, uint64_t page);
+
+/* A block of which all is sent (dirty-page-list-send-all.c). */
+
+/*
+ * Has a migration send all of @block; the number of pages that it would not.
+ * Called with the bitmap lock and RCU held.
+ */
 uint64_t dirty_ram_send_all_of(RAMBlock *block);
+
+/* KVM's dirty rings (dirty-page-list-ring.c). */
+
+void dirty_ring_init(void);
+/* So many entries are taken at a time. Under the big lock. */
+void dirty_ring_limit(size_t most_harvested);
+/* Takes an entry; false if there is no room. Under the lock of KVM's slots. */
+bool dirty_ring_harvest(int cpu_index, uint64_t addr);
+/* Sets the bits of what was taken. Under the lock of KVM's slots. */
+void dirty_ring_publish(void);
+/* The vCPU whose pages this thread publishes; SIZE_MAX: it publishes none. */
+size_t dirty_ring_publishing(void);
 
 #endif

@@ -2,10 +2,10 @@
  * virtio-balloon-rs: what live migration leaves out
  *
  * Hints come in under the lock below, from the queue. The migration thread
- * takes them under this lock and the migration's bitmap lock, before a pass over RAM
- * and before each synchronization of the dirty bitmap, so that none is taken
- * behind a synchronization that it came before. The locks are taken in the
- * order: big lock, this lock, bitmap lock.
+ * takes them under this lock and the migration's bitmap lock, before a pass
+ * over RAM and before each synchronization of the dirty bitmap, so that none is
+ * taken behind a synchronization that it came before. The locks are taken in
+ * the order: big lock, this lock, bitmap lock.
  *
  * A synchronization leaves work behind that grows with the guest's memory. The
  * migration thread does it step by step, before anything is decided by the
@@ -22,17 +22,9 @@
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
-#include "exec/target_page.h"
 #include "migration/misc.h"
 #include "system/runstate.h"
-#include "dirty-page-list.h"
 #include "virtio-balloon-rs.h"
-#ifdef VBR_QEMU_10_0
-#include "exec/ram_addr.h"
-#else
-#include "system/physmem.h"
-#include "system/ram_addr.h"
-#endif
 #include "trace.h"
 
 static struct {
@@ -50,8 +42,6 @@ static struct {
     bool waiting;
     /* What was left out when the first pass began. */
     uint64_t wait_bytes;
-    /* Under the bitmap lock only. */
-    VbrRam *ram;
 } m;
 
 void vbr_migration_lock(void)
@@ -89,13 +79,6 @@ void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes)
 /* So often hints are taken before a pass, however fast they come. */
 #define MAX_TAKES 32
 
-static const VbrRamOps ram_ops;
-
-static int64_t change_of(const VbrDirtyChange *change)
-{
-    return (int64_t)change->set - (int64_t)change->cleared;
-}
-
 /* All of these but the callbacks of RAMSkipOps are called with m.lock held. */
 
 static bool view(VbrHintView *out)
@@ -107,7 +90,7 @@ static bool view(VbrHintView *out)
 /* Called with the bitmap lock held. What is not known stays as it was. */
 static bool count_up(void)
 {
-    return vbr_ram_counters(m.ram, &m.counters) == VBR_STATUS_OK;
+    return vbr_ram_counters(vbr_account(), &m.counters) == VBR_STATUS_OK;
 }
 
 /* Leaves out what the guest hinted; says whether parts are to be armed. */
@@ -120,58 +103,14 @@ static bool take_hints(void)
     RCU_READ_LOCK_GUARD();
     if (m.s && ram_skip_lock()) {
         /* If it broke, the next synchronization has everything sent. */
-        taken = vbr_ram_leave_out_hinted(m.ram, m.s->hints, &change,
+        taken = vbr_ram_leave_out_hinted(vbr_account(), m.s->hints, &change,
                                          &wanted) == VBR_STATUS_OK;
         wanted &= taken;
         count_up();
-        ram_skip_unlock(change_of(&change));
+        ram_skip_unlock(vbr_account_change(&change));
         trace_virtio_balloon_rs_hint_taken(change.cleared, wanted);
     }
     return wanted;
-}
-
-/*
- * Arms the dirty log slice by slice, without m.lock: the guest, its queue and a
- * synchronization that comes in between go on. Says whether all is armed.
- */
-static bool arm(VbrArm which)
-{
-    VbrStatus status = VBR_STATUS_OK;
-    int64_t began = qemu_clock_get_us(QEMU_CLOCK_REALTIME);
-    unsigned int slices = 0;
-    RAMBlock *block;
-
-    vbr_migration_unlock();
-    WITH_RCU_READ_LOCK_GUARD() {
-        RAMBLOCK_FOREACH(block) {
-            bool more = true;
-
-            while (more) {
-                more = false;
-                if (status == VBR_STATUS_OK && ram_skip_lock()) {
-                    status = vbr_ram_arm(m.ram, block, which, &more);
-                    ram_skip_unlock(0);
-                }
-                more &= status == VBR_STATUS_OK;
-                slices += more;
-            }
-        }
-    }
-    vbr_migration_lock();
-    trace_virtio_balloon_rs_arm(slices,
-                                qemu_clock_get_us(QEMU_CLOCK_REALTIME) - began);
-    return status == VBR_STATUS_OK;
-}
-
-static bool trust(uint64_t epoch)
-{
-    VbrStatus status = VBR_STATUS_OK;
-
-    if (ram_skip_lock()) {
-        status = vbr_ram_trust(m.ram, epoch);
-        ram_skip_unlock(0);
-    }
-    return status == VBR_STATUS_OK;
 }
 
 /* Arms the log, and only then asks the guest. */
@@ -183,7 +122,7 @@ static void ask(const VbrHintView *hints)
     if (!hints->can_ask) {
         return;
     }
-    if (arm(VBR_ARM_ALL) && trust(0) && m.s) {
+    if (vbr_account_arm(VBR_ARM_ALL) && vbr_account_trust(0) && m.s) {
         status = vbr_hints_request(m.s->hints, hints->wanted, &asked);
     }
     asked &= status == VBR_STATUS_OK;
@@ -206,8 +145,8 @@ static void arm_wanted(void)
 {
     VbrHintView hints;
 
-    if (arm(VBR_ARM_WANTED) && view(&hints)) {
-        trust(hints.epoch);
+    if (vbr_account_arm(VBR_ARM_WANTED) && view(&hints)) {
+        vbr_account_trust(hints.epoch);
     }
 }
 
@@ -223,29 +162,6 @@ static uint64_t hold_ms(uint64_t bandwidth)
         wait = 0;
     }
     return wait;
-}
-
-/* Without an account, the library leaves nothing out. */
-static bool new_account(void)
-{
-    m.ram = NULL;
-    return vbr_ram_new(&ram_ops, qemu_target_page_bits(),
-                       &m.ram) == VBR_STATUS_OK;
-}
-
-/*
- * The library ran into a bug of its own and does not know any more what was
- * left out: everything is sent again.
- */
-static void send_all(VbrDirtyChange *change)
-{
-    RAMBlock *block;
-
-    vbr_ram_free(m.ram);
-    new_account();
-    RAMBLOCK_FOREACH(block) {
-        change->set += dirty_ram_send_all_of(block);
-    }
 }
 
 /*
@@ -265,14 +181,14 @@ static void settle_step(void)
     if (!ram_skip_lock()) {
         return;
     }
-    if (vbr_ram_sweep(m.ram, known ? m.s->device : NULL, &change, &more) !=
-        VBR_STATUS_OK) {
-        send_all(&change);
+    if (vbr_ram_sweep(vbr_account(), known ? m.s->device : NULL, &change,
+                      &more) != VBR_STATUS_OK) {
+        vbr_account_send_all(&change);
         more = false;
     }
     m.unsettled = more;
     count_up();
-    ram_skip_unlock(change_of(&change));
+    ram_skip_unlock(vbr_account_change(&change));
 }
 
 /*
@@ -349,40 +265,15 @@ static bool vbr_before_pass(uint64_t bandwidth)
 /* Called with the big lock held and the guest stopped. */
 static void vbr_postcopy(void)
 {
-    RAMBlock *block;
-
     vbr_settle();
-    RCU_READ_LOCK_GUARD();
-    RAMBLOCK_FOREACH(block) {
-        uint64_t set = 0;
-        bool more = true;
-
-        while (more && ram_skip_lock()) {
-            VbrDirtyChange change = {};
-
-            more = false;
-            if (vbr_ram_postcopy(m.ram, block, &change, &more) !=
-                VBR_STATUS_OK) {
-                /* It is not known any more what was left out: all is sent. */
-                change.set += dirty_ram_send_all_of(block);
-            }
-            set += change.set;
-            ram_skip_unlock(change_of(&change));
-        }
-        trace_virtio_balloon_rs_postcopy(block->idstr, set);
-    }
-}
-
-static bool vbr_is_left_out(RAMBlock *block, unsigned long page)
-{
-    return vbr_ram_is_left_out(m.ram, block, page);
+    vbr_account_postcopy();
 }
 
 static const RAMSkipOps skip_ops = {
     .settle = vbr_settle,
     .before_pass = vbr_before_pass,
     .postcopy = vbr_postcopy,
-    .is_left_out = vbr_is_left_out,
+    .is_left_out = vbr_account_is_left_out,
 };
 
 static void before_sync(void)
@@ -411,16 +302,16 @@ static void after_sync(void)
         return;
     }
     if (m.over) {
-        status = vbr_ram_begin(m.ram);
+        status = vbr_ram_begin(vbr_account());
         begin();
     }
     if (status == VBR_STATUS_OK) {
-        status = vbr_ram_synced(m.ram);
+        status = vbr_ram_synced(vbr_account());
     }
     if (status != VBR_STATUS_OK) {
-        send_all(&change);
+        vbr_account_send_all(&change);
     }
-    ram_skip_unlock(change_of(&change));
+    ram_skip_unlock(vbr_account_change(&change));
     m.unsettled = true;
     if (bql_locked()) {
         settle_step();
@@ -486,78 +377,13 @@ static int vbr_precopy_notify(NotifierWithReturn *notifier, void *data,
     return 0;
 }
 
-/* The library's view of QEMU's bitmaps. Called with the bitmap lock held. */
-
-static bool is_migrated(const RAMBlock *candidate)
-{
-    RAMBlock *block;
-
-    RAMBLOCK_FOREACH(block) {
-        if (block == candidate) {
-            return block->bmap && !migrate_ram_is_ignored(block);
-        }
-    }
-    return false;
-}
-
-static bool vbr_view(void *opaque, void *candidate, VbrRamView *out)
-{
-    RAMBlock *block = candidate;
-
-    QEMU_BUILD_BUG_ON(sizeof(unsigned long) != sizeof(uint64_t));
-    RCU_READ_LOCK_GUARD();
-    if (!is_migrated(block)) {
-        return false;
-    }
-    *out = (VbrRamView) {
-        .dirty = (uint64_t *)block->bmap,
-        .pages = block->used_length >> qemu_target_page_bits(),
-        .unarmed = (uint64_t *)block->clear_bmap,
-        .chunk_shift = block->clear_bmap_shift,
-    };
-    return true;
-}
-
-static bool vbr_find(void *opaque, const void *host, void **block,
-                     uint64_t *offset)
-{
-    ram_addr_t where;
-    RAMBlock *found = qemu_ram_block_from_host((void *)host, false, &where);
-
-    if (!found) {
-        return false;
-    }
-    *block = found;
-    *offset = where;
-    return true;
-}
-
-static void vbr_arm(void *opaque, void *candidate, uint64_t first,
-                    uint64_t count, bool whole_chunk)
-{
-    RAMBlock *block = candidate;
-    unsigned int bits = qemu_target_page_bits();
-
-    memory_region_clear_dirty_bitmap(block->mr, first << bits, count << bits);
-    if (whole_chunk) {
-        /* Not before: a page that is sent relies on its chunk being armed. */
-        clear_bmap_test_and_clear(block, first);
-    }
-}
-
-static const VbrRamOps ram_ops = {
-    .view = vbr_view,
-    .find = vbr_find,
-    .arm = vbr_arm,
-};
-
 void vbr_migration_init(VirtIOBalloonRs *s)
 {
     static NotifierWithReturn notifier = { .notify = vbr_precopy_notify };
 
     if (!m.initialized) {
         m.initialized = true;
-        new_account();
+        vbr_account_new();
         m.over = true;
         qemu_mutex_init(&m.lock);
         qemu_cond_init(&m.wake);

@@ -272,6 +272,36 @@ void vbr_migration_wake(void);
 /* What was left out, and how much of it when the first pass began. */
 void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes);
 
+/* virtio-balloon-rs-account.c */
+/* What the library knows of what was left out. Under the bitmap lock. */
+VbrRam *vbr_account(void);
+/*
+ * Makes an account in which nothing is left out. Under the bitmap lock, or
+ * before a migration can come.
+ */
+bool vbr_account_new(void);
+/* How many more pages are dirty by a change; any thread. */
+int64_t vbr_account_change(const VbrDirtyChange *change);
+/* Has everything sent again. Under the bitmap lock and RCU. */
+void vbr_account_send_all(VbrDirtyChange *change);
+/*
+ * Arms the dirty log; says whether all is armed. Under the migration lock,
+ * which is released meanwhile.
+ */
+bool vbr_account_arm(VbrArm which);
+/*
+ * All that was armed so far was armed before hints of an epoch later than
+ * @epoch were posted. Under the migration lock.
+ */
+bool vbr_account_trust(uint64_t epoch);
+/*
+ * Has postcopy announce as zero what was left out. Under the big lock, while
+ * the guest stands still, and when all is settled.
+ */
+void vbr_account_postcopy(void);
+/* Under the bitmap lock. */
+bool vbr_account_is_left_out(RAMBlock *block, unsigned long page);
+
 /* virtio-balloon-rs-state.c */
 extern const VMStateDescription vmstate_vbr_device;
 int vbr_post_load(VirtIODevice *vdev);
@@ -293,5 +323,12 @@ void vbr_stats_rearm(VirtIOBalloonRs *s);
 void vbr_props_init(VirtIOBalloonRs *s);
 /* Makes the properties of @device readable on the proxy that it belongs to. */
 void vbr_props_alias(Object *proxy, VirtIOBalloonRs *device);
+/* What there is to see of the hints. Not locked, under the big lock. */
+bool vbr_props_hint_view(VirtIOBalloonRs *s, VbrHintView *view, Error **errp);
+
+/* virtio-balloon-rs-counters.c */
+/* The properties with what is counted, and their names on the proxy. */
+void vbr_counters_init(VirtIOBalloonRs *s);
+void vbr_counters_alias(Object *proxy, VirtIOBalloonRs *device);
 
 #endif
