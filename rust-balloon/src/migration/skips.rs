@@ -3,6 +3,8 @@
 //!
 //! # Hinted pages
 //!
+//! They are left out in `skips/hinted.rs`, by these rules.
+//!
 //! A hint says: this page was free at some time after the round of hints was asked for. The guest
 //! may use it again at any time, before the hint is looked at or after. Its bit in the
 //! migration's dirty bitmap is cleared only if
@@ -71,45 +73,16 @@
 //! is done, they are announced to the destination as zero, without a look at them: no page may be
 //! missing there.
 
+mod hinted;
+
+pub use hinted::Hint;
+
 use super::arming::{Arm, Arming, Epoch, MAX_SLICES_BEFORE_ROUND};
 use super::bitmaps::{BlockView, DirtyBitmaps};
 use super::sweep::{Ballooned, PART_PAGES, STEP_WORDS, Sets};
-use crate::bitmap::{PageBitmap, masks};
+use crate::bitmap::PageBitmap;
 use crate::counters::Tally;
-use crate::memory::{BlockId, HostRange};
-use std::ops::Range;
-
-/// Memory that the guest hinted at, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hint {
-    /// The memory.
-    pub range: HostRange,
-    /// The epoch it came in.
-    pub epoch: Epoch,
-}
-
-/// Hints are cut where no page of any size that a migration knows, of a block that the host can map
-/// with its huge pages, goes across.
-const BORDER: usize = 2 << 20;
-
-impl Hint {
-    /// Takes off about `bytes` of its front, so that it ends at a border; `None` if that is
-    /// nothing.
-    pub fn take_front(&mut self, bytes: u64) -> Option<Hint> {
-        let HostRange { host, bytes: all } = self.range;
-        let border = host.saturating_add(bytes as usize) & !(BORDER - 1);
-        let bytes = border.checked_sub(host)? as u64;
-        if bytes == 0 || bytes >= all {
-            return None;
-        }
-        self.range = HostRange {
-            host: border,
-            bytes: all - bytes,
-        };
-        let range = HostRange { host, bytes };
-        Some(Hint { range, ..*self })
-    }
-}
+use crate::memory::BlockId;
 
 /// How the number of dirty pages changes. Both grow together with the bits, so that they hold
 /// whatever happens later in a call.
@@ -158,26 +131,6 @@ pub enum Announced {
     All(Vec<PageBitmap>),
 }
 
-/// Clears the bits of `pages` that are set, and adds those pages to `left_out`.
-fn clear_bits(
-    view: &mut BlockView<'_>,
-    pages: Range<u64>,
-    change: &mut DirtyChange,
-    left_out: &mut PageBitmap,
-) {
-    for (word, mask) in masks(pages.start..pages.end.min(view.pages)) {
-        let Some(place) = view.dirty.get_mut(word) else {
-            return;
-        };
-        let hit = *place & mask;
-        if hit != 0 {
-            *place &= !hit;
-            change.cleared += u64::from(hit.count_ones());
-            left_out.add_word(word, hit);
-        }
-    }
-}
-
 /// Sets those bits of `word` that are not set, and says which these were.
 fn set_bits(view: &mut BlockView<'_>, word: usize, bits: u64, change: &mut DirtyChange) -> u64 {
     let Some(place) = view.dirty.get_mut(word) else {
@@ -187,26 +140,6 @@ fn set_bits(view: &mut BlockView<'_>, word: usize, bits: u64, change: &mut Dirty
     *place |= new;
     change.set += u64::from(new.count_ones());
     new
-}
-
-/// A block that is hinted at.
-struct HintedBlock<'a, 'b> {
-    id: BlockId,
-    /// The host address of its first byte, and how many there are.
-    start: usize,
-    bytes: u64,
-    view: &'a mut BlockView<'b>,
-    change: &'a mut DirtyChange,
-    /// Set when a chunk is to be armed for later hints.
-    wanted: &'a mut bool,
-}
-
-impl HintedBlock<'_, '_> {
-    /// Where in the block `host` lies; `None` outside of it.
-    fn offset_of(&self, host: usize) -> Option<u64> {
-        let offset = host.wrapping_sub(self.start) as u64;
-        (offset < self.bytes).then_some(offset)
-    }
 }
 
 /// How far the sweep over all blocks has come: everything before is done.
@@ -388,113 +321,6 @@ impl Skips {
         for (_, block) in &mut self.blocks {
             block.arming.trust(epoch);
         }
-    }
-
-    /// Leaves hinted memory out, as far as the rules above allow it. No synchronization may lie
-    /// between the arrival of the hints and this call. Says whether chunks are to be armed for
-    /// later hints.
-    pub fn leave_out_hinted(
-        &mut self,
-        bitmaps: &mut dyn DirtyBitmaps,
-        hints: &[Hint],
-        change: &mut DirtyChange,
-    ) -> bool {
-        let mut wanted = false;
-        let mut rest = hints.iter().copied();
-        let mut next = rest.next();
-        while let Some(hint) = next {
-            let Some((id, offset)) = bitmaps.find(hint.range.host) else {
-                self.counters
-                    .add(|counts| &mut counts.refused_not_ram_bytes, hint.range.bytes);
-                next = rest.next();
-                continue;
-            };
-            let Some(mut view) = bitmaps.view(id) else {
-                self.counters.add(
-                    |counts| &mut counts.refused_not_migrated_bytes,
-                    hint.range.bytes,
-                );
-                next = rest.next();
-                continue;
-            };
-            if offset >= view.pages << self.page_shift {
-                self.counters
-                    .add(|counts| &mut counts.refused_not_ram_bytes, hint.range.bytes);
-                next = rest.next();
-                continue;
-            }
-            let mut of_block = HintedBlock {
-                id,
-                start: hint.range.host.wrapping_sub(offset as usize),
-                bytes: view.pages << self.page_shift,
-                view: &mut view,
-                change,
-                wanted: &mut wanted,
-            };
-            next = self.leave_out_in_block(&mut of_block, hint);
-            // Neighbours mostly lie in the same block, which is not looked up for each.
-            while next.is_none()
-                && let Some(hint) = rest.next()
-            {
-                next = match of_block.offset_of(hint.range.host) {
-                    Some(_) => self.leave_out_in_block(&mut of_block, hint),
-                    None => Some(hint),
-                };
-            }
-        }
-        wanted
-    }
-
-    /// Does the part of `hint` that lies in a block; returns what is left of it.
-    fn leave_out_in_block(&mut self, at: &mut HintedBlock<'_, '_>, hint: Hint) -> Option<Hint> {
-        let HostRange {
-            mut host,
-            mut bytes,
-        } = hint.range;
-        while bytes > 0 {
-            let Some(offset) = at.offset_of(host) else {
-                let range = HostRange { host, bytes };
-                return Some(Hint { range, ..hint });
-            };
-            let done = self.front_of_hint(at, offset, bytes, hint.epoch);
-            host = host.saturating_add(done as usize);
-            bytes -= done;
-        }
-        None
-    }
-    /// Does the part of a hint that lies in one chunk, from `offset` on; returns its length,
-    /// never 0.
-    fn front_of_hint(
-        &mut self,
-        at: &mut HintedBlock<'_, '_>,
-        offset: u64,
-        bytes: u64,
-        epoch: Epoch,
-    ) -> u64 {
-        let shift = self.page_shift;
-        let chunk = (offset >> shift >> at.view.chunk_shift) as usize;
-        let chunk_end = at.view.chunk_pages(chunk).end << shift;
-        let end = offset.saturating_add(bytes).min(chunk_end);
-        let pages = offset.div_ceil(1 << shift)..end >> shift;
-        let whole = pages.end.saturating_sub(pages.start) << shift;
-        self.counters.add(
-            |counts| &mut counts.refused_partial_page_bytes,
-            (end - offset) - whole,
-        );
-        if whole == 0 {
-            return end - offset;
-        }
-        let block = self.block(at.id);
-        if block.arming.was_armed(chunk, epoch) {
-            let limit = at.view.pages;
-            let hinted = block.hinted.get_or_insert_with(|| PageBitmap::new(limit));
-            clear_bits(at.view, pages, at.change, hinted);
-        } else {
-            *at.wanted = true;
-            self.counters
-                .add(|counts| &mut counts.refused_unprotected_bytes, whole);
-        }
-        end - offset
     }
 
     /// Postcopy begins, and the sweep is done: there will be no further synchronization, and a
