@@ -93,14 +93,14 @@
 #define VBR_MAX_HOLD_MS 1000
 
 /**
- * Bytes of hints taken at a time: a guest may hint at all of its memory again and again, and who takes
- * hints holds locks that the main loop waits for. 32 GiB take about 1 ms.
+ * Bytes of hints taken at a time: a guest may hint at all of its memory again and again, and who
+ * takes hints holds locks that the main loop waits for. 32 GiB take about 1 ms.
  */
 #define MAX_TAKEN (32 << 30)
 
 /**
- * Hints taken at a time, for the same reason: where each of them lies alone in a guest of 1 TiB, so many
- * take about 1 ms.
+ * Hints taken at a time, for the same reason: where each of them lies alone in a guest of 1 TiB,
+ * so many take about 1 ms.
  */
 #define MAX_TAKEN_HINTS 2048
 

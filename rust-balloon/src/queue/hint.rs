@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Free pages in a migration: what is asked of the guest, and what it answers.
 //!
-//! A guest is asked over one of three queues, see [`FreePageSource`]; the two of the founding protocols are
-//! in `asked.rs`. Over the free page hint queue (virtio 1.3, 5.5.6.5) it goes like this. A round: the dirty bitmap was synchronized, its log is armed, the guest sees a new id in its
-//! configuration space, puts that id into the queue, then blocks of free memory, then STOP. A hint counts
-//! only between the id and STOP. Before the next synchronization the round is over, whatever the guest
-//! does. When the migration needs no more hints, the guest sees DONE and may take the blocks back.
+//! A guest is asked over one of three queues, see [`FreePageSource`]; the two of the founding
+//! protocols are in `asked.rs`. What the migration thread did not take yet is in `pending.rs`.
+//!
+//! Over the free page hint queue (virtio 1.3, 5.5.6.5) it goes like this. A round: the dirty bitmap
+//! was synchronized, its log is armed, the guest sees a new id in its configuration space, puts that
+//! id into the queue, then blocks of free memory, then STOP. A hint counts only between the id and
+//! STOP. Before the next synchronization the round is over, whatever the guest does. When the
+//! migration needs no more hints, the guest sees DONE and may take the blocks back.
 
 mod asked;
+mod pending;
 
 pub use asked::Standing;
+pub use pending::{MAX_TAKEN, MAX_TAKEN_HINTS};
 
 use crate::counters::Tally;
 use crate::error::Error;
@@ -19,19 +24,7 @@ use crate::migration::arming::{BEFORE_ROUND, Epoch};
 use crate::migration::skips::Hint;
 use crate::migration::window::{DEFAULT_WINDOW_MS, Heard, Window};
 use crate::wire::{ByteOrder, HINT_DONE, HINT_ID_BYTES, HINT_ID_MIN, HINT_STOP, hint_id};
-use std::collections::VecDeque;
-
-/// Hints kept until the migration thread takes them; it comes at least every 50 ms while it sends. A Linux
-/// guest's hints are 4 MiB each, so this is room for 256 GiB of them; its answers name blocks down to a
-/// single page, whose number depends on how its memory is fragmented.
-const MAX_PENDING: usize = 65536;
-
-/// Bytes of hints taken at a time: a guest may hint at all of its memory again and again, and who takes
-/// hints holds locks that the main loop waits for. 32 GiB take about 1 ms.
-pub const MAX_TAKEN: u64 = 32 << 30;
-/// Hints taken at a time, for the same reason: where each of them lies alone in a guest of 1 TiB, so many
-/// take about 1 ms.
-pub const MAX_TAKEN_HINTS: usize = 2048;
+use pending::Pending;
 
 /// Where a round of hints is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,7 +92,7 @@ pub struct Hints {
     epoch: Epoch,
     /// The epoch that has to be over before the guest is asked.
     drained: Option<Epoch>,
-    pending: VecDeque<Hint>,
+    pending: Pending,
     limit_ms: u32,
     /// The first pass of this migration is still to come, or held back.
     first_pass: bool,
@@ -119,7 +112,7 @@ impl Default for Hints {
             wanted: 0,
             epoch: BEFORE_ROUND,
             drained: None,
-            pending: VecDeque::new(),
+            pending: Pending::default(),
             limit_ms: DEFAULT_WINDOW_MS,
             first_pass: true,
             window: None,
@@ -208,8 +201,7 @@ impl Hints {
     /// that were not taken yet are dropped, which is always safe, and counted. The caller takes some
     /// first; it has no time for more.
     pub fn before_sync(&mut self) {
-        let dropped = self.pending.iter().map(|hint| hint.range.bytes);
-        let dropped = dropped.fold(0, u64::saturating_add);
+        let dropped = self.pending.bytes();
         self.counters
             .add(|counts| &mut counts.refused_overflow_bytes, dropped);
         match self.state {
@@ -309,16 +301,11 @@ impl Hints {
         }
         self.counters
             .add(|counts| &mut counts.hinted_bytes, range.bytes);
-        if self.merge_with_last(range) {
-            return;
-        }
-        if self.pending.len() >= MAX_PENDING {
+        let epoch = self.hint_epoch();
+        if !self.pending.add(Hint { range, epoch }) {
             self.counters
                 .add(|counts| &mut counts.refused_overflow_bytes, range.bytes);
-            return;
         }
-        let epoch = self.hint_epoch();
-        self.pending.push_back(Hint { range, epoch });
     }
 
     /// Takes note of `bytes` bytes that were hinted and are not guest RAM.
@@ -334,10 +321,9 @@ impl Hints {
 
     /// Drops what was not taken yet, as if it had come too late.
     pub fn drop_pending(&mut self) {
-        let bytes = self.pending.drain(..).map(|hint| hint.range.bytes);
-        for bytes in bytes {
-            self.counters.add(|counts| &mut counts.late_bytes, bytes);
-        }
+        let dropped = self.pending.bytes();
+        self.counters.add(|counts| &mut counts.late_bytes, dropped);
+        self.pending.clear();
     }
 
     /// When what comes now was free.
@@ -351,30 +337,6 @@ impl Hints {
             FreePageSource::FreePageHint => self.epoch,
             _ => BEFORE_ROUND + 1,
         }
-    }
-
-    /// Buddy allocators hand out neighbouring blocks in ascending or descending order.
-    fn merge_with_last(&mut self, range: HostRange) -> bool {
-        let epoch = self.hint_epoch();
-        let Some(last) = self.pending.back_mut().filter(|last| last.epoch == epoch) else {
-            return false;
-        };
-        let end = |range: HostRange| range.host.checked_add(range.bytes as usize);
-        let (low, high) = if end(last.range) == Some(range.host) {
-            (last.range, range)
-        } else if end(range) == Some(last.range.host) {
-            (range, last.range)
-        } else {
-            return false;
-        };
-        let Some(bytes) = low.bytes.checked_add(high.bytes) else {
-            return false;
-        };
-        last.range = HostRange {
-            host: low.host,
-            bytes,
-        };
-        true
     }
 
     /// The queue was seen empty since this was said last: what comes from now on was posted after that,
@@ -397,37 +359,7 @@ impl Hints {
     /// The first of the hints that are not taken yet, sorted by address and merged: at most
     /// [`MAX_TAKEN_HINTS`], and [`MAX_TAKEN`] bytes.
     pub fn take(&mut self) -> Vec<Hint> {
-        let mut room = MAX_TAKEN;
-        let whole = self.pending.iter().take(MAX_TAKEN_HINTS);
-        let whole = whole.take_while(|hint| match room.checked_sub(hint.range.bytes) {
-            Some(left) => {
-                room = left;
-                true
-            }
-            None => false,
-        });
-        let whole = whole.count();
-        let mut hints: Vec<Hint> = self.pending.drain(..whole).collect();
-        if whole < MAX_TAKEN_HINTS
-            && let Some(next) = self.pending.front_mut()
-            && let Some(front) = next.take_front(room)
-        {
-            hints.push(front);
-        }
-        hints.sort_unstable_by_key(|hint| (hint.epoch, hint.range.host));
-        hints.dedup_by(|next, last| {
-            if next.epoch != last.epoch {
-                return false;
-            }
-            let gap = (next.range.host - last.range.host) as u64;
-            let touches = gap <= last.range.bytes;
-            if touches {
-                let end = gap.saturating_add(next.range.bytes);
-                last.range.bytes = last.range.bytes.max(end);
-            }
-            touches
-        });
-        hints
+        self.pending.take()
     }
 
     /// How long the pass that is about to begin is to wait for hints, in milliseconds; 0 when it is to
