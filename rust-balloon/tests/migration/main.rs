@@ -15,6 +15,7 @@ mod ram;
 mod rounds;
 mod seen;
 mod skips;
+mod syncs;
 mod world;
 
 use proptest::prelude::*;

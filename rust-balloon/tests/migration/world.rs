@@ -12,7 +12,6 @@ use virtio_balloon_rs::bitmap::PageBitmap;
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::memory::MemoryMap;
 use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};
-use virtio_balloon_rs::migration::sweep::Ballooned;
 use virtio_balloon_rs::queue::hint::Hints;
 use virtio_balloon_rs::wire::ByteOrder;
 
@@ -126,16 +125,16 @@ pub(crate) struct World {
     pub(crate) asker: Option<Asker>,
     pub(crate) refused: bool,
     pub(crate) skips: Skips,
-    balloon: PageBitmap,
+    pub(crate) balloon: PageBitmap,
     /// What the device knew to be in the balloon before pages left it, where that rule is broken;
     /// and the pages that left it.
-    stale: PageBitmap,
-    left: BTreeSet<usize>,
-    memory: MemoryMap,
+    pub(crate) stale: PageBitmap,
+    pub(crate) left: BTreeSet<usize>,
+    pub(crate) memory: MemoryMap,
     /// The last synchronization left something to do.
     pub(crate) unsettled: bool,
     /// It was the main loop's.
-    main_synced: bool,
+    pub(crate) main_synced: bool,
     /// The device saw its queue empty and did not say so yet.
     empty: bool,
     pub(crate) running: bool,
@@ -144,13 +143,13 @@ pub(crate) struct World {
     pub(crate) task: Task,
     pub(crate) main_sync: Option<u32>,
     /// The next synchronization begins a new migration.
-    begin: bool,
+    pub(crate) begin: bool,
     /// Wanted chunks were armed in this round.
-    late_arming: bool,
+    pub(crate) late_arming: bool,
     /// The migration's count of dirty pages.
     pub(crate) dirty: i64,
     /// Hints that were taken and not applied, where that rule is broken.
-    kept: Vec<Hint>,
+    pub(crate) kept: Vec<Hint>,
     pub(crate) destination: [Option<u32>; PAGES],
     /// Backing pages, by their first page, that the destination waits for.
     pub(crate) waiting: BTreeSet<usize>,
@@ -165,9 +164,6 @@ pub(crate) struct World {
 
 /// More pages than the guest sees.
 const GUEST_LIMIT: u64 = 1 << 20;
-
-/// Parts of a synchronization.
-const SYNC_PARTS: u32 = 6;
 
 impl World {
     pub(crate) fn new(source: FreePageSource, ram: Ram, broken: Broken) -> World {
@@ -339,85 +335,8 @@ impl World {
         self.dirty += change.set as i64 - change.cleared as i64;
     }
 
-    fn may_sync(&self) -> bool {
-        self.phase == Phase::Precopy && self.task == Task::Pass && self.main_sync.is_none()
-    }
-
-    /// The main loop and the migration thread never synchronize at the same time.
-    fn main_sync(&mut self) {
-        if matches!(self.task, Task::Sync(_)) {
-            return;
-        }
-        let part = self.main_sync.unwrap_or(0);
-        self.sync(part);
-        self.main_synced = true;
-        self.main_sync = Some(part + 1).filter(|&part| part < SYNC_PARTS);
-    }
-
-    /// One part of a synchronization of the bitmap.
-    fn sync(&mut self, part: u32) {
-        match part {
-            0 if self.broken == Broken::HintsAfterSync => self.kept.extend(self.hints.take()),
-            0 => {
-                self.take();
-            }
-            1 => self.hints.before_sync(),
-            2 => self.ram.collect(),
-            3 => self.dirty += self.ram.merge(),
-            4 => self.synced(),
-            _ => {
-                self.late_arming = false;
-                self.hints.after_sync(self.running);
-            }
-        }
-    }
-
     fn is_ballooned(&self, page: usize) -> bool {
         self.balloon.contains_all(self.ram.guest_pages(page))
-    }
-
-    fn synced(&mut self) {
-        if std::mem::take(&mut self.begin) {
-            self.skips.begin();
-        }
-        self.skips.synced();
-        self.unsettled = true;
-    }
-
-    /// A step of what a synchronization leaves to do.
-    pub(crate) fn settle(&mut self, words: usize) {
-        if !self.unsettled {
-            return;
-        }
-        let mut change = DirtyChange::default();
-        let is_stale = matches!(self.broken, Broken::ForgetDeflated | Broken::KeepDeflated);
-        let balloon = Ballooned {
-            pages: if is_stale { &self.stale } else { &self.balloon },
-            memory: &self.memory,
-        };
-        let left = self.left.iter().copied().filter(|&page| page < MIGRATED);
-        let left: Vec<usize> = left.collect();
-        let dirty: Vec<bool> = left.iter().map(|&page| self.ram.is_dirty(page)).collect();
-        self.unsettled = self
-            .skips
-            .sweep_words(words, &mut self.ram, Some(&balloon), &mut change);
-        self.count(change);
-        if self.broken == Broken::KeepDeflated {
-            // Nothing is left out that is not in the balloon, but what left it is not put back.
-            for (page, dirty) in left.into_iter().zip(dirty) {
-                if dirty && !self.ram.is_dirty(page) {
-                    self.ram.set_dirty(page, true);
-                    self.dirty += 1;
-                }
-            }
-        }
-    }
-
-    /// All of that.
-    pub(crate) fn settle_all(&mut self) {
-        while self.unsettled {
-            self.settle(1);
-        }
     }
 
     /// Leaves out what was hinted; says whether chunks are to be armed.
@@ -492,14 +411,7 @@ impl World {
             |which| (0..3).any(|block| self.skips.arm(&mut self.ram, block_id(block), which));
         match task {
             Task::Pass => {}
-            Task::Sync(part) => {
-                self.sync(part);
-                self.main_synced = false;
-                self.task = match part + 1 {
-                    SYNC_PARTS => Task::Pass,
-                    part => Task::Sync(part),
-                };
-            }
+            Task::Sync(part) => self.thread_sync(part),
             Task::Ask(wanted) => {
                 if !arm(Arm::All) {
                     self.ask(wanted);
@@ -514,24 +426,6 @@ impl World {
                 }
             }
         }
-    }
-
-    /// The guest stops, and what is left of synchronizations is done, and one more.
-    pub(crate) fn stop(&mut self) {
-        while self.main_sync.is_some() {
-            self.main_sync();
-        }
-        while let Task::Sync(part) = self.task {
-            self.go_on(Task::Sync(part));
-        }
-        if !self.main_synced {
-            // Before it was decided to stop the guest.
-            self.settle_all();
-        }
-        self.running = false;
-        self.task = Task::Pass;
-        (0..SYNC_PARTS).for_each(|part| self.sync(part));
-        self.settle_all();
     }
 
     pub(crate) fn cancel(&mut self) {

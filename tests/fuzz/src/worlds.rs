@@ -24,5 +24,6 @@ pub(crate) mod migration {
     pub(crate) mod moves;
     pub(crate) mod ram;
     pub(crate) mod seen;
+    pub(crate) mod syncs;
     pub(crate) mod world;
 }
