@@ -8,6 +8,7 @@
 
 mod calls;
 mod host;
+mod migration;
 mod place;
 
 use std::ptr::null_mut;
