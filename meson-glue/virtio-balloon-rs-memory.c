@@ -151,8 +151,31 @@ static VbrBackingFile file_of(RAMBlock *block)
            ? VBR_BACKING_FILE_EMPTY : VBR_BACKING_FILE_SOME;
 }
 
-static VbrSection to_vbr_section(const MemoryRegionSection *section,
-                                 GHashTable *dimms)
+/*
+ * What @block's file was when it came into the map, which goes into @files.
+ * Later it tells nothing: the guest's own use of a private mapping fills it.
+ */
+static VbrBackingFile first_file_of(VirtIOBalloonRs *s, GHashTable *files,
+                                    RAMBlock *block)
+{
+    gpointer known;
+    VbrBackingFile file;
+
+    if (s->files && g_hash_table_lookup_extended(s->files, block, NULL,
+                                                 &known)) {
+        file = GPOINTER_TO_UINT(known);
+    } else if (g_hash_table_lookup_extended(files, block, NULL, &known)) {
+        file = GPOINTER_TO_UINT(known);
+    } else {
+        file = file_of(block);
+    }
+    g_hash_table_insert(files, block, GUINT_TO_POINTER(file));
+    return file;
+}
+
+static VbrSection to_vbr_section(VirtIOBalloonRs *s,
+                                 const MemoryRegionSection *section,
+                                 GHashTable *dimms, GHashTable *files)
 {
     MemoryRegion *mr = section->mr;
     RAMBlock *block = mr->ram_block;
@@ -166,7 +189,7 @@ static VbrSection to_vbr_section(const MemoryRegionSection *section,
         .page_size = qemu_ram_pagesize(block),
         .host_page_size = qemu_real_host_page_size(),
         .owner = owner_of(mr, dimms),
-        .file = file_of(block),
+        .file = first_file_of(s, files, block),
         .read_only = section->readonly || memory_region_is_rom(mr),
         .nonvolatile = section->nonvolatile,
         .shared = qemu_ram_is_shared(block),
@@ -188,13 +211,18 @@ void vbr_memory_tell(VirtIOBalloonRs *s)
 {
     g_autofree VbrSection *map = g_new(VbrSection, s->sections->len);
     g_autoptr(GHashTable) dimms = find_dimms();
+    GHashTable *files = g_hash_table_new(NULL, NULL);
 
     s->large_pages = false;
     for (guint i = 0; i < s->sections->len; i++) {
-        map[i] = to_vbr_section(&g_array_index(s->sections,
-                                               MemoryRegionSection, i), dimms);
+        map[i] = to_vbr_section(s, &g_array_index(s->sections,
+                                                  MemoryRegionSection, i),
+                                dimms, files);
         s->large_pages |= map[i].page_size > map[i].host_page_size;
     }
+    /* A block that is gone may have another's address later. */
+    g_clear_pointer(&s->files, g_hash_table_unref);
+    s->files = files;
     trace_virtio_balloon_rs_memory(s->sections->len);
     /* By another map it would give back memory of others. */
     vbr_undone(s, vbr_device_set_memory(s->device, map, s->sections->len));
@@ -252,6 +280,7 @@ void vbr_memory_cleanup(VirtIOBalloonRs *s)
     unref_sections(s->next_sections);
     g_array_free(s->sections, true);
     g_array_free(s->next_sections, true);
+    g_clear_pointer(&s->files, g_hash_table_unref);
 }
 
 /*

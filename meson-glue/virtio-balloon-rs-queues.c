@@ -189,7 +189,8 @@ static VbrStatus next_batch(VirtIOBalloonRs *s, bool *found)
     do {
         VbrStatus status;
 
-        if (!s->partial && !next_queue(s)) {
+        /* What was taken from a queue before the library was busy stays its. */
+        if (!s->n_held && !next_queue(s)) {
             return VBR_STATUS_OK;
         }
         status = gather(s);

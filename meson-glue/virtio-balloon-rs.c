@@ -56,7 +56,12 @@ static void ram_changed(void *opaque)
     }
     if (!vbr_failed(s, vbr_ram_set(s->device, ram, &changed)) && changed) {
         trace_virtio_balloon_rs_ram(ram);
-        virtio_notify_config(VIRTIO_DEVICE(s));
+        if (VIRTIO_DEVICE(s)->vm_running) {
+            vbr_notify_config(s);
+        } else {
+            /* What is loaded next may overwrite the interrupt. */
+            s->config_due = true;
+        }
     }
 }
 
@@ -154,7 +159,10 @@ bool vbr_accepted(VirtIOBalloonRs *s, unsigned int bit)
  */
 static void forget_driver(VirtIOBalloonRs *s)
 {
-    vbr_hint_event_notify(s, VBR_HINT_EVENT_RESET);
+    /* Nobody is told of it: an interrupt now could unplug the device. */
+    vbr_migration_lock();
+    vbr_hint_event(s, VBR_HINT_EVENT_RESET);
+    vbr_migration_unlock();
     vbr_queues_drop(s);
     vbr_requests_drop(s);
     s->kicked = 0;
@@ -182,19 +190,20 @@ static void handle_status(VirtIOBalloonRs *s, uint8_t status)
         vbr_queues_give_back(s);
         vbr_requests_give_back(s);
     } else if (virtio_device_started(vdev, status)) {
-        vbr_stats_resume(s);
         vbr_queues_kick(s);
         vbr_hints_kick(s);
         vbr_requests_kick(s);
-        if (s->hint_record_loaded) {
-            /* The source's interrupt may have been too late for its state. */
+        /*
+         * The source's interrupt may have been too late for its state, and so
+         * may the word that the device broke.
+         */
+        if (s->hint_record_loaded || s->config_due || vdev->broken) {
             s->hint_record_loaded = false;
+            s->config_due = false;
             qemu_bh_schedule(s->config_bh);
         }
-        if (vdev->broken) {
-            /* So may the word that the device broke. */
-            qemu_bh_schedule(s->config_bh);
-        }
+        /* Last: it may notify the driver. */
+        vbr_stats_resume(s);
     }
 }
 
@@ -215,8 +224,7 @@ static int vbr_set_status(VirtIODevice *vdev, uint8_t status)
 static void vbr_reset(VirtIODevice *vdev)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
-    bool changed = false;
-
+    bool changed = false, missed_changes = vdev->broken;
     VbrStatus status;
 
     trace_virtio_balloon_rs_reset();
@@ -224,12 +232,12 @@ static void vbr_reset(VirtIODevice *vdev)
     status = vbr_device_reset(s->device, &changed);
     if (status != VBR_STATUS_OK) {
         /* The next one mends what broke in the middle of this. */
+        missed_changes = true;
         status = vbr_device_reset(s->device, &changed);
     }
     vbr_undone(s, status);
-    /* A device that was broken until now has missed changes. */
     vbr_memory_tell(s);
-    if (vdev->broken) {
+    if (missed_changes) {
         vbr_parts_tell(s);
     }
     if (changed) {

@@ -66,6 +66,8 @@ struct VirtIOBalloonRs {
     MemoryListener listener;
     GArray *sections;
     GArray *next_sections;
+    /* VbrBackingFile by RAMBlock of @sections, as it was at first sight. */
+    GHashTable *files;
     /* Some of it is in pages larger than the host's. */
     bool large_pages;
     /* Something that was in @sections is not in @next_sections. */
@@ -121,6 +123,8 @@ struct VirtIOBalloonRs {
     VbrState state;
     VbrHintRecord hint_record;
     bool hint_record_loaded;
+    /* The driver is to be told of the configuration when the machine runs. */
+    bool config_due;
     VbrPagesState pages;
 };
 

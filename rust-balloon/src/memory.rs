@@ -76,6 +76,12 @@ pub struct BlockRange {
 }
 
 impl Section {
+    /// Whether this is the same memory at the same place, however it is given back.
+    fn is_same_memory(&self, other: &Section) -> bool {
+        let place = |section: &Section| (section.gpa, section.block, section.offset, section.host);
+        place(self) == place(other)
+    }
+
     /// Whether the section can be at all.
     fn is_sound(&self) -> bool {
         self.page_size.is_power_of_two()
@@ -295,7 +301,11 @@ impl MemoryMap {
     pub fn take_parts_of(&mut self, old: &mut MemoryMap) {
         let mut parts = std::mem::replace(&mut old.parts, PageBitmap::new(PARTS_LIMIT));
         let in_parts = old.sections.iter().filter(|old| old.backing.in_parts);
-        for gone in in_parts.filter(|old| self.section_at(old.gpa.start()) != Some(old)) {
+        let stays = |old: &&Section| {
+            let new = self.section_at(old.gpa.start());
+            new.is_some_and(|new| new.backing.in_parts && new.is_same_memory(old))
+        };
+        for gone in in_parts.filter(|old| !stays(old)) {
             let (first, end) = gone.gpa.page_indices();
             parts.clear(first..end);
         }

@@ -152,9 +152,12 @@ impl BalloonedPages {
     /// balloon.
     pub(super) fn owe(&mut self, range: GpaRange) {
         let (mut from, end) = range.page_indices();
-        while let Some(run) = self.set.next_run(from).filter(|run| run.start < end) {
-            from = run.end;
-            self.owed.add(run.start..run.end.min(end));
+        while from < end {
+            let (is_in, to) = self.set.front(from..end);
+            if is_in {
+                self.owed.add(from..to);
+            }
+            from = to;
         }
     }
 
