@@ -1,11 +1,16 @@
 /*
  * virtio-balloon-rs: what live migration leaves out
  *
- * Hints come in under the lock below, from the queue. The migration thread
- * takes them under this lock and the migration's bitmap lock, before a pass
- * over RAM and before each synchronization of the dirty bitmap, so that none is
- * taken behind a synchronization that it came before. The locks are taken in
- * the order: big lock, this lock, bitmap lock.
+ * Hints come in under the lock below, from the queue. They are taken under this
+ * lock and the migration's bitmap lock: by the migration thread before a pass
+ * over RAM, and by whoever synchronizes the dirty bitmap before that, so that
+ * none is taken behind a synchronization that it came before. The locks are
+ * taken in the order: big lock, this lock, bitmap lock.
+ *
+ * With KVM's dirty ring a synchronization drops the big lock while it waits for
+ * the vCPUs, so the one of the throttle's timer can lie within the migration
+ * thread's. Hints come in in the main loop only, which is in the timer then: so
+ * none comes between the two, and the queue must not move to another thread.
  *
  * A synchronization leaves work behind that grows with the guest's memory. The
  * migration thread does it step by step, before anything is decided by the
@@ -193,7 +198,8 @@ static void settle_step(void)
 
 /*
  * Called by whoever synchronized or is to send next. The big lock is held where
- * the guest stands still: nobody is let in between then.
+ * the guest stands still: nobody is let in between then. COLO's checkpoints come
+ * without it, see skips.rs.
  */
 static void vbr_settle(void)
 {

@@ -57,22 +57,9 @@
 #define VBR_STATS_MAX_BYTES 2560
 
 /**
- * Chunks that a call may look at to find one to arm. There is one for each GiB, unless the user
- * asks for smaller ones: then a TiB can have four millions.
- */
-#define MAX_LOOKS (1 << 14)
-
-/**
  * The only version of the dirty list.
  */
 #define VBR_DIRTY_VERSION 1
-
-/**
- * Words that a step may look at, of 64 pages each: 32 GiB of guest memory in pages of 4 KiB. The
- * migration thread holds the big lock, the migration lock and the bitmap lock meanwhile. Where all
- * of these words change that takes a millisecond, where none changes a tenth of that.
- */
-#define STEP_WORDS (1 << 17)
 
 /**
  * How long the first pass may be held back by default, in milliseconds.
@@ -91,18 +78,6 @@
  * The longest that a user may let them wait, in milliseconds.
  */
 #define VBR_MAX_HOLD_MS 1000
-
-/**
- * Bytes of hints taken at a time: a guest may hint at all of its memory again and again, and who
- * takes hints holds locks that the main loop waits for. 32 GiB take about 1 ms.
- */
-#define MAX_TAKEN (32 << 30)
-
-/**
- * Hints taken at a time, for the same reason: where each of them lies alone in a guest of 1 TiB,
- * so many take about 1 ms.
- */
-#define MAX_TAKEN_HINTS 2048
 
 /**
  * The first id of a round. The specification allows all from 2 on; QEMU's C device uses these.
@@ -2013,8 +1988,8 @@ VBR_MUST_CHECK
 enum VbrStatus vbr_ram_begin(struct VbrRam *ram);
 
 /**
- * The dirty bitmaps were synchronized: a sweep begins. Before anything else is done with the bitmaps,
- * `vbr_ram_sweep` is called.
+ * The dirty bitmaps were synchronized: a sweep begins, which `vbr_ram_sweep` does step by step. Pages
+ * may be sent before it and between its steps, but the last pass waits for its end.
  *
  * # Safety
  *

@@ -226,8 +226,8 @@ pub unsafe extern "C" fn vbr_ram_begin(ram: *mut VbrRam) -> VbrStatus {
     })
 }
 
-/// The dirty bitmaps were synchronized: a sweep begins. Before anything else is done with the bitmaps,
-/// `vbr_ram_sweep` is called.
+/// The dirty bitmaps were synchronized: a sweep begins, which `vbr_ram_sweep` does step by step. Pages
+/// may be sent before it and between its steps, but the last pass waits for its end.
 ///
 /// # Safety
 ///

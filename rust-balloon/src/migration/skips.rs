@@ -41,13 +41,17 @@
 //! With MUST_TELL_HOST a page in the balloon is not used before its deflate was acknowledged.
 //! Deflates are handled under the big lock, so whoever holds that knows what is in the balloon at
 //! this moment, and what the page held up to now is of no use to the guest. Its bit may be
-//! cleared then, whenever that is: what the guest writes after the deflate is noted in the log
-//! like any other write, and the next synchronization sets the bit again.
+//! cleared then, whenever that is.
 //!
-//! A page that was left out and is not in the balloon any more, for whatever reason, is put back:
-//! its bit is set, and it is not one that is left out. That may come late, up to the last pass:
-//! until then the page is sent if it is written, and with what it holds at that time. So nothing
-//! has to be done when a page leaves the balloon.
+//! A page that was left out and is not in the balloon any more, for whatever reason, is put back
+//! by the next sweep: its bit is set, and it is not one that is left out. That may come late, up
+//! to the last pass: the page is sent then, with what it holds at that time. So nothing has to be
+//! done when a page leaves the balloon.
+//!
+//! The dirty log does not do this. With KVM's manual clearing the page's chunk need not be armed,
+//! so a write after the deflate is noted in no bit that was not set already; and whoever arms the
+//! chunk forgets what was noted since the last synchronization. So a page is taken out of the
+//! pages that are left out only together with setting its bit.
 //!
 //! # The sweep
 //!
@@ -65,7 +69,9 @@
 //!
 //! The sweep behind the last synchronization has to come to its end before the last pass. The
 //! guest stands still then, nothing leaves the balloon, and so nothing is left out that is not in
-//! it.
+//! it. Only a checkpoint of COLO lets others take the big lock between two steps. A reset of the
+//! machine that comes there changes the balloon after the device's state was saved; what is left
+//! out is right for that state, and the next checkpoint puts it back.
 //!
 //! # Postcopy
 //!

@@ -18,8 +18,9 @@ pub(super) const PART_WORDS: usize = 512;
 /// Pages of a part.
 pub(super) const PART_PAGES: u64 = PART_WORDS as u64 * 64;
 
-/// What a part costs that no set has pages of, in words: a look at each set.
-const EMPTY_WORDS: usize = 8;
+/// What a part costs that no set has pages of, in words: a look at each set, and at the words that
+/// say that nothing of it is in the balloon.
+const EMPTY_WORDS: usize = 11;
 /// What a piece of the memory map costs, in words.
 const PIECE_WORDS: usize = 4;
 
@@ -167,7 +168,10 @@ impl Sets<'_> {
             // A hinted page that was written since is not left out any more, nor is one that may
             // have been written and sent since: to be announced as zero it must not have been.
             let written = hinted[word] & if armed { u64::MAX } else { dirty };
+            // This line alone has pages sent that left the balloon: see `skips`.
             let deflated = left_out[word] & !inside[word];
+            // In the balloon at this moment, as the caller holds the big lock, so what they hold is
+            // of no use. They are added to those left out below, so that they can be put back.
             let inflated = inside[word] & (dirty | written);
             if written | deflated | inflated == 0 {
                 continue;

@@ -41,6 +41,9 @@ impl Hint {
 }
 
 /// Clears the bits of `pages` that are set, and adds those pages to `left_out`.
+///
+/// The caller has seen that the log of their chunk was armed before the hint was posted, and no
+/// synchronization came since the hint did: hints that wait are taken or dropped before each.
 fn clear_bits(
     view: &mut BlockView<'_>,
     pages: Range<u64>,
