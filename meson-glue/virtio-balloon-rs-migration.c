@@ -1,6 +1,8 @@
 /*
  * virtio-balloon-rs: what live migration leaves out
  *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * Hints come in under the lock below, from the queue. They are taken under this
  * lock and the migration's bitmap lock: by the migration thread before a pass
  * over RAM, and by whoever synchronizes the dirty bitmap before that, so that
@@ -20,8 +22,6 @@
  *
  * All of this outlives the device: what was left out has to be dealt with also
  * when the device is gone.
- *
- * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
