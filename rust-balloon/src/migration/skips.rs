@@ -127,6 +127,8 @@ struct Block {
     /// The page from which on postcopy goes on, and sets that it is done with.
     announced: u64,
     done: Vec<PageBitmap>,
+    /// How many hinted and ballooned pages postcopy announced as zero: they count as left out.
+    announced_pages: [u64; 2],
 }
 
 /// How far postcopy has come with what was left out of a block.
@@ -193,13 +195,16 @@ impl Skips {
     /// What was left out.
     pub fn counters(&self) -> SkipCounters {
         let pages = |set: &Option<PageBitmap>| set.as_ref().map_or(0, PageBitmap::count);
-        let sum = |of: fn(&Block) -> &Option<PageBitmap>| {
-            let pages: u64 = self.blocks.iter().map(|(_, block)| pages(of(block))).sum();
-            pages << self.page_shift
+        let sum = |of: fn(&Block) -> (&Option<PageBitmap>, u64)| {
+            let counts = self.blocks.iter().map(|(_, block)| {
+                let (set, announced) = of(block);
+                pages(set) + announced
+            });
+            counts.sum::<u64>() << self.page_shift
         };
         SkipCounters {
-            hint_left_out_bytes: sum(|block| &block.hinted),
-            ballooned_left_out_bytes: sum(|block| &block.ballooned),
+            hint_left_out_bytes: sum(|block| (&block.hinted, block.announced_pages[0])),
+            ballooned_left_out_bytes: sum(|block| (&block.ballooned, block.announced_pages[1])),
             ..*self.counters
         }
     }
@@ -356,7 +361,12 @@ impl Skips {
         let Some(mut view) = bitmaps.view(id) else {
             return Announced::All(Vec::new());
         };
-        for set in [&mut block.hinted, &mut block.ballooned] {
+        let [hinted, ballooned] = &mut block.announced_pages;
+        let sets = [
+            (&mut block.hinted, hinted),
+            (&mut block.ballooned, ballooned),
+        ];
+        for (set, counted) in sets {
             let Some(pages) = set else {
                 continue;
             };
@@ -373,6 +383,7 @@ impl Skips {
                 block.announced = (word as u64 + 1) * 64;
             }
             block.announced = 0;
+            *counted = pages.count();
             block.done.extend(set.take());
         }
         Announced::All(std::mem::take(&mut block.done))

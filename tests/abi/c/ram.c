@@ -214,6 +214,8 @@ static void hinted_pages(void)
     CHECK(!more);
     changed(&m, change);
     CHECK_EQ(dirty_bits(&m), PAGES);
+    /* What is announced as zero was left out. */
+    CHECK_EQ(counters(&m).hint_left_out_bytes, 10 * PAGE);
     CHECK(!vbr_ram_is_left_out(m.ram, &m.bitmaps.host->blocks[LOW], 1));
     CHECK(vbr_ram_is_left_out(m.ram, &m.bitmaps.host->blocks[LOW], 60));
     CHECK(vbr_ram_is_left_out(m.ram, &m.bitmaps.host->blocks[LOW], 69));
