@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// Words that a step may look at, of 64 pages each: 32 GiB of guest memory in pages of 4 KiB. The
 /// migration thread holds the big lock, the migration lock and the bitmap lock meanwhile. Where all
-/// of these words change that takes a millisecond, where none changes a tenth of that.
+/// of these words change that is estimated to take a millisecond, where none changes a tenth.
 pub const STEP_WORDS: usize = 1 << 17;
 
 /// Words of a part, 128 MiB of guest memory in pages of 4 KiB. A step ends between two parts.
