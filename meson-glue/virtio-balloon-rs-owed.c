@@ -17,14 +17,15 @@
  */
 #define ASK_AGAIN_MS 1000
 
-void vbr_owed_watch(VirtIOBalloonRs *s, VbrInhibit inhibit)
+/* Sees to it that what is owed is looked at: at once, or in a while. */
+static void watch(VirtIOBalloonRs *s, bool at_once)
 {
     uint64_t bytes = 0;
+    bool known = !vbr_failed(s, vbr_owed_bytes(s->device, &bytes));
 
-    if (VIRTIO_DEVICE(s)->broken ||
-        vbr_failed(s, vbr_owed_bytes(s->device, &bytes)) || !bytes) {
+    if (VIRTIO_DEVICE(s)->broken || (known && !bytes)) {
         timer_del(s->owed_timer);
-    } else if (inhibit == VBR_INHIBIT_NO) {
+    } else if (known && at_once) {
         qemu_bh_schedule(s->bh);
     } else if (!timer_pending(s->owed_timer)) {
         timer_mod(s->owed_timer,
@@ -32,18 +33,22 @@ void vbr_owed_watch(VirtIOBalloonRs *s, VbrInhibit inhibit)
     }
 }
 
+void vbr_owed_watch(VirtIOBalloonRs *s, VbrInhibit inhibit)
+{
+    /* What came while something is forbidden and could go, has gone. */
+    watch(s, inhibit == VBR_INHIBIT_NO);
+}
+
 void vbr_owed_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
 {
-    bool done;
+    bool done = true;
 
     if (VIRTIO_DEVICE(s)->broken) {
         return;
     }
-    if (inhibit == VBR_INHIBIT_NO &&
-        vbr_failed(s, vbr_owed_discard(s->device, inhibit, &done))) {
-        return;
-    }
-    vbr_owed_watch(s, inhibit);
+    /* What the library refuses, or has to leave, it is asked for again. */
+    vbr_failed(s, vbr_owed_discard(s->device, inhibit, &done));
+    watch(s, !done);
 }
 
 /* A stopped machine looks when it goes on. */

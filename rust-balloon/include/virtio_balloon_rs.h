@@ -1343,7 +1343,7 @@ enum VbrStatus vbr_owed_bytes(const struct VbrDevice *device,
 /**
  * Gives those back to the host, for one slice. `done` gets false when there is more to do: call
  * again, after letting the main loop run. Otherwise there is nothing to do, or nothing while
- * `inhibit` lasts.
+ * `inhibit` lasts: ask again in a while, as long as some are owed.
  *
  * # Safety
  *

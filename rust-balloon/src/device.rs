@@ -280,10 +280,10 @@ impl Balloon {
         self.balloon.owed() * PAGE_SIZE
     }
 
-    /// Gives those back to the host, for one slice. While discards are inhibited there is nothing
-    /// to do.
+    /// Gives those back to the host that `inhibit` does not forbid, for one slice. What it forbids
+    /// stays, and is looked at again by the next slice behind the one that is done.
     pub fn discard_owed(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
-        if inhibit != Inhibit::No || self.slice(host, inhibit, |work, _| owed::slice(work)) {
+        if self.slice(host, inhibit, |work, _| owed::slice(work)) {
             Progress::Done
         } else {
             Progress::More

@@ -264,7 +264,7 @@ pub unsafe extern "C" fn vbr_owed_bytes(device: *const VbrDevice, bytes: *mut u6
 
 /// Gives those back to the host, for one slice. `done` gets false when there is more to do: call
 /// again, after letting the main loop run. Otherwise there is nothing to do, or nothing while
-/// `inhibit` lasts.
+/// `inhibit` lasts: ask again in a while, as long as some are owed.
 ///
 /// # Safety
 ///

@@ -9,7 +9,8 @@
 
 use super::held::Held;
 use crate::bitmap::PageBitmap;
-use crate::page::GpaRange;
+use crate::host::Inhibit;
+use crate::page::{Gpa, GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
 use std::ops::Range;
 
@@ -52,6 +53,11 @@ impl Waiting {
         self.from = run.as_ref().map_or(PAGE_LIMIT, |run| run.start);
         run
     }
+
+    /// The first run none of which is below `page`.
+    fn next_run(&self, page: u64) -> Option<Range<u64>> {
+        self.set.next_run(page.max(self.from))
+    }
 }
 
 /// The pages.
@@ -69,6 +75,8 @@ pub struct BalloonedPages {
     /// Those that could not be given back when they came: discards were inhibited, or a migration
     /// brought them.
     owed: Waiting,
+    /// Those of them below this page were passed by: they are forbidden while others are not.
+    owed_passed: u64,
 }
 
 impl BalloonedPages {
@@ -87,6 +95,7 @@ impl BalloonedPages {
                 set: set.clone(),
                 from: 0,
             },
+            owed_passed: 0,
             set,
             complete,
             held: Held::new(hold_bytes),
@@ -123,9 +132,25 @@ impl BalloonedPages {
         self.owed.count()
     }
 
-    /// The first of them.
-    pub(super) fn first_owed(&mut self) -> Option<GpaRange> {
-        self.owed.first_run().and_then(GpaRange::of_page_indices)
+    /// The next of them that were not passed by; `None` where they end, and then, or when nothing
+    /// is forbidden, the next to look at are the first again.
+    pub(super) fn next_owed(&mut self, inhibit: Inhibit) -> Option<GpaRange> {
+        if inhibit == Inhibit::No {
+            self.owed_passed = 0;
+        }
+        let run = match self.owed_passed {
+            0 => self.owed.first_run(),
+            passed => self.owed.next_run(passed),
+        };
+        if run.is_none() {
+            self.owed_passed = 0;
+        }
+        run.and_then(GpaRange::of_page_indices)
+    }
+
+    /// Those below `end` are not to be given back now, but stay owed.
+    pub(super) fn pass_owed(&mut self, end: Gpa) {
+        self.owed_passed = end.0.div_ceil(PAGE_SIZE);
     }
 
     /// Whether all pages of `range` are in the balloon.
@@ -179,5 +204,6 @@ impl BalloonedPages {
         self.complete = complete;
         self.held.cancel_all();
         self.owed = Waiting::none();
+        self.owed_passed = 0;
     }
 }

@@ -9,45 +9,53 @@ use super::{Work, inflate};
 use crate::memory::Piece;
 use crate::page::{GpaRange, PAGE_SIZE};
 
-/// Gives such pages back for a slice; says whether none is left.
+/// Gives such pages back for a slice; says whether it came to their end. What is forbidden stays
+/// owed and is passed by, so that this comes to an end; the slice behind that one begins anew.
 ///
 /// With MUST_TELL_HOST the device may modify a page at any time until it has seen and acknowledged
 /// the deflate of it (virtio 1.3, 5.5.6.2), and a page leaves the set before its deflate is
 /// acknowledged. The set is asked anew for each piece of work.
 pub fn slice(work: &mut Work<'_>) -> bool {
+    let inhibit = work.inhibit;
     loop {
         let owed = work
             .balloon
             .as_mut()
-            .and_then(|balloon| balloon.first_owed());
+            .and_then(|balloon| balloon.next_owed(inhibit));
         let Some(range) = owed else {
             return true;
         };
         if !work.budget.is_left() {
             return false;
         }
-        let part = take(work, range);
-        // Also if the host refuses: that is counted, and would be the same at once.
-        if let Some(balloon) = &mut work.balloon {
-            balloon.settle(part);
+        work.step();
+        match work.front(range) {
+            Piece::NotRam(part) => settle(work, part),
+            Piece::Ram(_, section) if inhibit.forbids(&section.backing) => {
+                // All of it at once, however many of its pages are owed.
+                if let Some(balloon) = &mut work.balloon {
+                    balloon.pass_owed(section.gpa.end());
+                }
+            }
+            Piece::Ram(part, section) => {
+                let part = work.take_front(&section, part);
+                if section.page_size == PAGE_SIZE {
+                    work.discard(&section, part);
+                } else {
+                    // A large page of which something is missing is completed by an inflate, if
+                    // ever.
+                    inflate::discard_complete_pages(work, &section, part);
+                }
+                settle(work, part);
+            }
         }
     }
 }
 
-/// Does the front of `range`, and returns what it was.
-fn take(work: &mut Work<'_>, range: GpaRange) -> GpaRange {
-    work.step();
-    match work.front(range) {
-        Piece::NotRam(part) => part,
-        Piece::Ram(part, section) => {
-            let part = work.take_front(&section, part);
-            if section.page_size == PAGE_SIZE {
-                work.discard(&section, part);
-            } else {
-                // A large page of which something is missing is completed by an inflate, if ever.
-                inflate::discard_complete_pages(work, &section, part);
-            }
-            part
-        }
+/// Notes that `part` is done, also if the host refuses: that is counted, and would be the same at
+/// once.
+fn settle(work: &mut Work<'_>, part: GpaRange) {
+    if let Some(balloon) = &mut work.balloon {
+        balloon.settle(part);
     }
 }

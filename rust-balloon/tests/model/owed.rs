@@ -12,7 +12,10 @@ use virtio_balloon_rs::pageset;
 use virtio_balloon_rs::state::{SavedPages, State};
 use virtio_balloon_rs::wire::ByteOrder;
 
-use crate::mock::{END, HUGE, LONG, MockHost, RAM, SMALL, memory_map, part};
+use crate::mock::{END, HUGE, LONG, MockHost, RAM, SMALL, memory_map, part, sections};
+
+/// The size of the huge block's pages.
+const HUGE_BYTES: u64 = 2 << 20;
 
 /// The pages of the long block: several slices of work.
 const ALL: Range<u64> = LONG..END;
@@ -134,6 +137,77 @@ fn what_is_inhibited_waits() {
     }
     assert_eq!(balloon.counters(RAM).inhibited_bytes, 0);
     assert_eq!(run(&mut balloon).0, [(1, 3..5), (1, 9..10)]);
+}
+
+/// The map of memory, of which what is in pages of the size of the huge block's is forbidden beside a
+/// vhost-user device.
+fn map_of_large_pages() -> MemoryMap {
+    let mut sections = sections(0);
+    for section in &mut sections {
+        section.backing.large = section.page_size == HUGE_BYTES;
+    }
+    MemoryMap::new(sections).unwrap()
+}
+
+/// Slices until one has nothing left to do; what was discarded in them, in 4 KiB pages.
+fn pass(balloon: &mut Balloon, inhibit: Inhibit) -> u64 {
+    let mut discarded = 0;
+    for _ in 0..50 {
+        let (progress, discards) = slice(balloon, inhibit);
+        let pages = discards.iter().map(|(_, pages)| pages.end - pages.start);
+        discarded += pages.sum::<u64>();
+        if progress == Progress::Done {
+            return discarded;
+        }
+    }
+    panic!("it does not end");
+}
+
+#[test]
+fn what_is_not_forbidden_goes_beside_a_vhost_user_device() {
+    let beside = Inhibit::VhostUserLargePages;
+    let mut balloon = new();
+    balloon.set_memory(map_of_large_pages());
+    let inflate = QueueKind::Inflate;
+    let (small, huge) = (SMALL + 3..SMALL + 5, HUGE..HUGE + 1024);
+    for pages in [small.clone(), huge.clone(), ALL] {
+        send_while(&mut balloon, inflate, pages, SNAPSHOT);
+    }
+    assert_eq!(balloon.owed_bytes(), (2 + 1024 + 8192) * PAGE_SIZE);
+
+    // What lies behind the large pages goes, too, and these stay owed.
+    assert_eq!(pass(&mut balloon, beside), 2 + 8192);
+    assert_eq!(balloon.owed_bytes(), 1024 * PAGE_SIZE);
+    assert_eq!(pass(&mut balloon, beside), 0, "they are still forbidden");
+
+    // Each time it is looked anew, and what came meanwhile is found before them and behind.
+    for pages in [small, LONG..LONG + 9] {
+        send_while(&mut balloon, inflate, pages, SNAPSHOT);
+    }
+    assert_eq!(pass(&mut balloon, beside), 2 + 9);
+    assert_eq!(pass(&mut balloon, SNAPSHOT), 0);
+    assert_eq!(
+        balloon.counters(RAM).discarded_bytes,
+        (2 + 8192 + 11) * PAGE_SIZE
+    );
+    assert_eq!(run(&mut balloon).0, [(3, 0..1024)]);
+    assert_eq!(balloon.owed_bytes(), 0);
+}
+
+/// When nothing is forbidden any more in the middle of a pass, the pages that it left come first.
+#[test]
+fn what_was_forbidden_is_not_forgotten() {
+    let mut balloon = new();
+    balloon.set_memory(map_of_large_pages());
+    let inflate = QueueKind::Inflate;
+    for pages in [HUGE..HUGE + 512, ALL] {
+        send_while(&mut balloon, inflate, pages, SNAPSHOT);
+    }
+    let (progress, _) = slice(&mut balloon, Inhibit::VhostUserLargePages);
+    assert_eq!(progress, Progress::More);
+    let (discards, _) = run(&mut balloon);
+    assert_eq!(discards.first(), Some(&(3, 0..512)));
+    assert_eq!(balloon.owed_bytes(), 0);
 }
 
 #[test]
