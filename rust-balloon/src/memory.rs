@@ -6,14 +6,15 @@
 //! leads to a discard.
 
 mod backing;
+mod parts;
 #[cfg(test)]
 mod tests;
 
 pub use backing::{Backing, BackingFile, Facts, Owner, Way};
 
-use crate::bitmap::PageBitmap;
 use crate::error::Error;
 use crate::page::{Gpa, GpaRange, PAGE_SIZE};
+use parts::Parts;
 
 /// A RAM block of the host, as the host names it. Only compared and handed back, never followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,12 +187,8 @@ impl Section {
     }
 }
 
-/// A guest physical address has at most 48 bits where memory comes in parts.
-const PARTS_LIMIT: u64 = 1 << 36;
-/// How far ahead it is looked where the part ends: further than a slice comes.
-const PARTS_AHEAD: u64 = (1 << 30) / PAGE_SIZE;
-
 /// The sections of guest RAM, sorted by address.
+#[derive(Default)]
 pub struct MemoryMap {
     sections: Vec<Section>,
     /// Indices into `sections`, sorted by host address.
@@ -199,21 +196,9 @@ pub struct MemoryMap {
     /// What the sections cover, merged: a guest may ask often whether a long range is RAM.
     spans: Vec<GpaRange>,
     /// The 4 KiB pages that are there of sections that come in parts.
-    parts: PageBitmap,
+    parts: Parts,
     /// The same as the sections, by block and offset, without overlaps.
     by_block: Vec<BlockPiece>,
-}
-
-impl Default for MemoryMap {
-    fn default() -> MemoryMap {
-        MemoryMap {
-            sections: Vec::new(),
-            by_host: Vec::new(),
-            spans: Vec::new(),
-            parts: PageBitmap::new(PARTS_LIMIT),
-            by_block: Vec::new(),
-        }
-    }
 }
 
 /// A stretch of a RAM block, and where the guest sees it.
@@ -299,7 +284,7 @@ impl MemoryMap {
     /// Takes over from the map before this one which parts are there of the sections that are the
     /// same in both.
     pub fn take_parts_of(&mut self, old: &mut MemoryMap) {
-        let mut parts = std::mem::replace(&mut old.parts, PageBitmap::new(PARTS_LIMIT));
+        let mut parts = std::mem::take(&mut old.parts);
         let in_parts = old.sections.iter().filter(|old| old.backing.in_parts);
         let stays = |old: &&Section| {
             let new = self.section_at(old.gpa.start());
@@ -407,7 +392,6 @@ impl MemoryMap {
     /// The first addresses of `range`, which lies in `section`, that are all there, or all not.
     fn front_part(&self, range: GpaRange, section: &Section) -> Piece {
         let (first, end) = range.page_indices();
-        let end = end.min(first + PARTS_AHEAD);
         let (is_there, past) = self.parts.front(first..end);
         let part = GpaRange::of_page_indices(first..past).and_then(|part| part.intersect(range));
         match part {
@@ -436,9 +420,14 @@ impl MemoryMap {
     }
 
     /// Calls `gone` for each stretch of this map's addresses that `new` does not map to the very
-    /// same bytes of the very same block.
+    /// same bytes of the very same block. `new` has taken over what is there of sections in parts.
+    ///
+    /// A section that is the same in both has lost nothing, also where it comes in parts and some
+    /// are not there: those went when the host said so, and whoever kept account of their pages
+    /// has taken these back then. So a change somewhere else costs nothing for each part.
     pub fn for_each_lost(&self, new: &MemoryMap, mut gone: impl FnMut(GpaRange)) {
-        for old in &self.sections {
+        let stays = |old: &&Section| new.section_at(old.gpa.start()) == Some(old);
+        for old in self.sections.iter().filter(|old| !stays(old)) {
             let mut rest = Some(old.gpa);
             while let Some(range) = rest {
                 let (part, kept) = match new.front(range) {

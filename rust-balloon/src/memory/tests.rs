@@ -255,13 +255,62 @@ fn only_parts_that_are_there_are_ram() {
     assert!(!moved.is_ram(range(1 << 30, (1 << 30) + 1)));
 }
 
-#[test]
-fn what_lies_far_ahead_is_looked_for_later() {
-    let mut parts = section(0, 1 << 40, 0, 4096);
+/// Some TiB of memory of which every second piece of 2 MiB is there.
+fn plugged_here_and_there() -> (MemoryMap, Section) {
+    let mut parts = section(1 << 40, 2 << 40, 0, 4096);
     parts.backing.in_parts = true;
-    let mut map = MemoryMap::new(vec![parts]).unwrap();
-    let all = range(0, 1 << 40);
-    assert_eq!(map.front(all), Piece::NotRam(range(0, 1 << 30)));
-    map.set_part(all, true);
-    assert_eq!(map.front(all), Piece::Ram(range(0, 1 << 30), parts));
+    let mut map = MemoryMap::new(vec![section(0, 1 << 30, 8 << 40, 4096), parts]).unwrap();
+    for start in ((1 << 40)..(2 << 40)).step_by(2 * MIB2 as usize) {
+        map.set_part(range(start, start + MIB2), true);
+    }
+    (map, parts)
+}
+
+/// The stretches that were lost with the change from `old` to `new`.
+fn lost(mut old: MemoryMap, mut new: MemoryMap) -> Vec<GpaRange> {
+    let mut lost = Vec::new();
+    new.take_parts_of(&mut old);
+    old.for_each_lost(&new, |range| lost.push(range));
+    lost
+}
+
+/// Each part may be a stretch of its own, and other memory comes and goes often.
+#[test]
+fn what_stays_is_not_looked_at_part_by_part() {
+    let (old, parts) = plugged_here_and_there();
+    let low = old.sections()[0];
+    let new = MemoryMap::new(vec![parts]).unwrap();
+    let lost = lost(old, new);
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0], low.gpa);
+}
+
+/// A section whose parts are not taken over has none until the host says so.
+#[test]
+fn what_came_in_parts_and_does_no_more_is_lost_and_so_the_other_way_round() {
+    let (_, in_parts) = plugged_here_and_there();
+    let mut whole = in_parts;
+    whole.backing.in_parts = false;
+    let map = |section| MemoryMap::new(vec![section]).unwrap();
+    assert_eq!(lost(map(whole), map(in_parts)), [whole.gpa]);
+    assert_eq!(lost(map(in_parts), map(whole)), []);
+    let mut larger = in_parts;
+    larger.page_size = MIB2;
+    assert_eq!(lost(map(whole), map(larger)), [whole.gpa]);
+}
+
+/// The runs are looked up, however many pages each has, and are as few as there can be.
+#[test]
+fn parts_that_touch_are_one_run() {
+    let (mut map, parts) = plugged_here_and_there();
+    assert_eq!(map.parts.runs(), 1 << 18);
+    for start in ((1 << 40)..(2 << 40)).step_by(2 * MIB2 as usize) {
+        map.set_part(range(start + MIB2, start + 2 * MIB2), true);
+    }
+    assert_eq!(map.parts.runs(), 1);
+    assert!(map.is_ram(parts.gpa));
+    assert_eq!(map.front(parts.gpa), Piece::Ram(parts.gpa, parts));
+    map.set_part(parts.gpa, false);
+    assert_eq!(map.parts.runs(), 0);
+    assert_eq!(map.front(parts.gpa), Piece::NotRam(parts.gpa));
 }
