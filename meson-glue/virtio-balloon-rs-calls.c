@@ -85,6 +85,7 @@ static void unref_kept(void *opaque)
 {
     Kept *kept = opaque;
 
+    VIRTIO_BALLOON_RS(kept->device)->kept = false;
     /* On PCI and CCW the device is a part of its transport: it goes first. */
     object_unref(kept->device);
     object_unref(kept->transport);
@@ -98,16 +99,43 @@ static void unref_kept(void *opaque)
  * device is looked at afterwards. But QEMU does, on its way back: it clears the
  * mark that the device is at work. So its memory stays for this turn of the
  * main loop.
+ *
+ * QEMU itself notifies the driver when it finds a ring bad, in the middle of
+ * taking a request. So whoever takes requests keeps the device before, and asks
+ * behind that whether it is still the one that it was.
  */
 static void keep_for_this_turn(VirtIOBalloonRs *s)
 {
-    Kept *kept = g_new(Kept, 1);
+    Kept *kept;
 
+    if (s->kept) {
+        return;
+    }
+    s->kept = true;
+    kept = g_new(Kept, 1);
     kept->transport = OBJECT(qdev_get_parent_bus(DEVICE(s))->parent);
     kept->device = OBJECT(s);
     object_ref(kept->transport);
     object_ref(kept->device);
     aio_bh_schedule_oneshot(qemu_get_aio_context(), unref_kept, kept);
+}
+
+unsigned int vbr_turn_begin(VirtIOBalloonRs *s)
+{
+    keep_for_this_turn(s);
+    return s->life;
+}
+
+bool vbr_turn_is_over(VirtIOBalloonRs *s, unsigned int life)
+{
+    return s->life != life || VIRTIO_DEVICE(s)->broken;
+}
+
+VirtQueueElement *vbr_pop(VirtIOBalloonRs *s, VirtQueue *vq, unsigned int life)
+{
+    /* What was done before may have touched a ring, too: not a deleted one. */
+    return vbr_turn_is_over(s, life)
+           ? NULL : virtqueue_pop(vq, sizeof(VirtQueueElement));
 }
 
 void vbr_notify(VirtIOBalloonRs *s, VirtQueue *vq)

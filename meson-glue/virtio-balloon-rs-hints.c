@@ -127,12 +127,12 @@ static void vbr_hints_turn(void *opaque)
     VirtIOBalloonRs *s = opaque;
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
     VirtQueue *vq = s->vq[VBR_QUEUE_KIND_HINT];
-    unsigned int descriptors = 0;
+    unsigned int life = vbr_turn_begin(s), descriptors = 0;
     bool changed = false;
 
     /* While the machine is stopped its memory stays as it is. */
     while (vdev->vm_running && descriptors < DESCRIPTORS_AT_A_TIME) {
-        VirtQueueElement *elem = virtqueue_pop(vq, sizeof(*elem));
+        VirtQueueElement *elem = vbr_pop(s, vq, life);
 
         if (!elem) {
             break;
@@ -143,9 +143,16 @@ static void vbr_hints_turn(void *opaque)
         g_free(elem);
     }
     trace_virtio_balloon_rs_hint_requests(descriptors);
+    if (vbr_turn_is_over(s, life)) {
+        /* Hints that came before count, and the migration thread may wait. */
+        if (changed) {
+            vbr_migration_wake();
+        }
+        return;
+    }
     if (descriptors >= DESCRIPTORS_AT_A_TIME) {
         qemu_bh_schedule(s->hint_bh);
-    } else if (!vdev->broken && vdev->vm_running) {
+    } else if (vdev->vm_running) {
         vbr_hints_note_empty(s, VBR_FREE_PAGE_SOURCE_FREE_PAGE_HINT);
     }
     /* May reset the device, or even unplug it: last. */
@@ -153,7 +160,7 @@ static void vbr_hints_turn(void *opaque)
         vbr_migration_wake();
         vbr_notify_config(s);
     }
-    if (descriptors && s->vq[VBR_QUEUE_KIND_HINT]) {
+    if (descriptors && !vbr_turn_is_over(s, life)) {
         vbr_notify(s, vq);
     }
 }

@@ -117,7 +117,7 @@ static VbrStatus add_report(VirtIOBalloonRs *s)
 }
 
 /* Pops requests until the batch is full or the queue is empty. */
-static VbrStatus gather(VirtIOBalloonRs *s)
+static VbrStatus gather(VirtIOBalloonRs *s, unsigned int life)
 {
     for (;;) {
         size_t room;
@@ -127,8 +127,7 @@ static VbrStatus gather(VirtIOBalloonRs *s)
             return status;
         }
         if (!s->partial) {
-            VirtQueueElement *elem = virtqueue_pop(vbr_queues_batch_vq(s),
-                                                   sizeof(*elem));
+            VirtQueueElement *elem = vbr_pop(s, vbr_queues_batch_vq(s), life);
 
             if (!elem) {
                 return VBR_STATUS_OK;
@@ -180,10 +179,10 @@ static void not_taken(VirtIOBalloonRs *s, VbrStatus status)
 }
 
 /*
- * Gathers a batch, from the request that the last one left or a new queue. If
- * there is none, the driver may have been notified: nothing more is done then.
+ * Gathers a batch, from the request that the last one left or a new queue. Ends
+ * also when the turn is over.
  */
-static VbrStatus next_batch(VirtIOBalloonRs *s, bool *found)
+static VbrStatus next_batch(VirtIOBalloonRs *s, unsigned int life, bool *found)
 {
     *found = false;
     do {
@@ -193,8 +192,8 @@ static VbrStatus next_batch(VirtIOBalloonRs *s, bool *found)
         if (!s->n_held && !next_queue(s)) {
             return VBR_STATUS_OK;
         }
-        status = gather(s);
-        if (status != VBR_STATUS_OK) {
+        status = gather(s, life);
+        if (status != VBR_STATUS_OK || vbr_turn_is_over(s, life)) {
             return status;
         }
         if (!s->n_held || virtio_queue_empty(vbr_queues_batch_vq(s))) {
@@ -212,6 +211,7 @@ static void vbr_queues_turn(void *opaque)
     VirtIOBalloonRs *s = opaque;
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
     int64_t end = get_clock() + TURN_NS;
+    unsigned int life;
     /* A batch that is in work goes on for one slice at least. */
     bool more = true, done = false, answered;
     VbrInhibit inhibit;
@@ -225,6 +225,7 @@ static void vbr_queues_turn(void *opaque)
         vbr_queues_drop_broken(s);
         return;
     }
+    life = vbr_turn_begin(s);
     /* Not of a machine that ends: there is no migration to ask then. */
     inhibit = vbr_inhibit(s);
     if (vbr_hold_turn(s, inhibit)) {
@@ -232,22 +233,27 @@ static void vbr_queues_turn(void *opaque)
         return;
     }
     if (!s->working) {
-        status = next_batch(s, &s->working);
+        bool found = false;
+
+        status = next_batch(s, life, &found);
+        if (vbr_turn_is_over(s, life)) {
+            /* The ring turned out bad while the batch was gathered. */
+            if (s->device && vdev->broken) {
+                vbr_queues_drop_broken(s);
+            }
+            return;
+        }
         if (status != VBR_STATUS_OK) {
             not_taken(s, status);
             return;
         }
-        if (!s->working) {
+        s->working = found;
+        if (!found) {
             /* Between batches only: those are what the guest waits for. */
             vbr_owed_turn(s, inhibit);
             return;
         }
         more = get_clock() < end;
-    }
-    if (vdev->broken) {
-        /* The ring turned out bad while the batch was gathered. */
-        vbr_queues_drop_broken(s);
-        return;
     }
     while (more && !done) {
         status = vbr_batch_run(s->device, inhibit, &done);

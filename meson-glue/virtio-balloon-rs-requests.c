@@ -41,6 +41,7 @@ typedef struct Queue {
     VirtQueue *vq;
     VbrRequestQueue *state;
     VbrFreePageSource source;
+    unsigned int life;
 } Queue;
 
 static bool get_queue(VirtIOBalloonRs *s, unsigned int i, Queue *q)
@@ -50,6 +51,7 @@ static bool get_queue(VirtIOBalloonRs *s, unsigned int i, Queue *q)
         .vq = s->vq[kinds[i]],
         .state = &s->requests[i],
         .source = sources[i],
+        .life = s->life,
     };
     return q->vq;
 }
@@ -172,15 +174,15 @@ static size_t read_message(Queue *q, size_t left, int64_t end)
 /* Works on one queue for a slice; says whether the driver is to be notified. */
 static bool turn(Queue *q)
 {
-    VirtIODevice *vdev = VIRTIO_DEVICE(q->s);
     unsigned int descriptors = 0;
     bool used = send_request(q), empty = false;
     /* Only now: that may have waited for the migration thread. */
     int64_t end = get_clock() + TURN_NS;
     size_t bytes = 0;
 
-    while (!vdev->broken && !empty && bytes < BYTES_AT_A_TIME &&
-           descriptors < DESCRIPTORS_AT_A_TIME && get_clock() < end) {
+    while (!vbr_turn_is_over(q->s, q->life) && !empty &&
+           bytes < BYTES_AT_A_TIME && descriptors < DESCRIPTORS_AT_A_TIME &&
+           get_clock() < end) {
         VirtQueueElement *elem;
 
         if (q->state->message) {
@@ -188,7 +190,7 @@ static bool turn(Queue *q)
             used |= !q->state->message;
             continue;
         }
-        elem = virtqueue_pop(q->vq, sizeof(*elem));
+        elem = vbr_pop(q->s, q->vq, q->life);
         if (!elem) {
             empty = true;
             continue;
@@ -203,9 +205,12 @@ static bool turn(Queue *q)
         }
     }
     trace_virtio_balloon_rs_request_turn(q->source, descriptors, bytes);
-    if (empty && !vdev->broken) {
+    if (vbr_turn_is_over(q->s, q->life)) {
+        return false;
+    }
+    if (empty) {
         vbr_hints_note_empty(q->s, q->source);
-    } else if (!vdev->broken) {
+    } else {
         qemu_bh_schedule(q->s->request_bh);
     }
     return used;
@@ -215,16 +220,18 @@ static void vbr_requests_turn(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
     bool used[VBR_REQUEST_QUEUES] = {};
+    unsigned int life = vbr_turn_begin(s);
     Queue q;
 
     for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
         /* While the machine is stopped its memory stays as it is. */
-        used[i] = VIRTIO_DEVICE(s)->vm_running && get_queue(s, i, &q) &&
+        used[i] = !vbr_turn_is_over(s, life) &&
+                  VIRTIO_DEVICE(s)->vm_running && get_queue(s, i, &q) &&
                   turn(&q);
     }
     /* May reset the device, or even unplug it: last. */
     for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
-        if (used[i] && get_queue(s, i, &q)) {
+        if (used[i] && !vbr_turn_is_over(s, life) && get_queue(s, i, &q)) {
             vbr_notify(s, q.vq);
         }
     }

@@ -74,10 +74,11 @@ static void receive(VirtIOBalloonRs *s, VirtQueueElement *elem)
 void vbr_stats_handle_output(VirtIODevice *vdev, VirtQueue *vq)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+    unsigned int life = vbr_turn_begin(s);
 
     /* Others than the one buffer of a driver wait for the next kick. */
     for (unsigned int segments = 0; segments < MAX_SEGMENTS;) {
-        VirtQueueElement *elem = virtqueue_pop(vq, sizeof(*elem));
+        VirtQueueElement *elem = vbr_pop(s, vq, life);
 
         if (!elem) {
             return;

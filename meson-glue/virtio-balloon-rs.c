@@ -228,6 +228,7 @@ static void vbr_reset(VirtIODevice *vdev)
     VbrStatus status;
 
     trace_virtio_balloon_rs_reset();
+    s->life++;
     forget_driver(s);
     status = vbr_device_reset(s->device, &changed);
     if (status != VBR_STATUS_OK) {
@@ -373,6 +374,7 @@ static void vbr_device_unrealize(DeviceState *dev)
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(dev);
 
+    s->life++;
     qemu_remove_balloon_handler(s);
     vbr_migration_cleanup(s);
     vbr_stats_cleanup(s);

@@ -84,6 +84,10 @@ struct VirtIOBalloonRs {
     QEMUBH *bh;
     /* Queues that may hold requests, a bit for each VbrQueueKind. */
     uint32_t kicked;
+    /* Changes when the device is reset, or goes. */
+    unsigned int life;
+    /* Its memory stays until the main loop has come round. */
+    bool kept;
     /* The batch: the queue, and its requests, popped and not answered yet. */
     VbrQueueKind batch_queue;
     VirtQueueElement *held[VBR_BATCH_MAX_REQUESTS];
@@ -158,6 +162,16 @@ bool vbr_undone(VirtIOBalloonRs *s, VbrStatus status);
  */
 void vbr_notify(VirtIOBalloonRs *s, VirtQueue *vq);
 void vbr_notify_config(VirtIOBalloonRs *s);
+/*
+ * Keeps the device for this turn of the main loop; returns what says, behind
+ * whatever touches a ring, whether that has reset it, unplugged it or found it
+ * broken. Nothing of it is used then but what a broken device has to give up.
+ */
+unsigned int vbr_turn_begin(VirtIOBalloonRs *s);
+bool vbr_turn_is_over(VirtIOBalloonRs *s, unsigned int life);
+/* Takes a request; NULL if there is none, or the turn is over. */
+VirtQueueElement *vbr_pop(VirtIOBalloonRs *s, VirtQueue *vq,
+                          unsigned int life);
 /*
  * Runs @fn while the device's registers refuse access: rings and interrupts can
  * be aimed at them. Called with the big lock held.

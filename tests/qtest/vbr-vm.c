@@ -189,6 +189,7 @@ int main(int argc, char **argv)
     vbr_add_inhibit_tests();
     vbr_add_legacy_tests();
     vbr_add_notify_tests();
+    vbr_add_bad_ring_tests();
     vbr_add_order_tests();
     vbr_add_packed_tests();
     vbr_add_timer_tests();

@@ -52,6 +52,7 @@ void vbr_add_target_tests(void);
 void vbr_add_inhibit_tests(void);
 void vbr_add_legacy_tests(void);
 void vbr_add_notify_tests(void);
+void vbr_add_bad_ring_tests(void);
 void vbr_add_order_tests(void);
 void vbr_add_packed_tests(void);
 void vbr_add_timer_tests(void);
