@@ -179,7 +179,15 @@ void vbr_hints_handle_output(VirtIODevice *vdev, VirtQueue *vq)
 
 static void vbr_hints_notify_config(void *opaque)
 {
-    vbr_notify_config(opaque);
+    VirtIOBalloonRs *s = opaque;
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+
+    /* What broke while the driver wrote the status was overwritten by that. */
+    if (vdev->broken && vdev->status & VIRTIO_CONFIG_S_DRIVER_OK &&
+        virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1)) {
+        vdev->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+    }
+    vbr_notify_config(s);
 }
 
 void vbr_hints_init(VirtIOBalloonRs *s)
