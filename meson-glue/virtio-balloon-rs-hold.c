@@ -37,16 +37,21 @@ static bool memory_is_short(VirtIOBalloonRs *s)
 void vbr_hold_watch(VirtIOBalloonRs *s)
 {
     uint64_t bytes = 0;
+    bool known;
 
-    if (s->flush_due || timer_pending(s->hold_timer) ||
-        vbr_failed(s, vbr_held_bytes(s->device, &bytes)) || !bytes) {
+    if (s->flush_due || timer_pending(s->hold_timer)) {
+        return;
+    }
+    known = !vbr_failed(s, vbr_held_bytes(s->device, &bytes));
+    /* Where the library does not say it now, it is asked again. */
+    if (VIRTIO_DEVICE(s)->broken || (known && !bytes)) {
         return;
     }
     /* From now on is what counts. */
     memory_is_short(s);
     /* What is held waits for two of these at most. */
     timer_mod(s->hold_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                             s->hold_ms / 2);
+                             MAX(s->hold_ms / 2, 1));
 }
 
 /* Gives back for a slice what is due; says whether there is more. */
