@@ -12,7 +12,6 @@ use crate::memory::{BackingFile, BlockId, Facts, MemoryMap, Owner, Section};
 use crate::page::{Gpa, GpaRange};
 use crate::queue::Advice;
 use std::ffi::c_void;
-use std::ptr::NonNull;
 
 /// The version of this interface: it changes with every incompatible change of the header.
 pub const VBR_ABI_VERSION: u32 = 6;
@@ -162,17 +161,13 @@ pub unsafe extern "C" fn vbr_device_new(
 /// `device` is NULL or from `vbr_device_new` and not freed, and not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_device_free(device: *mut VbrDevice) {
-    contain(|| {
-        let Some(device) = NonNull::new(device) else {
-            return;
-        };
-        // SAFETY: a live device by contract.
-        if unsafe { device.as_ref() }.is_busy() {
-            return;
-        }
-        // SAFETY: from Box::into_raw in vbr_device_new, and freed only once by contract.
-        drop(unsafe { Box::from_raw(device.as_ptr()) });
-    });
+    // SAFETY: NULL or a live device by contract.
+    if unsafe { device.as_ref() }.is_none_or(VbrDevice::is_busy) {
+        return;
+    }
+    // SAFETY: from Box::into_raw in vbr_device_new, and freed only once by contract.
+    let device = unsafe { Box::from_raw(device) };
+    contain(move || drop(device));
 }
 
 /// A device reset (virtio 1.3, 2.4): negotiation, batch and balloon are forgotten, the host's target

@@ -147,11 +147,13 @@ pub unsafe extern "C" fn vbr_dirty_free(list: *mut VbrDirtyList, force: bool) ->
     if !force && unsafe { vbr_dirty_is_active(list) } {
         return VbrStatus::DirtyListActive;
     }
-    guard(|| {
-        if !list.is_null() {
-            // SAFETY: from Box::into_raw in make(), and freed only once by contract.
-            drop(unsafe { Box::from_raw(slice_from_raw_parts_mut(list, 1)) });
-        }
+    if list.is_null() {
+        return VbrStatus::Ok;
+    }
+    // SAFETY: from Box::into_raw in make(), and freed only once by contract.
+    let list = unsafe { Box::from_raw(slice_from_raw_parts_mut(list, 1)) };
+    guard(move || {
+        drop(list);
         VbrStatus::Ok
     })
 }

@@ -128,6 +128,9 @@ pub(super) fn guard(body: impl FnOnce() -> VbrStatus) -> VbrStatus {
 }
 
 /// Runs `body`, for which there is no status to answer with; a panic ends it, and goes no further.
+///
+/// What `body` owns is gone behind this, even if it did not come to drop it: nobody else can free
+/// what a caller handed back.
 pub(super) fn contain(body: impl FnOnce()) {
     let status = guard(|| {
         body();

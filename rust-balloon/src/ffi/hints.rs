@@ -96,12 +96,12 @@ pub unsafe extern "C" fn vbr_hints_new(out: *mut *mut VbrHints) -> VbrStatus {
 /// `hints` is NULL or from `vbr_hints_new` and not freed, no call is inside, and it is not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_hints_free(hints: *mut VbrHints) {
-    contain(|| {
-        if !hints.is_null() {
-            // SAFETY: from Box::into_raw in vbr_hints_new, and freed only once by contract.
-            drop(unsafe { Box::from_raw(hints) });
-        }
-    });
+    if hints.is_null() {
+        return;
+    }
+    // SAFETY: from Box::into_raw in vbr_hints_new, and freed only once by contract.
+    let hints = unsafe { Box::from_raw(hints) };
+    contain(move || drop(hints));
 }
 
 /// What there is to see of the hints.

@@ -132,6 +132,7 @@ pub extern "C" fn vbr_inject_pending() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     #[test]
     fn a_text_says_what_fails_when_and_how() {
@@ -154,6 +155,29 @@ mod tests {
         }
         for text in ["vbr_a_b:1:other", "vbr_a_b:1:panic:x"] {
             assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    /// Tells that it was dropped.
+    struct Dropped<'a>(&'a Cell<u32>);
+
+    impl Drop for Dropped<'_> {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    fn vbr_some_free(it: Dropped<'_>) {
+        contain(move || drop(it));
+    }
+
+    #[test]
+    fn what_a_call_is_to_free_is_freed_once_however_it_fails() {
+        for how in ["panic", "behind", "busy", "invalid"] {
+            let drops = Cell::new(0);
+            *plan() = parse(&format!("vbr_some_free:1:{how}"));
+            vbr_some_free(Dropped(&drops));
+            assert!(plan().is_none() && drops.get() == 1, "{how}");
         }
     }
 

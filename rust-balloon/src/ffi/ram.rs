@@ -200,12 +200,12 @@ pub unsafe extern "C" fn vbr_ram_new(
 /// `ram` is NULL or from `vbr_ram_new` and not freed, no call is inside, and it is not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_ram_free(ram: *mut VbrRam) {
-    contain(|| {
-        if !ram.is_null() {
-            // SAFETY: from Box::into_raw in vbr_ram_new, and freed only once by contract.
-            drop(unsafe { Box::from_raw(ram) });
-        }
-    });
+    if ram.is_null() {
+        return;
+    }
+    // SAFETY: from Box::into_raw in vbr_ram_new, and freed only once by contract.
+    let ram = unsafe { Box::from_raw(ram) };
+    contain(move || drop(ram));
 }
 
 /// A new migration: what was left out of the last one is forgotten.
