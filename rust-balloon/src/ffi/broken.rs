@@ -116,8 +116,9 @@ fn broken_hints_answer_nothing_but_a_reset() {
     let (mut change, mut bytes) = (CHANGE, [7u8; VBR_REQUEST_MAX_BYTES]);
     let mut record = HintRecord::default();
     let mut view = std::mem::MaybeUninit::<VbrHintView>::uninit();
+    let payload = [7u8; 8];
     let answer = VbrAnswer {
-        payload: bytes.as_ptr(),
+        payload: payload.as_ptr(),
         len: 8,
         total: 8,
         first: true,

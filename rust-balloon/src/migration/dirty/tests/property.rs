@@ -302,7 +302,11 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        // miri takes seconds for each.
+        cases: if cfg!(miri) { 4 } else { 600 },
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn lists_are_sets(
