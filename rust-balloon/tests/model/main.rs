@@ -182,3 +182,27 @@ proptest! {
         }
     }
 }
+
+/// A message that lacks entries and says so is a sound one: the pages that it does not name stay
+/// in the balloon.
+#[test]
+fn a_shorter_message_takes_less_back() {
+    let mut world = World::new(true, Format::Ranges);
+    let step = |queue, flaw| {
+        let request = Request {
+            pfns: vec![SMALL as u32, SMALL as u32 + 2, SMALL as u32 + 4],
+            order: ByteOrder::Little,
+            style: Words::Short,
+            flaw,
+        };
+        let course = Course {
+            inhibited: vec![],
+            refuse: false,
+            change: None,
+            end: End::Done,
+        };
+        Step::Pages(queue, vec![request], course)
+    };
+    world.step(step(QueueKind::Inflate, Flaw::None));
+    world.step(step(QueueKind::Deflate, Flaw::Short(8, true)));
+}

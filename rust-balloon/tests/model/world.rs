@@ -46,6 +46,8 @@ pub(crate) enum Flaw {
 struct Sent {
     payload: Vec<u8>,
     wrong_way: usize,
+    /// What the guest means by it.
+    meant: Vec<Bytes>,
     /// What can be understood of it.
     understood: Vec<Bytes>,
     /// Whether that is not all.
@@ -167,7 +169,7 @@ impl World {
                 expected.malformed_messages += u64::from(sent.left_out.is_some());
                 expected.ignored_message_bytes += sent.left_out.unwrap_or(0);
                 is_lost |= sent.is_lost;
-                meant.extend(request.pfns.iter().map(|&pfn| bytes(&(u64::from(pfn), 1))));
+                meant.extend(sent.meant);
                 understood.extend(sent.understood);
                 taken += 1;
             }
@@ -195,6 +197,8 @@ impl World {
     /// Writes a request as the driver does, and reads it by the rules.
     fn send(&self, queue: QueueKind, request: &Request) -> Sent {
         let wrong_way = usize::from(matches!(request.flaw, Flaw::WrongWay));
+        let page = |&pfn: &u32| bytes(&(u64::from(pfn), 1));
+        let meant: Vec<Bytes> = request.pfns.iter().map(page).collect();
         if self.format == Format::Pfns {
             let mut payload = pfn_payload(&request.pfns, request.order);
             let trailing = match request.flaw {
@@ -202,11 +206,11 @@ impl World {
                 _ => 0,
             };
             payload.resize(payload.len() + trailing, 0x01);
-            let page = |&pfn: &u32| bytes(&(u64::from(pfn), 1));
             return Sent {
                 payload,
                 wrong_way,
-                understood: request.pfns.iter().map(page).collect(),
+                understood: meant.clone(),
+                meant,
                 is_lost: trailing > 0 || wrong_way > 0,
                 trailing: trailing as u64,
                 left_out: None,
@@ -220,11 +224,16 @@ impl World {
         let mut payload = encode(self.format, &runs(&request.pfns), style);
         spoil(&mut payload, self.format, request.flaw);
         let parsed = parse(self.format, &payload, &ram(&self.model.sections));
+        let understood: Vec<Bytes> = parsed.runs.iter().map(bytes).collect();
+        let is_lost = parsed.left_out.is_some() || parsed.doubtful || wrong_way > 0;
+        // A message that is shorter and says so is a sound one: what it lacks the guest keeps.
+        let is_sound = matches!(request.flaw, Flaw::Short(_, true)) && !is_lost;
         Sent {
             payload,
             wrong_way,
-            understood: parsed.runs.iter().map(bytes).collect(),
-            is_lost: parsed.left_out.is_some() || parsed.doubtful || wrong_way > 0,
+            meant: if is_sound { understood.clone() } else { meant },
+            understood,
+            is_lost,
             trailing: 0,
             left_out: parsed.left_out,
         }
