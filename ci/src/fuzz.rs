@@ -13,7 +13,7 @@ use clap::Args;
 use crate::error::{At, Error, Result};
 use crate::paths::Paths;
 use crate::qemu::{self, Variant, Wanted};
-use crate::run::{Step, output};
+use crate::run::{Step, succeeds};
 use crate::stamp::make_dir;
 use crate::test::rust;
 use crate::test::tally::Tally;
@@ -68,7 +68,7 @@ pub(crate) fn run(paths: &Paths, args: &FuzzArgs) -> Result<bool> {
     }
     let seconds = args.minutes * 60;
     let seed = args.seed.unwrap_or_else(any_seed);
-    let coverage = !args.plain && args.seed.is_none() && has_nightly();
+    let coverage = !args.plain && args.seed.is_none() && has_nightly(paths);
     if !coverage {
         println!("In a plain loop, from seed {seed} on.");
     }
@@ -129,9 +129,8 @@ fn any_seed() -> u64 {
     now.map_or(TEST_SEED, |now| now.as_micros() as u64)
 }
 
-fn has_nightly() -> bool {
-    let list = output(Command::new("rustup").args(["toolchain", "list"]));
-    list.is_ok_and(|list| list.lines().any(|line| line.starts_with("nightly-")))
+fn has_nightly(paths: &Paths) -> bool {
+    succeeds(rust::nightly(paths).arg("--version"))
 }
 
 /// Where inputs go by which something is wrong.
@@ -205,19 +204,11 @@ fn watch(
 
 fn libfuzzer(paths: &Paths, name: &str, seconds: u64) -> Result<bool> {
     let built = paths.target().join("fuzz").join("coverage");
-    let mut build = Command::new("rustup");
-    build.args([
-        "run",
-        "nightly",
-        "cargo",
-        "build",
-        "--locked",
-        "--profile",
-        "fuzz",
-    ]);
+    let mut build = rust::nightly(paths);
+    build.args(["build", "--locked", "--profile", "fuzz"]);
     build.args(["-p", "fuzz", "--features", "libfuzzer", "--bin", name]);
     build.args(["--target", TRIPLE, "--target-dir"]).arg(&built);
-    build.current_dir(paths.top()).env("RUSTFLAGS", FLAGS);
+    build.env("RUSTFLAGS", FLAGS);
     Step {
         name: &format!("build {name} for libFuzzer"),
         log: paths.log(&format!("fuzz-build-{name}")),

@@ -7,7 +7,10 @@ use std::process::Command;
 use super::tally::Tally;
 use crate::error::{Error, Result};
 use crate::paths::Paths;
-use crate::run::Step;
+use crate::run::{Step, succeeds};
+
+/// How many cases of a property miri tries: each takes it seconds.
+const MIRI_CASES: &str = "4";
 
 /// `cargo fmt --check`.
 pub(crate) fn format(paths: &Paths) -> Result<Tally> {
@@ -64,6 +67,26 @@ pub(crate) fn orders(paths: &Paths) -> Result<Tally> {
     run_counted(paths, "orders", &mut command)
 }
 
+/// The unit tests of the C ABI and of the dirty list in miri, which sees undefined behaviour and
+/// data races.
+pub(crate) fn miri(paths: &Paths) -> Result<Tally> {
+    if !succeeds(nightly(paths).args(["miri", "--version"])) {
+        return Ok(Tally::skip(
+            "the unit tests in miri: rustup has no nightly toolchain with the components miri and \
+             rust-src",
+        ));
+    }
+    let mut command = nightly(paths);
+    command
+        .args(["miri", "test", "--locked", "--lib", "--no-fail-fast"])
+        .args(["-p", "virtio-balloon-rs", "--features", "inject"])
+        .args(["--", "ffi::", "migration::dirty::", "--show-output"])
+        // The tests look at the clock and at the environment.
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", MIRI_CASES);
+    run_counted(paths, "miri", &mut command)
+}
+
 /// Runs a `cargo test` command and counts; a failed test is a count, not an error.
 ///
 /// Without `--show-output` the reason why a test did not run is lost.
@@ -94,7 +117,20 @@ pub(crate) fn run_counted(paths: &Paths, name: &str, command: &mut Command) -> R
 
 /// cargo at the top, without what the cargo that runs this program set for itself.
 pub(crate) fn cargo(paths: &Paths) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    at_top(
+        paths,
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
+    )
+}
+
+/// The same of a nightly toolchain, which may not be there.
+pub(crate) fn nightly(paths: &Paths) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", "cargo"]);
+    at_top(paths, command)
+}
+
+fn at_top(paths: &Paths, mut command: Command) -> Command {
     command.current_dir(paths.top());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") {

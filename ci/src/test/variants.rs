@@ -3,7 +3,7 @@
 //! `--all`: the builds that are too long for every run.
 
 use super::tally::Tally;
-use super::{Run, guests, qtest};
+use super::{Run, guests, qtest, rust};
 use crate::error::Result;
 use crate::fuzz;
 use crate::paths::Paths;
@@ -57,6 +57,7 @@ pub(super) fn all(paths: &Paths, build: &Build, run: &mut Run) {
         };
         run.section(heading, || qtest::ours(paths, &wanted));
     }
+    run.section("undefined behaviour, in miri", || rust::miri(paths));
     run.section("random input for the whole binary, with sanitizers", || {
         fuzz::short_qemu(paths)
     });

@@ -3,4 +3,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::abi::run(data));
+libfuzzer_sys::fuzz_target!(init: fuzz::tell_of_panics(), |data: &[u8]| fuzz::abi::run(data));

@@ -2,29 +2,37 @@
 //! Guests that keep to the protocol: no page that one uses is discarded, or left out of a migration
 //! and not sent again. The models are those of the library's tests.
 
+use std::ops::Range;
+
 use virtio_balloon_rs::features::{FreePageSource, QueueKind};
 use virtio_balloon_rs::page::PAGE_SIZE;
+use virtio_balloon_rs::queue::held::Flush;
 use virtio_balloon_rs::wire::ByteOrder;
 
 use crate::input::Input;
 use crate::worlds::migration::ram::{LOGS, MIGRATED, PAGES, Ram};
 use crate::worlds::migration::world::{Broken, Step as Move, World as Migration};
 use crate::worlds::model::format::{Format, Words};
+use crate::worlds::model::held::world::{
+    HUGE as HUGE_PAGE, PAGES as HELD_PAGES, Step as HeldStep, World as Held,
+};
 use crate::worlds::model::mock::{END, HUGE, LONG, MAPS, SMALL};
 use crate::worlds::model::world::{Course, End, Flaw, Request, Step, World};
 
 /// Steps of a run in the device's model, which looks at each page.
 const STEPS: usize = 12;
+/// Steps of a run with pages that wait for their neighbours.
+const HELD_STEPS: usize = 40;
 /// Steps of a run in the migration's model, which has few pages.
 const MOVES: usize = 400;
 
 /// Takes the input for what a guest, a host and a migration do.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    if input.one_in(3) {
-        device(&mut input);
-    } else {
-        migration(&mut input);
+    match input.below(4) {
+        0 => device(&mut input),
+        1 => held(&mut input),
+        _ => migration(&mut input),
     }
 }
 
@@ -151,6 +159,54 @@ fn course(input: &mut Input<'_>) -> Course {
         change: change.then(|| (1 + input.below(2) as u32, input.index(MAPS))),
         end,
     }
+}
+
+fn held(input: &mut Input<'_>) {
+    let mut world = Held::new();
+    for _ in 0..HELD_STEPS {
+        if input.is_empty() {
+            break;
+        }
+        world.step(held_step(input));
+    }
+    world.end();
+}
+
+fn held_step(input: &mut Input<'_>) -> HeldStep {
+    match input.below(32) {
+        0..8 => HeldStep::Inflate(held_ranges(input)),
+        8..13 => HeldStep::Deflate(held_ranges(input)),
+        13 => HeldStep::DeflateInPart(held_range(input), held_range(input)),
+        14..22 => {
+            let flush = input.pick(&[Flush::Aged, Flush::Aged, Flush::All]);
+            HeldStep::Flush(flush, input.pick(&[u32::MAX, 1, 2, 3]))
+        }
+        22 => {
+            let queue = input.pick(&[QueueKind::Inflate, QueueKind::Deflate]);
+            HeldStep::GiveUp(queue, held_range(input), input.pick(&[0, 1, 2]))
+        }
+        23 => HeldStep::Reset,
+        24 => HeldStep::Migrate,
+        25 | 26 => HeldStep::Inhibit(input.any()),
+        27 | 28 => HeldStep::Owed(input.pick(&[u32::MAX, 1, 2, 3])),
+        29 => HeldStep::Replug,
+        _ => HeldStep::Write(held_range(input)),
+    }
+}
+
+fn held_ranges(input: &mut Input<'_>) -> Vec<Range<u64>> {
+    (0..1 + input.below(3)).map(|_| held_range(input)).collect()
+}
+
+/// Any pages, half a huge page, or a few.
+fn held_range(input: &mut Input<'_>) -> Range<u64> {
+    let half = HUGE_PAGE / 2;
+    let (first, count) = match input.below(3) {
+        0 => (input.below(HELD_PAGES), 1 + input.below(699)),
+        1 => (input.below(HELD_PAGES / half) * half, half),
+        _ => (input.below(HELD_PAGES - 4), 1 + input.below(3)),
+    };
+    first..(first + count).min(HELD_PAGES)
 }
 
 fn migration(input: &mut Input<'_>) {

@@ -25,6 +25,8 @@ pub mod random;
 pub mod state;
 mod worlds;
 
+use std::panic::{set_hook, take_hook};
+
 /// A target.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -69,3 +71,17 @@ pub const TARGETS: [Target; 6] = [
         most: 1024,
     },
 ];
+
+/// For libFuzzer, whose own panic hook ends the process, even where the library is asked to panic
+/// and catches it. A panic that nobody catches leaves the target, and ends the process there.
+pub fn tell_of_panics() {
+    // Taking libFuzzer's hook away leaves that of the standard library.
+    drop(take_hook());
+    let tell = take_hook();
+    set_hook(Box::new(move |info| {
+        let said = info.payload().downcast_ref::<&str>();
+        if said != Some(&"a panic was asked for") {
+            tell(info);
+        }
+    }));
+}

@@ -11,6 +11,9 @@
 pub(crate) mod model {
     pub(crate) mod expect;
     pub(crate) mod format;
+    pub(crate) mod held {
+        pub(crate) mod world;
+    }
     pub(crate) mod mock;
     pub(crate) mod world;
 }
