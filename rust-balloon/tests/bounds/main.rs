@@ -7,8 +7,10 @@
 mod arming;
 mod guest;
 mod hints;
+mod idle;
 mod slices;
 mod sweep;
+mod warm;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

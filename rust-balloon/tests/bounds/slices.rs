@@ -4,36 +4,18 @@
 use virtio_balloon_rs::batch::MAX_PFNS;
 use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd, RequestPart};
 use virtio_balloon_rs::features::{Features, QueueKind};
-use virtio_balloon_rs::host::{Host, Inhibit, Refused};
-use virtio_balloon_rs::memory::{BlockId, BlockSpan};
+use virtio_balloon_rs::host::Inhibit;
 use virtio_balloon_rs::wire::ByteOrder;
 
 use crate::allocations;
 use crate::guest::{GIB, Guest, SIZES, random};
+use crate::idle::Idle;
 
 /// Pieces of memory that are asked for in a slice: of those that take 2 µs each as many as fit
 /// into half a millisecond; and some for lists that grow.
 const MOST_PIECES: u64 = 250 + 40;
 /// Pages that are looked up in a slice, at 250 ns each; a few of them have neighbours.
 const MOST_PAGES: u64 = 2050;
-
-struct Idle;
-
-impl Host for Idle {
-    fn discard(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    fn drop_private(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    fn free(&mut self, _: BlockId, _: &[BlockSpan]) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    fn populate(&mut self, _: BlockId, _: &[BlockSpan]) {}
-}
 
 fn device(gib: u64, hold_bytes: u64) -> Balloon {
     let mut balloon = Balloon::new(Options {
