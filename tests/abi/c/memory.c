@@ -201,7 +201,11 @@ static void what_is_not_the_guests_stays(void)
     NOT_RAM(owner, VBR_OWNER_OTHER);
     NOT_RAM(read_only, true);
     NOT_RAM(nonvolatile, true);
+    CHECK_EQ(host_counters(host).inhibited_bytes, 0);
     NOT_RAM(guest_memfd, true);
+    /* It is RAM, and in the balloon, but stays. */
+    CHECK_EQ(host_counters(host).inhibited_bytes, PAGE);
+    CHECK_EQ(host_counters(host).ballooned_bytes, PAGE);
     /* Nobody said that a part of it is there. */
     NOT_RAM(owner, VBR_OWNER_VIRTIO_MEM);
 #undef NOT_RAM
