@@ -18,9 +18,9 @@ static bool wanted;
 static QEMUBH *pause_bh;
 
 /*
- * vCPUs that found the pause owed have stopped themselves, or are about to. Once
- * all have stopped, none is about to any more, and all can go on. The vCPUs of
- * a machine that does not run go on when the machine does.
+ * vCPUs that found the pause owed have stopped themselves, or are about to.
+ * Once all have stopped, none is about to any more, and all can go on. The
+ * vCPUs of a machine that does not run go on when the machine does.
  */
 static void forget(void)
 {

@@ -198,8 +198,8 @@ static void settle_step(void)
 
 /*
  * Called by whoever synchronized or is to send next. The big lock is held where
- * the guest stands still: nobody is let in between then. COLO's checkpoints come
- * without it, see skips.rs.
+ * the guest stands still: nobody is let in between then. COLO's checkpoints
+ * come without it, see skips.rs.
  */
 static void vbr_settle(void)
 {

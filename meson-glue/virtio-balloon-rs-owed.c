@@ -1,8 +1,8 @@
 /*
  * virtio-balloon-rs: memory in the balloon that could not be given back
  *
- * While somebody inhibits discards, and when a migration brought it, such memory
- * stays. The library knows which it is; here is when it goes.
+ * While somebody inhibits discards, and when a migration brought it, such
+ * memory stays. The library knows which it is; here is when it goes.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -12,8 +12,9 @@
 #include "virtio-balloon-rs.h"
 
 /*
- * Nobody says when discards are allowed again: a snapshot is over, a device that
- * pinned memory is gone. What is asked is cheap, and only while it matters.
+ * Nobody says when discards are allowed again: a snapshot is over, a device
+ * that pinned memory is gone. What is asked is cheap, and only while it
+ * matters.
  */
 #define ASK_AGAIN_MS 1000
 

@@ -3,8 +3,8 @@
  * founding protocols
  *
  * The guest provides a buffer, which is held until a migration asks; it goes
- * back with the request in it, and the answer comes in messages. All in the main
- * loop, in slices, as the free page hint queue.
+ * back with the request in it, and the answer comes in messages. All in the
+ * main loop, in slices, as the free page hint queue.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -106,8 +106,8 @@ static void poll_timer(void *opaque)
 
 /*
  * After a migration the buffer is the driver's no more but not held either. A
- * packed ring counts its descriptors, of which nothing says how many it has, but
- * no other buffer of this queue is in use.
+ * packed ring counts its descriptors, of which nothing says how many it has,
+ * but no other buffer of this queue is in use.
  */
 void vbr_stats_resume(VirtIOBalloonRs *s)
 {

@@ -252,7 +252,9 @@ void vbr_hints_handle_output(VirtIODevice *vdev, VirtQueue *vq);
 void vbr_hints_kick(VirtIOBalloonRs *s);
 /* The queue of @source was seen empty. */
 void vbr_hints_note_empty(VirtIOBalloonRs *s, VbrFreePageSource source);
-/* What there is to see of the hints; false if they cannot be trusted. Locked. */
+/*
+ * What there is to see of the hints; false if they cannot be trusted. Locked.
+ */
 bool vbr_hint_view(VirtIOBalloonRs *s, VbrHintView *view);
 /* Takes over @event; says whether the guest sees another command. Locked. */
 bool vbr_hint_event(VirtIOBalloonRs *s, VbrHintEvent event);
@@ -282,7 +284,9 @@ void vbr_vhost_user_init(void);
 /* virtio-balloon-rs-migration.c */
 void vbr_migration_init(VirtIOBalloonRs *s);
 void vbr_migration_cleanup(VirtIOBalloonRs *s);
-/* The lock of the hints; not to be held while a ring or the guest is touched. */
+/*
+ * The lock of the hints; not to be held while a ring or the guest is touched.
+ */
 void vbr_migration_lock(void);
 void vbr_migration_unlock(void);
 /* Wakes the migration thread if it waits for hints. */

@@ -76,7 +76,8 @@ fn generate(paths: &Paths) -> Result<String> {
     Ok(must_check(&String::from_utf8_lossy(&bytes)))
 }
 
-/// Has the compiler see to it that a status is looked at: a function that is new cannot forget to ask for that.
+/// Has the compiler see to it that a status is looked at: a function that is new cannot forget to
+/// ask for that.
 fn must_check(header: &str) -> String {
     header.replace(
         "\nenum VbrStatus vbr_",

@@ -602,18 +602,20 @@ typedef struct VbrHostOps {
    */
   void *opaque;
   /**
-   * Gives spans of `block` back to the host, and the same parts of the file behind it; called only for
-   * sections that are shared. Their offsets and lengths are multiples of the block's page size.
+   * Gives spans of `block` back to the host, and the same parts of the file behind it; called
+   * only for sections that are shared. Their offsets and lengths are multiples of the block's
+   * page size.
    */
   VbrSpansCallback discard;
   /**
-   * Gives back what a private mapping has of its own of spans of `block`, and does not touch a file
-   * behind it; called only for sections that are not shared. Multiples of the block's page size.
+   * Gives back what a private mapping has of its own of spans of `block`, and does not touch a
+   * file behind it; called only for sections that are not shared. Multiples of the block's page
+   * size.
    */
   VbrSpansCallback drop_private;
   /**
-   * Lets the host take these bytes when it needs memory; called only for private anonymous memory
-   * that is not locked, else as `drop_private`.
+   * Lets the host take these bytes when it needs memory; called only for private anonymous
+   * memory that is not locked, else as `drop_private`.
    */
   VbrSpansCallback free;
   /**
@@ -626,8 +628,8 @@ typedef struct VbrHostOps {
 } VbrHostOps;
 
 /**
- * A contiguous piece of memory inside one RAM block that the guest sees, of whatever kind, and what is
- * known of it. The library decides whether it is the guest's to give, and how.
+ * A contiguous piece of memory inside one RAM block that the guest sees, of whatever kind, and
+ * what is known of it. The library decides whether it is the guest's to give, and how.
  */
 typedef struct VbrSection {
   /**
@@ -1408,7 +1410,8 @@ enum VbrStatus vbr_target_set(struct VbrDevice *device,
                               uint32_t *num_pages);
 
 /**
- * How many bytes the guest is asked to keep; all ones for all that it has, also of what it gets later.
+ * How many bytes the guest is asked to keep; all ones for all that it has, also of what it gets
+ * later.
  *
  * # Safety
  *
@@ -1419,8 +1422,8 @@ enum VbrStatus vbr_target_get(const struct VbrDevice *device,
                               uint64_t *target);
 
 /**
- * Says that the guest has `ram` bytes of RAM from now on; `changed` gets whether it is asked for another
- * number of pages now, and is to be told.
+ * Says that the guest has `ram` bytes of RAM from now on; `changed` gets whether it is asked for
+ * another number of pages now, and is to be told.
  *
  * # Safety
  *
@@ -1872,8 +1875,8 @@ enum VbrStatus vbr_hints_receive(struct VbrHints *hints,
                                  uint64_t bytes);
 
 /**
- * Memory was unmapped, or other memory is where it was: hints that were not taken yet are dropped, as
- * their addresses may mean something else now.
+ * Memory was unmapped, or other memory is where it was: hints that were not taken yet are dropped,
+ * as their addresses may mean something else now.
  *
  * # Safety
  *
@@ -1923,9 +1926,9 @@ enum VbrStatus vbr_hints_load(struct VbrHints *hints,
 #if defined(VBR_INJECT)
 /**
  * Has a call fail: `text` is `FUNCTION:USE`, counted from here, or `FUNCTION:USE:HOW` with `panic`
- * before anything is done, `behind` all of it, or the answer `busy` or `invalid`. The environment's
- * `VBR_INJECT` is in force from the start. The last one counts; an empty text takes it back.
- * Anything else, or NULL, is an invalid argument.
+ * before anything is done, `behind` all of it, or the answer `busy` or `invalid`. The
+ * environment's `VBR_INJECT` is in force from the start. The last one counts; an empty text takes
+ * it back. Anything else, or NULL, is an invalid argument.
  *
  * # Safety
  *
@@ -1988,8 +1991,8 @@ VBR_MUST_CHECK
 enum VbrStatus vbr_ram_begin(struct VbrRam *ram);
 
 /**
- * The dirty bitmaps were synchronized: a sweep begins, which `vbr_ram_sweep` does step by step. Pages
- * may be sent before it and between its steps, but the last pass waits for its end.
+ * The dirty bitmaps were synchronized: a sweep begins, which `vbr_ram_sweep` does step by step.
+ * Pages may be sent before it and between its steps, but the last pass waits for its end.
  *
  * # Safety
  *
@@ -1999,13 +2002,13 @@ VBR_MUST_CHECK
 enum VbrStatus vbr_ram_synced(struct VbrRam *ram);
 
 /**
- * Does a step of the sweep behind a synchronization; `more` says whether there is more to do. It leaves
- * out the pages that are in the balloon of `device`, and has those sent that were left out before for
- * that and are not in it any more; all of them if `device` is NULL, or broken. Called under the
- * device's lock, too.
+ * Does a step of the sweep behind a synchronization; `more` says whether there is more to do. It
+ * leaves out the pages that are in the balloon of `device`, and has those sent that were left out
+ * before for that and are not in it any more; all of them if `device` is NULL, or broken. Called
+ * under the device's lock, too.
  *
- * When the guest stands still for the last synchronization, it has to be called until there is no more
- * to do. Before that, the rest of a sweep may come late.
+ * When the guest stands still for the last synchronization, it has to be called until there is no
+ * more to do. Before that, the rest of a sweep may come late.
  *
  * # Safety
  *
@@ -2057,9 +2060,9 @@ enum VbrStatus vbr_ram_leave_out_hinted(struct VbrRam *ram,
                                         bool *wanted);
 
 /**
- * Postcopy begins, and the sweep is done: what was left out of `block` becomes dirty again, and when that
- * is done `vbr_ram_is_left_out` says of which pages no content is needed. Does a step of that; `more`
- * says whether there is more to do.
+ * Postcopy begins, and the sweep is done: what was left out of `block` becomes dirty again, and
+ * when that is done `vbr_ram_is_left_out` says of which pages no content is needed. Does a step of
+ * that; `more` says whether there is more to do.
  *
  * # Safety
  *

@@ -32,8 +32,8 @@ impl Budget {
     /// Length of a slice: with gathering a batch, a quarter of the two milliseconds that a guest may stall
     /// the main loop for; long against the few microseconds that a turn of the main loop costs.
     const SLICE_NS: u64 = 500_000;
-    /// Looking up a range and keeping account of it, where every range lies somewhere else in a guest of
-    /// 1 TiB.
+    /// Looking up a range and keeping account of it, where every range lies somewhere else in a
+    /// guest of 1 TiB.
     const STEP_NS: u64 = 250;
     /// Making room for the single pages of a piece of a set of pages.
     const ROOM_NS: u64 = 2_000;

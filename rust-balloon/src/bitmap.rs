@@ -100,8 +100,8 @@ impl PageBitmap {
         size_of_val(self) + chunks + words + self.spare.memory()
     }
 
-    /// How often a chunk needed words since the set was last emptied as a whole, which costs as much as
-    /// changing many indices.
+    /// How often a chunk needed words since the set was last emptied as a whole, which costs as
+    /// much as changing many indices.
     pub fn words_taken(&self) -> u64 {
         self.spare.taken()
     }
@@ -338,8 +338,8 @@ impl PageBitmap {
         None
     }
 
-    /// Whether the first index of `range` is in the set, and up to where in `range` all others are as
-    /// it is. An empty range ends where it starts.
+    /// Whether the first index of `range` is in the set, and up to where in `range` all others are
+    /// as it is. An empty range ends where it starts.
     pub fn front(&self, range: Range<u64>) -> (bool, u64) {
         let is_in = self.contains_all(range.start..range.start.saturating_add(1));
         for (number, bits) in by_chunk(range.clone()) {

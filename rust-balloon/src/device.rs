@@ -169,8 +169,8 @@ impl Balloon {
 
     /// A part of memory that comes in parts is not there any more.
     ///
-    /// Its pages are forgotten, and reports that are not worked off: what comes back in its place was
-    /// never in the balloon, and never reported.
+    /// Its pages are forgotten, and reports that are not worked off: what comes back in its place
+    /// was never in the balloon, and never reported.
     pub fn unplug(&mut self, range: GpaRange) {
         self.memory.set_part(range, false);
         self.balloon.take_back(range);
@@ -409,9 +409,9 @@ impl Balloon {
         }
     }
 
-    /// The pages in the balloon as far as MUST_TELL_HOST makes the guest say so, for a migration: the
-    /// guest may not use them before their deflate was acknowledged (virtio 1.3, 5.5.6.1). `None`
-    /// while it need not say so.
+    /// The pages in the balloon as far as MUST_TELL_HOST makes the guest say so, for a migration:
+    /// the guest may not use them before their deflate was acknowledged (virtio 1.3, 5.5.6.1).
+    /// `None` while it need not say so.
     pub fn left_out(&self) -> Option<sweep::Ballooned<'_>> {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
         told.then_some(sweep::Ballooned {

@@ -29,8 +29,9 @@ pub trait Host {
     /// [`Refused`] with the errno of the system call; what is behind the refused span was not tried.
     fn discard(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused>;
 
-    /// Gives back what the mapping has of its own of `spans`; the guest reads the file's content there
-    /// afterwards, or zeros where there is none. Only for memory that is private ([`Way::Drop`]).
+    /// Gives back what the mapping has of its own of `spans`; the guest reads the file's content
+    /// there afterwards, or zeros where there is none. Only for memory that is private
+    /// ([`Way::Drop`]).
     ///
     /// # Errors
     ///

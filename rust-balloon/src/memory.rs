@@ -214,7 +214,8 @@ pub struct BlockPiece {
     pub gpa: Gpa,
 }
 
-/// The sections by block and offset. Of memory that the guest sees in several places the first counts.
+/// The sections by block and offset. Of memory that the guest sees in several places the first
+/// counts.
 fn by_block(sections: &[Section]) -> Vec<BlockPiece> {
     let mut pieces: Vec<BlockPiece> = sections
         .iter()

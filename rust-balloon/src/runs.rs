@@ -35,8 +35,8 @@ impl Runs {
     }
 
     /// Sorts the ranges and merges all that overlap or touch. Afterwards they ascend, none touches
-    /// the next, and together they cover exactly the addresses that were added. Returns how many had to
-    /// be sorted.
+    /// the next, and together they cover exactly the addresses that were added. Returns how many
+    /// had to be sorted.
     pub fn merge(&mut self) -> usize {
         let is_sorted = self.ranges.is_sorted_by_key(|range| range.start());
         let sorted = if is_sorted { 0 } else { self.ranges.len() };

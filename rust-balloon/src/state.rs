@@ -60,10 +60,10 @@ impl State {
         }
     }
 
-    /// Makes `balloon` go on from here, in a machine that can have `max_ram` bytes of memory, with the
-    /// set of ballooned `pages` if the stream carries one. The stream's features must have been set,
-    /// and the size of RAM. If that is another one than it was at the source, the number of pages that
-    /// the host asks for changes when it is set again.
+    /// Makes `balloon` go on from here, in a machine that can have `max_ram` bytes of memory, with
+    /// the set of ballooned `pages` if the stream carries one. The stream's features must have been
+    /// set, and the size of RAM. If that is another one than it was at the source, the number of
+    /// pages that the host asks for changes when it is set again.
     ///
     /// `actual` is the guest's own number and may be any.
     ///

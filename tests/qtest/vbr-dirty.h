@@ -49,8 +49,9 @@ void vbr_dirty_write(QTestState *qts, uint64_t gpa, size_t pages,
 #define VBR_DL_DEFAULT 8192
 
 /*
- * Fetches up to @most pages, 0: as many as QEMU likes, and writes the answer as text: for each range
- * "block offset+size @gpa" with numbers in hex, ", " between them.
+ * Fetches up to @most pages, 0: as many as QEMU likes, and writes the answer as
+ * text: for each range "block offset+size @gpa" with numbers in hex, ", "
+ * between them.
  */
 char *vbr_dirty_fetch(QTestState *qts, unsigned int most);
 /* The same with gfns: "gfns" and numbers in hex behind the ranges. */

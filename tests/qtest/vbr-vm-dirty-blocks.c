@@ -340,7 +340,9 @@ static size_t waits(const char *log, gsize from, gsize *bytes)
     return count;
 }
 
-/* However many such pages there are, the vCPUs are waited for once an answer. */
+/*
+ * However many such pages there are, the vCPUs are waited for once an answer.
+ */
 static void test_unplug_many(void)
 {
     g_autofree char *log = vbr_stream_name();

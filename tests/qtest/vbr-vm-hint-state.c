@@ -161,8 +161,8 @@ static void test_open(void)
 }
 
 /*
- * The last id there is. The first one is next, but not while the guest may still
- * answer to the one that it had before.
+ * The last id there is. The first one is next, but not while the guest may
+ * still answer to the one that it had before.
  */
 static void check_last_id(uint32_t state)
 {
@@ -238,7 +238,9 @@ static void test_stock(void)
     check_stock(VBR_PCI, STOCK);
 }
 
-/* A destination that offers no hints cannot take over a guest that uses them. */
+/*
+ * A destination that offers no hints cannot take over a guest that uses them.
+ */
 static void test_missing(void)
 {
     VbrVm *from = source(), *to;

@@ -129,8 +129,8 @@ static const Way ways[] = {
     { "no-window", PLAIN ",free-page-hint-window=0" },
     /*
      * A hint counts where the log was armed before. A synchronization from the
-     * list is as good for that as a scan, also where nothing was written to: not
-     * all of RAM is in one part of the log here.
+     * list is as good for that as a scan, also where nothing was written to:
+     * not all of RAM is in one part of the log here.
      */
     { "dirty-page-list", PLAIN, NULL,
       " -object dirty-page-list,id=dl0,max-dirty=4096"

@@ -2,7 +2,8 @@
  * virtio-balloon-rs: inflated memory that is held back for a while
  *
  * What a request leaves of a huge page waits for its neighbours, a bounded time
- * and up to a bounded size. A guest that takes it back finds what it left there.
+ * and up to a bounded size. A guest that takes it back finds what it left
+ * there.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

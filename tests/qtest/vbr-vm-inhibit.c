@@ -57,8 +57,8 @@ static void assert_keeps(VbrDev *d, uint64_t base)
 }
 
 /*
- * What could not be given back is, when that is allowed again: without a word of
- * the guest if it said that it tells before it takes pages back, else never.
+ * What could not be given back is, when that is allowed again: without a word
+ * of the guest if it said that it tells before it takes pages back, else never.
  */
 static void test_background_snapshot(const void *refuse)
 {

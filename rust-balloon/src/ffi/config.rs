@@ -94,7 +94,8 @@ pub unsafe extern "C" fn vbr_target_set(
     })
 }
 
-/// How many bytes the guest is asked to keep; all ones for all that it has, also of what it gets later.
+/// How many bytes the guest is asked to keep; all ones for all that it has, also of what it gets
+/// later.
 ///
 /// # Safety
 ///
@@ -111,8 +112,8 @@ pub unsafe extern "C" fn vbr_target_get(device: *const VbrDevice, target: *mut u
     })
 }
 
-/// Says that the guest has `ram` bytes of RAM from now on; `changed` gets whether it is asked for another
-/// number of pages now, and is to be told.
+/// Says that the guest has `ram` bytes of RAM from now on; `changed` gets whether it is asked for
+/// another number of pages now, and is to be told.
 ///
 /// # Safety
 ///

@@ -46,8 +46,8 @@ impl From<VbrOptions> for Options {
     }
 }
 
-/// A contiguous piece of memory inside one RAM block that the guest sees, of whatever kind, and what is
-/// known of it. The library decides whether it is the guest's to give, and how.
+/// A contiguous piece of memory inside one RAM block that the guest sees, of whatever kind, and
+/// what is known of it. The library decides whether it is the guest's to give, and how.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct VbrSection {

@@ -66,7 +66,8 @@ pub(super) fn with_list(
 ///
 /// # Safety
 ///
-/// `pages` is NULL or points at room for `most` numbers that nothing else uses while the slice lives.
+/// `pages` is NULL or points at room for `most` numbers that nothing else uses while the slice
+/// lives.
 unsafe fn room<'a>(pages: *mut u64, most: usize) -> Result<&'a mut [MaybeUninit<u64>], Error> {
     if pages.is_null() || !pages.is_aligned() || most > isize::MAX as usize / size_of::<u64>() {
         return Err(Error::InvalidArgument);

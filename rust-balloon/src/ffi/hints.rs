@@ -275,8 +275,8 @@ pub unsafe extern "C" fn vbr_hints_receive(
     })
 }
 
-/// Memory was unmapped, or other memory is where it was: hints that were not taken yet are dropped, as
-/// their addresses may mean something else now.
+/// Memory was unmapped, or other memory is where it was: hints that were not taken yet are dropped,
+/// as their addresses may mean something else now.
 ///
 /// # Safety
 ///

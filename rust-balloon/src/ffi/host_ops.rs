@@ -29,14 +29,16 @@ pub type VbrSpansCallback = Option<
 pub struct VbrHostOps {
     /// Handed to each callback as it is.
     pub opaque: *mut c_void,
-    /// Gives spans of `block` back to the host, and the same parts of the file behind it; called only for
-    /// sections that are shared. Their offsets and lengths are multiples of the block's page size.
+    /// Gives spans of `block` back to the host, and the same parts of the file behind it; called
+    /// only for sections that are shared. Their offsets and lengths are multiples of the block's
+    /// page size.
     pub discard: VbrSpansCallback,
-    /// Gives back what a private mapping has of its own of spans of `block`, and does not touch a file
-    /// behind it; called only for sections that are not shared. Multiples of the block's page size.
+    /// Gives back what a private mapping has of its own of spans of `block`, and does not touch a
+    /// file behind it; called only for sections that are not shared. Multiples of the block's page
+    /// size.
     pub drop_private: VbrSpansCallback,
-    /// Lets the host take these bytes when it needs memory; called only for private anonymous memory
-    /// that is not locked, else as `drop_private`.
+    /// Lets the host take these bytes when it needs memory; called only for private anonymous
+    /// memory that is not locked, else as `drop_private`.
     pub free: VbrSpansCallback,
     /// Says that the guest will soon use spans of `block`; multiples of 4096.
     pub populate: Option<

@@ -98,9 +98,9 @@ pub(super) fn run<F: FnOnce() -> VbrStatus>(body: F) -> VbrStatus {
 }
 
 /// Has a call fail: `text` is `FUNCTION:USE`, counted from here, or `FUNCTION:USE:HOW` with `panic`
-/// before anything is done, `behind` all of it, or the answer `busy` or `invalid`. The environment's
-/// `VBR_INJECT` is in force from the start. The last one counts; an empty text takes it back.
-/// Anything else, or NULL, is an invalid argument.
+/// before anything is done, `behind` all of it, or the answer `busy` or `invalid`. The
+/// environment's `VBR_INJECT` is in force from the start. The last one counts; an empty text takes
+/// it back. Anything else, or NULL, is an invalid argument.
 ///
 /// # Safety
 ///

@@ -226,8 +226,8 @@ pub unsafe extern "C" fn vbr_ram_begin(ram: *mut VbrRam) -> VbrStatus {
     })
 }
 
-/// The dirty bitmaps were synchronized: a sweep begins, which `vbr_ram_sweep` does step by step. Pages
-/// may be sent before it and between its steps, but the last pass waits for its end.
+/// The dirty bitmaps were synchronized: a sweep begins, which `vbr_ram_sweep` does step by step.
+/// Pages may be sent before it and between its steps, but the last pass waits for its end.
 ///
 /// # Safety
 ///
@@ -242,13 +242,13 @@ pub unsafe extern "C" fn vbr_ram_synced(ram: *mut VbrRam) -> VbrStatus {
     })
 }
 
-/// Does a step of the sweep behind a synchronization; `more` says whether there is more to do. It leaves
-/// out the pages that are in the balloon of `device`, and has those sent that were left out before for
-/// that and are not in it any more; all of them if `device` is NULL, or broken. Called under the
-/// device's lock, too.
+/// Does a step of the sweep behind a synchronization; `more` says whether there is more to do. It
+/// leaves out the pages that are in the balloon of `device`, and has those sent that were left out
+/// before for that and are not in it any more; all of them if `device` is NULL, or broken. Called
+/// under the device's lock, too.
 ///
-/// When the guest stands still for the last synchronization, it has to be called until there is no more
-/// to do. Before that, the rest of a sweep may come late.
+/// When the guest stands still for the last synchronization, it has to be called until there is no
+/// more to do. Before that, the rest of a sweep may come late.
 ///
 /// # Safety
 ///
@@ -359,9 +359,9 @@ pub unsafe extern "C" fn vbr_ram_leave_out_hinted(
     if inner == VbrStatus::Ok { outer } else { inner }
 }
 
-/// Postcopy begins, and the sweep is done: what was left out of `block` becomes dirty again, and when that
-/// is done `vbr_ram_is_left_out` says of which pages no content is needed. Does a step of that; `more`
-/// says whether there is more to do.
+/// Postcopy begins, and the sweep is done: what was left out of `block` becomes dirty again, and
+/// when that is done `vbr_ram_is_left_out` says of which pages no content is needed. Does a step of
+/// that; `more` says whether there is more to do.
 ///
 /// # Safety
 ///

@@ -5,9 +5,9 @@
 //! protocols are in `asked.rs`. What the migration thread did not take yet is in `pending.rs`.
 //!
 //! Over the free page hint queue (virtio 1.3, 5.5.6.5) it goes like this. A round: the dirty bitmap
-//! was synchronized, its log is armed, the guest sees a new id in its configuration space, puts that
-//! id into the queue, then blocks of free memory, then STOP. A hint counts only between the id and
-//! STOP. Before the next synchronization the round is over, whatever the guest does. When the
+//! was synchronized, its log is armed, the guest sees a new id in its configuration space, puts
+//! that id into the queue, then blocks of free memory, then STOP. A hint counts only between the id
+//! and STOP. Before the next synchronization the round is over, whatever the guest does. When the
 //! migration needs no more hints, the guest sees DONE and may take the blocks back.
 
 mod asked;
@@ -198,8 +198,8 @@ impl Hints {
     }
 
     /// A synchronization of the dirty bitmap is next: hints that come from now on are late. Those
-    /// that were not taken yet are dropped, which is always safe, and counted. The caller takes some
-    /// first; it has no time for more.
+    /// that were not taken yet are dropped, which is always safe, and counted. The caller takes
+    /// some first; it has no time for more.
     pub fn before_sync(&mut self) {
         let dropped = self.pending.bytes();
         self.counters

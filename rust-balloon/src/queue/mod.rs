@@ -181,7 +181,8 @@ impl Work<'_> {
         piece
     }
 
-    /// Accounts for handling a range, and for room that was made in the sets of pages since the last time.
+    /// Accounts for handling a range, and for room that was made in the sets of pages since the
+    /// last time.
     fn step(&mut self) {
         let made = self.room_made();
         self.budget.spend_step();

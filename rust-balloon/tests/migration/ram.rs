@@ -296,8 +296,8 @@ impl Ram {
         }
     }
 
-    /// The pages of the balloon that a page consists of. The guest sees the blocks one behind the other,
-    /// not where a word of a bitmap begins.
+    /// The pages of the balloon that a page consists of. The guest sees the blocks one behind the
+    /// other, not where a word of a bitmap begins.
     pub(crate) fn guest_pages(&self, page: usize) -> Range<u64> {
         let first = GUEST_BASE + ((page as u64) << self.stride);
         first..first + (1 << self.stride)

@@ -139,8 +139,8 @@ fn what_is_inhibited_waits() {
     assert_eq!(run(&mut balloon).0, [(1, 3..5), (1, 9..10)]);
 }
 
-/// The map of memory, of which what is in pages of the size of the huge block's is forbidden beside a
-/// vhost-user device.
+/// The map of memory, of which what is in pages of the size of the huge block's is forbidden beside
+/// a vhost-user device.
 fn map_of_large_pages() -> MemoryMap {
     let mut sections = sections(0);
     for section in &mut sections {

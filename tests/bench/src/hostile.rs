@@ -36,8 +36,8 @@ pub enum Hostile {
     Turns,
     /// The same to inflate only, while the monitor is asked for the balloon's size.
     Queries,
-    /// The balloon that a migration has most to do for, and a page goes in or out all the time while the
-    /// machine migrates.
+    /// The balloon that a migration has most to do for, and a page goes in or out all the time
+    /// while the machine migrates.
     Migration,
 }
 

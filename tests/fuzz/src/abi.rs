@@ -2,9 +2,9 @@
 //! Calls of the C ABI in any order: with NULL, with places that are not aligned, with lengths that
 //! have nothing behind them, before anything was made and from inside a callback.
 //!
-//! No call is answered with BROKEN unless some function was made to panic, and none writes an output unless it
-//! says OK. Buffers have exactly the length that the call is told of, so that a sanitizer of addresses
-//! sees whoever reads or writes behind them.
+//! No call is answered with BROKEN unless some function was made to panic, and none writes an
+//! output unless it says OK. Buffers have exactly the length that the call is told of, so that a
+//! sanitizer of addresses sees whoever reads or writes behind them.
 
 mod calls;
 mod host;

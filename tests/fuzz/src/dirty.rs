@@ -175,7 +175,8 @@ impl Machine {
         }
     }
 
-    /// The big lock keeps a synchronization from coming between a fetch and the clearing of its bits.
+    /// The big lock keeps a synchronization from coming between a fetch and the clearing of its
+    /// bits.
     fn synchronize(&mut self, most: usize) {
         self.copy_fetched();
         let listed = self.list.sync_begin();

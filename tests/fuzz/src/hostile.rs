@@ -27,7 +27,8 @@ use crate::worlds::model::mock::{MAPS, sections};
 const STEPS: usize = 64;
 /// Slices after which a batch is cancelled: one of all that a guest can name takes thousands.
 const SLICES: usize = 6;
-/// More spans than a slice has time for: each costs two microseconds, and it has half a millisecond.
+/// More spans than a slice has time for: each costs two microseconds, and it has half a
+/// millisecond.
 const MOST_SPANS: usize = 1000;
 /// As much guest memory as a processor can address.
 const ALL: u64 = 1 << 52;

@@ -116,8 +116,8 @@ fn is_sound(target: Target, input: &[u8]) -> bool {
     ran.is_ok()
 }
 
-/// The input of a turn depends on the seed, the corpus and the turn's number alone. The corpus as it
-/// is comes first.
+/// The input of a turn depends on the seed, the corpus and the turn's number alone. The corpus as
+/// it is comes first.
 fn next_input(plan: &Plan, number: u64, input: &mut Vec<u8>) {
     input.clear();
     if let Some(whole) = plan.corpus.get(number as usize) {

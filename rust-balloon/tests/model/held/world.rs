@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! A guest whose pages wait for their neighbours in the balloon, and what the host may do with them.
+//! A guest whose pages wait for their neighbours in the balloon, and what the host may do with
+//! them.
 
 #![expect(
     clippy::single_range_in_vec_init,
@@ -23,8 +24,8 @@ use super::super::mock::{MockHost, part, section};
 
 /// 4 KiB pages of a huge page.
 pub(crate) const HUGE: u64 = 512;
-/// Pages of the guest. Huge pages of the first block begin where the guest's do, those of the second
-/// do not.
+/// Pages of the guest. Huge pages of the first block begin where the guest's do, those of the
+/// second do not.
 pub(crate) const PAGES: u64 = 8 * HUGE;
 pub(crate) const SECOND: u64 = 5 * HUGE;
 pub(crate) const HOLD_BYTES: u64 = 2 * HUGE * PAGE_SIZE;
@@ -226,8 +227,8 @@ impl World {
                 }
                 self.request(queue, &ranges, slices);
                 self.balloon.batch_abandon();
-                // An inflate that was not acknowledged gave nothing away; of a deflate the guest has
-                // the pages back.
+                // An inflate that was not acknowledged gave nothing away; of a deflate the guest
+                // has the pages back.
                 let is_deflate = queue == QueueKind::Deflate;
                 for page in ranges[0].clone() {
                     let before = before[page as usize].is_given;

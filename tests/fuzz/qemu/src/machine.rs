@@ -208,8 +208,8 @@ fn wait_migrated(session: &mut Session) -> Checked<()> {
     }
 }
 
-/// Loads the stream of `session`, with these changes of its bytes: `PLACE:BYTE,...`. A damaged one may
-/// be refused, by an error that says so.
+/// Loads the stream of `session`, with these changes of its bytes: `PLACE:BYTE,...`. A damaged one
+/// may be refused, by an error that says so.
 pub(crate) fn load(
     qemu: &Path,
     session: &mut Session,

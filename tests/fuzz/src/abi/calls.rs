@@ -50,9 +50,9 @@ pub(super) const LAYOUTS: [Layout; 5] = [
 ];
 
 // SAFETY of all blocks below: handles are NULL or live; what a place or elements give is NULL, not
-// aligned, or valid for what the call is told; a length without end is one that no slice can have. That is
-// what the contracts ask for, but for alignment, which the library looks at itself where it takes a
-// place or elements.
+// aligned, or valid for what the call is told; a length without end is one that no slice can have.
+// That is what the contracts ask for, but for alignment, which the library looks at itself where it
+// takes a place or elements.
 
 impl Caller {
     /// Any call.
