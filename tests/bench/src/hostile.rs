@@ -39,6 +39,9 @@ pub enum Hostile {
     /// The balloon that a migration has most to do for, and a page goes in or out all the time
     /// while the machine migrates.
     Migration,
+    /// The same machine migrates with nothing in the balloon, and nobody touches that: no device can be
+    /// better.
+    EmptyMigration,
 }
 
 /// RAM of the guest that migrates. Only what is in the balloon was ever touched, if at all.
@@ -69,7 +72,7 @@ const FIRST_PFN: u64 = 256;
 
 impl Hostile {
     /// All, in the order of the tables.
-    pub const ALL: [Hostile; 13] = [
+    pub const ALL: [Hostile; 14] = [
         Hostile::Nothing,
         Hostile::BadPfns,
         Hostile::Pfns,
@@ -83,6 +86,7 @@ impl Hostile {
         Hostile::Turns,
         Hostile::Queries,
         Hostile::Migration,
+        Hostile::EmptyMigration,
     ];
 
     /// In files.
@@ -101,6 +105,7 @@ impl Hostile {
             Hostile::Turns => "turns",
             Hostile::Queries => "queries",
             Hostile::Migration => "migration",
+            Hostile::EmptyMigration => "empty-migration",
         }
     }
 
@@ -132,6 +137,9 @@ impl Hostile {
                 "migration: every second page of {} GiB is in",
                 MIGRATED_MIB >> 10
             ),
+            Hostile::EmptyMigration => {
+                format!("migration: {} GiB, nothing is in", MIGRATED_MIB >> 10)
+            }
         }
     }
 
@@ -147,6 +155,7 @@ impl Hostile {
     pub fn devices(self) -> &'static [Device] {
         match self {
             Hostile::Ranges | Hostile::LongRanges => &[Device::Ranges],
+            Hostile::EmptyMigration => &[Device::Ours],
             _ => &[Device::Stock, Device::Ours],
         }
     }
@@ -165,11 +174,20 @@ impl Hostile {
         )
     }
 
+    /// What is measured the same way without the input: no device can be better.
+    pub fn limit(self) -> Option<Hostile> {
+        match self {
+            Hostile::Nothing | Hostile::EmptyMigration => None,
+            Hostile::Migration => Some(Hostile::EmptyMigration),
+            _ => Some(Hostile::Nothing),
+        }
+    }
+
     /// What the monitor is asked meanwhile.
     pub fn question(self) -> &'static str {
         match self {
             Hostile::Queries => "query-balloon",
-            Hostile::Migration => "query-migrate",
+            Hostile::Migration | Hostile::EmptyMigration => "query-migrate",
             _ => "query-status",
         }
     }
@@ -343,7 +361,8 @@ impl Work {
             | Hostile::Reports
             | Hostile::Turns
             | Hostile::Queries
-            | Hostile::Migration => {}
+            | Hostile::Migration
+            | Hostile::EmptyMigration => {}
         }
         Ok(inflate)
     }

@@ -83,21 +83,30 @@ pub fn run(qemu: &Path, options: &Options, all: &mut Vec<Answers>) -> Result<()>
         if !options.input.is_empty() && !options.input.contains(&input) {
             continue;
         }
-        for device in input.devices() {
-            let mut answers = Answers {
+        let devices = input.devices();
+        let mut of_devices: Vec<Answers> = devices
+            .iter()
+            .map(|device| Answers {
                 input,
                 device: device.name(),
                 ns: Vec::new(),
                 ended: true,
-            };
-            for _ in 0..options.runs {
+            })
+            .collect();
+        // In turn, so that all devices have the same share of what else the machine does.
+        for _ in 0..options.runs {
+            for (device, answers) in devices.iter().zip(&mut of_devices) {
                 let (ns, ended) = match input {
-                    Hostile::Migration => migration(qemu, options, *device)?,
+                    Hostile::Migration | Hostile::EmptyMigration => {
+                        migration(qemu, options, input, *device)?
+                    }
                     _ => one(qemu, options, input, *device)?,
                 };
                 answers.ns.extend(ns);
                 answers.ended &= ended;
             }
+        }
+        for mut answers in of_devices {
             answers.ns.sort_unstable();
             println!("  {}", line(&answers));
             all.push(answers);
@@ -157,8 +166,13 @@ fn one(qemu: &Path, options: &Options, input: Hostile, device: Device) -> Result
     })
 }
 
-/// A machine with the worst balloon migrates to nowhere.
-fn migration(qemu: &Path, options: &Options, device: Device) -> Result<(Vec<u64>, bool)> {
+/// A machine with the worst balloon migrates to nowhere, or one with an empty one.
+fn migration(
+    qemu: &Path,
+    options: &Options,
+    input: Hostile,
+    device: Device,
+) -> Result<(Vec<u64>, bool)> {
     let config = Config {
         qemu: qemu.into(),
         device,
@@ -167,11 +181,13 @@ fn migration(qemu: &Path, options: &Options, device: Device) -> Result<(Vec<u64>
         window_mib: hostile::WINDOW_MIB,
     };
     let (mut machine, mut qmp) = Machine::start(&config)?;
-    let work = Work::new(&mut machine, Hostile::Migration, device)?;
+    let work = Work::new(&mut machine, input, device)?;
     let offsets = (MIB..hostile::MIGRATED_MIB * MIB).step_by(2 * 4096);
     let pages = offsets.map(|offset| (config.address(offset) >> 12) as u32);
     let pages: Vec<u32> = pages.collect();
-    for some in pages.chunks(PFNS_A_KICK) {
+    let is_full = input == Hostile::Migration;
+    let inflated = if is_full { &pages[..] } else { &[] };
+    for some in inflated.chunks(PFNS_A_KICK) {
         work.put_pages_of(&mut machine, QueueName::Inflate, some)?;
         machine.kick(QueueName::Inflate)?;
     }
@@ -188,6 +204,9 @@ fn migration(qemu: &Path, options: &Options, device: Device) -> Result<(Vec<u64>
         let page = &pages[..1];
         let queues = [QueueName::Deflate, QueueName::Inflate];
         for queue in queues.into_iter().cycle() {
+            if !is_full {
+                break;
+            }
             work.put_pages_of(&mut machine, queue, page)?;
             machine.notify(queue)?;
             // A machine that has migrated answers nothing more.
@@ -251,6 +270,31 @@ pub fn print(all: &[Answers]) {
         "", "", "p50", "p99", "p99.9", "max", "answers"
     );
     all.iter().for_each(|answers| println!("{}", line(answers)));
+    println!(
+        "\nThe slowest in a thousand: stock / ours, and ours / what is there without the input"
+    );
+    for input in Hostile::ALL {
+        let ratios = ratios(all, input);
+        if ratios.iter().any(Option::is_some) {
+            let cell = |ratio: Option<f64>| ratio.map_or("-".into(), |r| format!("{r:.2}"));
+            let [to_stock, to_limit] = ratios.map(cell);
+            println!("{:<62}{to_stock:>9}{to_limit:>9}", input.title(false));
+        }
+    }
+}
+
+/// How many times as long as ours stock makes the monitor wait, and ours as long as a device that
+/// does nothing: by the answers of which one in a thousand is slower.
+pub fn ratios(all: &[Answers], input: Hostile) -> [Option<f64>; 2] {
+    let of = |input: Hostile, device: Device| {
+        let mut all = all.iter();
+        let answers = all.find(|a| a.input == input && a.device == device.name())?;
+        Some(answers.percentile_ms(0.999)).filter(|ms| *ms > 0.0)
+    };
+    let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
+    let ours = of(input, Device::Ours);
+    let limit = input.limit().and_then(|limit| of(limit, Device::Ours));
+    [ratio(of(input, Device::Stock), ours), ratio(ours, limit)]
 }
 
 fn line(answers: &Answers) -> String {
@@ -271,6 +315,25 @@ fn line(answers: &Answers) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ratios_are_to_stock_and_to_what_nothing_takes() {
+        let answers = |input, device: Device, ms: u64| Answers {
+            input,
+            device: device.name(),
+            ns: vec![ms * 1_000_000],
+            ended: true,
+        };
+        let all = [
+            answers(Hostile::Migration, Device::Stock, 60),
+            answers(Hostile::Migration, Device::Ours, 6),
+            answers(Hostile::EmptyMigration, Device::Ours, 2),
+        ];
+        let [to_stock, to_limit] = ratios(&all, Hostile::Migration);
+        assert_eq!((to_stock, to_limit), (Some(10.0), Some(3.0)));
+        assert_eq!(ratios(&all, Hostile::EmptyMigration), [None, None]);
+        assert_eq!(ratios(&all[..1], Hostile::Migration), [None, None]);
+    }
 
     #[test]
     fn a_percentile_is_one_of_the_answers() {

@@ -14,6 +14,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Qtest {
     stream: BufReader<UnixStream>,
+    /// Commands whose answer nobody has fetched. QEMU's main loop would wait for ever for somebody to
+    /// read them if they became too many.
+    unanswered: u32,
 }
 
 impl Qtest {
@@ -26,20 +29,25 @@ impl Qtest {
         limit.map_err(Error::io("set up the test socket"))?;
         Ok(Qtest {
             stream: BufReader::new(stream),
+            unanswered: 0,
         })
     }
 
-    /// Sends a command; its answer is still to be fetched by [`Qtest::answer`].
+    /// Sends a command; its answer can be fetched by [`Qtest::answer`] until the next one is sent.
     ///
     /// # Errors
-    /// When QEMU is gone.
+    /// When QEMU is gone, or an answer before was not what it should be.
     pub fn send(&mut self, command: &str) -> Result<()> {
+        while self.unanswered > 0 {
+            self.answer()?;
+        }
+        self.unanswered += 1;
         let line = format!("{command}\n");
         let sent = self.stream.get_mut().write_all(line.as_bytes());
         sent.map_err(Error::io(format!("send {command}")))
     }
 
-    /// The answer to the oldest command without one, without its `OK`.
+    /// The answer to the last command, without its `OK`.
     ///
     /// # Errors
     /// When QEMU refuses, is gone or does not answer.
@@ -53,7 +61,10 @@ impl Qtest {
             }
             let line = line.trim();
             match line.split_once(' ').unwrap_or((line, "")) {
-                ("OK", rest) => return Ok(rest.to_string()),
+                ("OK", rest) => {
+                    self.unanswered -= 1;
+                    return Ok(rest.to_string());
+                }
                 ("IRQ", _) => {}
                 _ => return Err(Error::Protocol(format!("the test server said {line:?}"))),
             }
