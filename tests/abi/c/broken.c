@@ -99,7 +99,7 @@ static void any_call_can_panic(void)
     host_free(host);
 }
 
-/* These leave what they were to end as it is, which is lost: so it is ended again here. */
+/* What was handed back to the library is gone, however it fails: nobody else could free it. */
 static void ends_that_panic(void)
 {
     struct host *host = host_new(ALL_FEATURES);
@@ -109,11 +109,9 @@ static void ends_that_panic(void)
     CHECK_OK(vbr_inject_set("vbr_hints_free:1"));
     vbr_hints_free(hints);
     CHECK(!vbr_inject_pending());
-    vbr_hints_free(hints);
     CHECK_OK(vbr_inject_set("vbr_device_free:1"));
-    vbr_device_free(host->device);
-    CHECK(!vbr_inject_pending());
     host_free(host);
+    CHECK(!vbr_inject_pending());
 }
 
 /* A call that answers that it did nothing did nothing, and breaks nothing. */
