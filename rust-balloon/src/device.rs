@@ -66,6 +66,15 @@ pub enum Progress {
     Done,
 }
 
+impl Progress {
+    fn of(done: bool) -> Progress {
+        match done {
+            true => Progress::Done,
+            false => Progress::More,
+        }
+    }
+}
+
 /// The set of pages in the balloon.
 pub(crate) struct Ballooned<P> {
     /// The pages.
@@ -283,20 +292,14 @@ impl Balloon {
     /// Gives those back to the host that `inhibit` does not forbid, for one slice. What it forbids
     /// stays, and is looked at again by the next slice behind the one that is done.
     pub fn discard_owed(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
-        if self.slice(host, inhibit, |work, _| owed::slice(work)) {
-            Progress::Done
-        } else {
-            Progress::More
-        }
+        let done = self.slice(host, inhibit, |work, _| owed::slice(work));
+        Progress::of(done)
     }
 
     /// Gives back to the host, for one slice, pages that wait for their neighbours.
     pub fn flush_held(&mut self, host: &mut dyn Host, flush: Flush, inhibit: Inhibit) -> Progress {
-        if self.slice(host, inhibit, |work, _| held::flush(work, flush)) {
-            Progress::Done
-        } else {
-            Progress::More
-        }
+        let done = self.slice(host, inhibit, |work, _| held::flush(work, flush));
+        Progress::of(done)
     }
 
     /// How many bytes wait for their neighbours.

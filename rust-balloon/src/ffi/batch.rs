@@ -5,9 +5,10 @@
 //! until it is done, and then acknowledges its requests all together.
 
 use super::guard::{VbrDevice, output, slice, with_device};
+use super::host_ops::VbrHost;
 use super::status::VbrStatus;
 use crate::batch::MAX_REQUESTS;
-use crate::device::{Progress, RequestEnd, RequestPart};
+use crate::device::{Balloon, Progress, RequestEnd, RequestPart};
 use crate::features::QueueKind;
 use crate::host::Inhibit;
 use crate::memory::HostRange;
@@ -55,6 +56,47 @@ pub(super) fn byte_order(big_endian: bool) -> ByteOrder {
     } else {
         ByteOrder::Little
     }
+}
+
+/// Works on a device for a slice; `done` gets whether there is no more to do.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `done` NULL or writable.
+unsafe fn work_for_a_slice(
+    device: *mut VbrDevice,
+    done: *mut bool,
+    work: impl FnOnce(&mut Balloon, &mut VbrHost<'_>) -> Progress,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let done = unsafe { output(done) };
+    with_device(device, |balloon, host| {
+        let done = done?;
+        done.write(work(balloon, host) == Progress::Done);
+        Ok(())
+    })
+}
+
+/// `bytes` gets a number of bytes that a device knows.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `bytes` NULL or writable.
+unsafe fn number_of_bytes(
+    device: *const VbrDevice,
+    bytes: *mut u64,
+    number: impl FnOnce(&Balloon) -> u64,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let bytes = unsafe { output(bytes) };
+    with_device(device, |balloon, _| {
+        bytes?.write(number(balloon));
+        Ok(())
+    })
 }
 
 /// How many further bytes of payload the batch takes from `queue`; for reports, any number but 0
@@ -161,15 +203,12 @@ pub unsafe extern "C" fn vbr_batch_run(
     inhibit: Inhibit,
     done: *mut bool,
 ) -> VbrStatus {
-    // SAFETY: NULL or a live device by contract.
-    let device = unsafe { device.as_ref() };
-    // SAFETY: NULL or writable by contract.
-    let done = unsafe { output(done) };
-    with_device(device, |balloon, host| {
-        let done = done?;
-        done.write(balloon.batch_run(host, inhibit) == Progress::Done);
-        Ok(())
-    })
+    // SAFETY: the same contract.
+    unsafe {
+        work_for_a_slice(device, done, |balloon, host| {
+            balloon.batch_run(host, inhibit)
+        })
+    }
 }
 
 /// Forgets the batch: its requests go back to their queue and come again.
@@ -210,14 +249,8 @@ pub unsafe extern "C" fn vbr_batch_abandon(device: *mut VbrDevice) -> VbrStatus 
 /// `device` is NULL or a live device, `bytes` NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_held_bytes(device: *const VbrDevice, bytes: *mut u64) -> VbrStatus {
-    // SAFETY: NULL or a live device by contract.
-    let device = unsafe { device.as_ref() };
-    // SAFETY: NULL or writable by contract.
-    let bytes = unsafe { output(bytes) };
-    with_device(device, |balloon, _| {
-        bytes?.write(balloon.held_bytes());
-        Ok(())
-    })
+    // SAFETY: the same contract.
+    unsafe { number_of_bytes(device, bytes, |balloon| balloon.held_bytes()) }
 }
 
 /// Gives back, for one slice, what waits for its neighbours, all of it or what does so for long; `done` gets
@@ -233,15 +266,12 @@ pub unsafe extern "C" fn vbr_held_flush(
     inhibit: Inhibit,
     done: *mut bool,
 ) -> VbrStatus {
-    // SAFETY: NULL or a live device by contract.
-    let device = unsafe { device.as_ref() };
-    // SAFETY: NULL or writable by contract.
-    let done = unsafe { output(done) };
-    with_device(device, |balloon, host| {
-        let done = done?;
-        done.write(balloon.flush_held(host, flush, inhibit) == Progress::Done);
-        Ok(())
-    })
+    // SAFETY: the same contract.
+    unsafe {
+        work_for_a_slice(device, done, |balloon, host| {
+            balloon.flush_held(host, flush, inhibit)
+        })
+    }
 }
 
 /// How many bytes in the balloon could not be given back when they came, and are still to be:
@@ -252,14 +282,8 @@ pub unsafe extern "C" fn vbr_held_flush(
 /// `device` is NULL or a live device, `bytes` NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_owed_bytes(device: *const VbrDevice, bytes: *mut u64) -> VbrStatus {
-    // SAFETY: NULL or a live device by contract.
-    let device = unsafe { device.as_ref() };
-    // SAFETY: NULL or writable by contract.
-    let bytes = unsafe { output(bytes) };
-    with_device(device, |balloon, _| {
-        bytes?.write(balloon.owed_bytes());
-        Ok(())
-    })
+    // SAFETY: the same contract.
+    unsafe { number_of_bytes(device, bytes, |balloon| balloon.owed_bytes()) }
 }
 
 /// Gives those back to the host, for one slice. `done` gets false when there is more to do: call
@@ -275,13 +299,10 @@ pub unsafe extern "C" fn vbr_owed_discard(
     inhibit: Inhibit,
     done: *mut bool,
 ) -> VbrStatus {
-    // SAFETY: NULL or a live device by contract.
-    let device = unsafe { device.as_ref() };
-    // SAFETY: NULL or writable by contract.
-    let done = unsafe { output(done) };
-    with_device(device, |balloon, host| {
-        let done = done?;
-        done.write(balloon.discard_owed(host, inhibit) == Progress::Done);
-        Ok(())
-    })
+    // SAFETY: the same contract.
+    unsafe {
+        work_for_a_slice(device, done, |balloon, host| {
+            balloon.discard_owed(host, inhibit)
+        })
+    }
 }
