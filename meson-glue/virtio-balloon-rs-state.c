@@ -16,6 +16,38 @@ void vbr_pages_forget(VirtIOBalloonRs *s)
     s->pages = (VbrPagesState) {};
 }
 
+/* A device that is broken is saved as one, for a driver that resets it there. */
+static VbrStatus save_state(VirtIOBalloonRs *s)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(s);
+    bool legacy = !virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1);
+    VbrStatus status = vbr_state_save(s->device, s->stats_poll_interval,
+                                      &s->state);
+
+    if (vbr_failed(s, status) && status == VBR_STATUS_BROKEN) {
+        s->state = (VbrState) {};
+        status = vbr_state_save_broken(s->device, vdev->guest_features, legacy,
+                                       s->stats_poll_interval, &s->state);
+    }
+    return status;
+}
+
+/* Hints that are lost know less than they say. */
+static VbrStatus save_hints(VirtIOBalloonRs *s)
+{
+    VbrStatus status = VBR_STATUS_BROKEN;
+
+    vbr_migration_lock();
+    if (!s->hints_lost) {
+        status = vbr_hints_save(s->hints, &s->hint_record);
+    }
+    if (status == VBR_STATUS_BROKEN) {
+        status = vbr_hints_save_broken(s->hints, &s->hint_record);
+    }
+    vbr_migration_unlock();
+    return status;
+}
+
 static int vbr_pre_save(void *opaque)
 {
     VirtIOBalloonRs *s = opaque;
@@ -24,21 +56,13 @@ static int vbr_pre_save(void *opaque)
     vbr_queues_give_back(s);
     vbr_requests_give_back(s);
     s->state = (VbrState) {};
-    status = vbr_state_save(s->device, s->stats_poll_interval, &s->state);
-    /* A device that is broken is saved as one: only virtio's part matters. */
-    if (vbr_failed(s, status) && status != VBR_STATUS_BROKEN) {
-        error_report("virtio-balloon-rs: %s", vbr_status_str(status));
-        return -EBUSY;
+    status = save_state(s);
+    if (status == VBR_STATUS_OK) {
+        status = save_hints(s);
     }
-    vbr_migration_lock();
-    status = vbr_hints_save(s->hints, &s->hint_record);
-    vbr_migration_unlock();
     if (status != VBR_STATUS_OK) {
-        /* The guest has its pages back there. */
-        s->hint_record = (VbrHintRecord) {
-            .cmd_id = VBR_HINT_ID_MIN,
-            .status = 3,
-        };
+        error_report("virtio-balloon-rs: %s", vbr_status_str(status));
+        return status == VBR_STATUS_BUSY ? -EBUSY : -EINVAL;
     }
     return 0;
 }

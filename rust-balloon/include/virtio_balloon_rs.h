@@ -1912,6 +1912,17 @@ VBR_MUST_CHECK
 enum VbrStatus vbr_hints_save(const struct VbrHints *hints, struct VbrHintRecord *out);
 
 /**
+ * What it is to carry where the hints broke: the guest has its pages back, and may owe an answer.
+ *
+ * # Safety
+ *
+ * `hints` is NULL or live, `out` NULL or writable.
+ */
+VBR_MUST_CHECK
+enum VbrStatus vbr_hints_save_broken(const struct VbrHints *hints,
+                                     struct VbrHintRecord *out);
+
+/**
  * Goes on from what a migration stream carried, after `vbr_hints_negotiated`; `STATE_HINTS` when
  * no device can have saved it, and nothing has changed then.
  *
@@ -2195,6 +2206,23 @@ VBR_MUST_CHECK
 enum VbrStatus vbr_state_save(const struct VbrDevice *device,
                               int64_t polling_interval,
                               struct VbrState *out);
+
+/**
+ * The state of a device that broke, for a stream whose driver accepted the feature bits `accepted`, as in
+ * `vbr_device_set_features`: the host's target, the guest's `actual` and the statistics, and of what
+ * protocols the bits are. `vbr_state_save_pages` does not answer then: no page is known to be in the
+ * balloon.
+ *
+ * # Safety
+ *
+ * `device` is NULL or a live device, `out` NULL or writable.
+ */
+VBR_MUST_CHECK
+enum VbrStatus vbr_state_save_broken(const struct VbrDevice *device,
+                                     uint64_t accepted,
+                                     bool legacy,
+                                     int64_t polling_interval,
+                                     struct VbrState *out);
 
 /**
  * Writes the set of ballooned pages to the `len` bytes at `out`, and says how many of them it `used` and

@@ -121,11 +121,13 @@ impl World {
             vbr_device_features(device, place.unaligned()),
             vbr_device_reporting_advice(device, place.unaligned()),
             vbr_state_save(device, 0, place.unaligned()),
+            vbr_state_save_broken(device, 0, false, 0, place.unaligned()),
             vbr_state_save_pages(device, more.as_ptr().cast_mut(), 0, place.unaligned(), &mut flag),
             vbr_stats_get(device, place.unaligned()),
             vbr_hints_view(hints, place.unaligned()),
             vbr_hints_hold(hints, 1, 2, 3, place.unaligned()),
             vbr_hints_save(hints, place.unaligned()),
+            vbr_hints_save_broken(hints, place.unaligned()),
             vbr_request_take(hints, view.source, place.unaligned(), place.unaligned()),
             // No place for the answer.
             vbr_device_reset(device, null_mut()),

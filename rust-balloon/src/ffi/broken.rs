@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! What a panic in the hints, in the account of what a migration leaves out, or in the dirty list costs: that,
-//! and no more.
+//! What a panic in the device, in the hints, in the account of what a migration leaves out, or in the dirty list
+//! costs: that, and no more.
 
+use super::config::*;
 use super::dirty::*;
-use super::guard::{Guarded, VbrDevice};
+use super::features::vbr_device_set_features;
+use super::guard::{Guarded, VbrDevice, with_device};
 use super::hints::*;
 use super::host_ops::VbrHostOps;
 use super::ram::*;
 use super::requests::*;
+use super::state::*;
 use super::status::VbrStatus;
 use crate::device::Options;
 use crate::features::{Features, FreePageSource};
@@ -15,7 +18,8 @@ use crate::migration::arming::Arm;
 use crate::migration::dirty::{DirtyIndices, DirtyOptions, VERSION};
 use crate::migration::skips::{DirtyChange, SkipCounters};
 use crate::queue::hint::{HintRecord, HintState, Hints};
-use std::ptr::{null_mut, without_provenance_mut};
+use crate::state::State;
+use std::ptr::{null, null_mut, without_provenance_mut};
 
 const SOURCE: FreePageSource = FreePageSource::HostRequest;
 /// What outputs hold before a call, and after one that fails.
@@ -53,7 +57,7 @@ fn device() -> VbrDevice {
     };
     let device = VbrDevice::new(options, ops);
     let source = Features::HOST_REQUEST.bits();
-    all!(Ok: super::features::vbr_device_set_features(at(&device), source, false),);
+    all!(Ok: vbr_device_set_features(at(&device), source, false),);
     device
 }
 
@@ -164,6 +168,87 @@ fn broken_hints_answer_nothing_but_a_reset() {
     }
     // SAFETY: from vbr_ram_new, and not used any more.
     unsafe { vbr_ram_free(ram) };
+}
+
+/// What a device that broke saves is what another one loads, whatever it broke in.
+#[test]
+fn the_state_of_a_broken_device_can_be_loaded() {
+    const FOUNDING: Features = Features::PAGE_RANGE.union(Features::HOST_REQUEST);
+    let accepted = (Features::MUST_TELL_HOST | FOUNDING).bits();
+    let device = device();
+    let (mut pages, mut changed) = (0, false);
+    let image = [0, 0, 0, 0, 7, 0, 0, 0];
+    all! {
+        Ok:
+        vbr_target_set(at(&device), 3 << 20, 4 << 20, &mut pages),
+        vbr_config_write(at(&device), image.as_ptr(), image.len(), &mut changed),
+    }
+    // It does not even know what the driver accepts.
+    let status = with_device(Some(&device), |_, _| panic!("a panic was asked for"));
+    assert_eq!(status, VbrStatus::Broken);
+    let mut state = std::mem::MaybeUninit::<State>::uninit();
+    let out = state.as_mut_ptr();
+    all! {
+        Broken:
+        vbr_device_set_features(at(&device), accepted, false),
+        vbr_state_save(at(&device), 5, out),
+    }
+    all!(Ok: vbr_state_save_broken(at(&device), accepted, false, 5, out),);
+    // SAFETY: written, as the status says.
+    let state = unsafe { state.assume_init() };
+    assert_eq!(
+        (state.num_pages, state.actual, state.poison_val),
+        (256, 7, 0)
+    );
+    assert_eq!(state.founding, FOUNDING.bits());
+    assert_eq!(state.stats_polling_interval, 5);
+    let to = self::device();
+    all! {
+        Ok:
+        vbr_device_set_features(at(&to), accepted, false),
+        vbr_ram_set(at(&to), 4 << 20, &mut changed),
+        vbr_state_load(at(&to), &state, null(), 4 << 20),
+    }
+    all!(Broken: vbr_state_save(at(&device), 5, &mut { state }),);
+    // By these bits a legacy driver speaks nothing of the kind.
+    let mut legacy = state;
+    all!(Ok: vbr_state_save_broken(at(&device), accepted, true, 5, &mut legacy),);
+    assert_eq!(legacy.founding, 0);
+}
+
+/// The other end waits for an answer that may be on its way, and a guest that hints has its pages
+/// back.
+#[test]
+fn the_record_of_broken_hints_can_be_loaded() {
+    for source in [
+        SOURCE,
+        FreePageSource::MiscQueue,
+        FreePageSource::FreePageHint,
+    ] {
+        let broken = hints();
+        let status = broken.inner.enter(|hints| {
+            hints.set_source(source);
+            panic!("a panic was asked for")
+        });
+        assert_eq!(status, VbrStatus::Broken);
+        let mut record = HintRecord::default();
+        all! {
+            Broken: vbr_hints_save(at(&broken), &mut record),
+        }
+        all! {
+            Ok: vbr_hints_save_broken(at(&broken), &mut record),
+        }
+        let to = hints();
+        let status = to.inner.enter(|hints| {
+            hints.set_source(source);
+            hints.load(record)?;
+            hints.after_sync(true);
+            hints.receive_buffer(source);
+            assert_eq!(hints.can_ask(), source == FreePageSource::FreePageHint);
+            Ok(())
+        });
+        assert_eq!(status, VbrStatus::Ok, "{source:?}");
+    }
 }
 
 /// They keep no more than what a driver may still remember, and what was counted.

@@ -49,7 +49,7 @@ impl<T> Guarded<T> {
 
     /// Runs `body`, unless a call is inside already or an earlier one panicked.
     pub(super) fn enter(&self, body: impl FnOnce(&mut T) -> Result<(), Error>) -> VbrStatus {
-        self.enter_or(None::<fn(&mut T)>, body)
+        self.call(false, |inner, _| body(inner))
     }
 
     /// The same, but what an earlier call broke is made anew first, by `mend`.
@@ -58,32 +58,41 @@ impl<T> Guarded<T> {
         mend: impl FnOnce(&mut T),
         body: impl FnOnce(&mut T) -> Result<(), Error>,
     ) -> VbrStatus {
-        self.enter_or(Some(mend), body)
+        self.call(true, |inner, is_broken| {
+            if is_broken {
+                mend(inner);
+                self.broken.store(false, Ordering::Release);
+            }
+            body(inner)
+        })
     }
 
-    fn enter_or(
+    /// Runs `look`, unless a call is inside already. If an earlier one panicked it looks at what that
+    /// left, which stays broken.
+    pub(super) fn look_at_broken(&self, look: impl FnOnce(&T) -> Result<(), Error>) -> VbrStatus {
+        self.call(true, |inner, _| look(inner))
+    }
+
+    /// Runs `body`, and says to it whether an earlier call panicked. If one did, only a `body` that is
+    /// `for_broken` runs.
+    fn call(
         &self,
-        mend: Option<impl FnOnce(&mut T)>,
-        body: impl FnOnce(&mut T) -> Result<(), Error>,
+        for_broken: bool,
+        body: impl FnOnce(&mut T, bool) -> Result<(), Error>,
     ) -> VbrStatus {
         let Some(_hold) = self.hold() else {
             return VbrStatus::Busy;
         };
-        if mend.is_none() && self.broken.load(Ordering::Acquire) {
+        let is_broken = self.broken.load(Ordering::Acquire);
+        if is_broken && !for_broken {
             return VbrStatus::Broken;
         }
         // SAFETY: the hold makes this call the only one inside, and is dropped behind `inner`.
         let inner = unsafe { &mut *self.inner.get() };
-        let status = guard(|| {
-            // What broke may panic once more when it is looked at or dropped.
-            if let (Some(mend), true) = (mend, self.broken.load(Ordering::Acquire)) {
-                mend(inner);
-                self.broken.store(false, Ordering::Release);
-            }
-            match body(inner) {
-                Ok(()) => VbrStatus::Ok,
-                Err(error) => error.into(),
-            }
+        // What broke may panic once more when it is looked at or dropped.
+        let status = guard(|| match body(inner, is_broken) {
+            Ok(()) => VbrStatus::Ok,
+            Err(error) => error.into(),
         });
         if status == VbrStatus::Broken {
             self.broken.store(true, Ordering::Release);
@@ -114,10 +123,11 @@ impl VbrDevice {
         self.balloon.is_busy()
     }
 
-    /// Puts a new device in the place of one that broke.
-    fn mend(&self, balloon: &mut Balloon) {
-        let broken = std::mem::replace(balloon, Balloon::new(self.options));
-        balloon.inherit(&broken);
+    /// What a reset makes of a device that broke.
+    fn mended(&self, broken: &Balloon) -> Balloon {
+        let mut balloon = Balloon::new(self.options);
+        balloon.inherit(broken);
+        balloon
     }
 }
 
@@ -178,10 +188,23 @@ pub(super) fn with_mended_device(
         return VbrStatus::InvalidArgument;
     };
     let mut host = VbrHost::new(&device.ops);
-    let mend = |balloon: &mut Balloon| device.mend(balloon);
+    let mend = |balloon: &mut Balloon| *balloon = device.mended(balloon);
     device
         .balloon
         .enter_mended(mend, |balloon| body(balloon, &mut host))
+}
+
+/// Runs `body` on what a reset would make of a device that broke. The device stays as it is.
+pub(super) fn with_mended_copy(
+    device: Option<&VbrDevice>,
+    body: impl FnOnce(&mut Balloon) -> Result<(), Error>,
+) -> VbrStatus {
+    let Some(device) = device else {
+        return VbrStatus::InvalidArgument;
+    };
+    device
+        .balloon
+        .look_at_broken(|broken| body(&mut device.mended(broken)))
 }
 
 /// The `len` elements at `data`; empty for 0 of them at NULL.

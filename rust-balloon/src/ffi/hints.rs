@@ -333,6 +333,29 @@ pub unsafe extern "C" fn vbr_hints_save(hints: *const VbrHints, out: *mut HintRe
     })
 }
 
+/// What it is to carry where the hints broke: the guest has its pages back, and may owe an answer.
+///
+/// # Safety
+///
+/// `hints` is NULL or live, `out` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_hints_save_broken(
+    hints: *const VbrHints,
+    out: *mut HintRecord,
+) -> VbrStatus {
+    // SAFETY: NULL or live by contract.
+    let hints = unsafe { hints.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let out = unsafe { output(out) };
+    let Some(hints) = hints else {
+        return VbrStatus::InvalidArgument;
+    };
+    hints.inner.look_at_broken(|hints| {
+        out?.write(hints.save_broken());
+        Ok(())
+    })
+}
+
 /// Goes on from what a migration stream carried, after `vbr_hints_negotiated`; `STATE_HINTS` when
 /// no device can have saved it, and nothing has changed then.
 ///

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Migration state.
 
-use super::guard::{VbrDevice, output, output_slice, slice, with_device};
+use super::guard::{VbrDevice, output, output_slice, slice, with_device, with_mended_copy};
 use super::status::VbrStatus;
 use crate::error::Error;
 use crate::pageset::MAX_BYTES;
@@ -39,6 +39,35 @@ pub unsafe extern "C" fn vbr_state_save(
     // SAFETY: NULL or writable by contract.
     let out = unsafe { output(out) };
     with_device(device, |balloon, _| {
+        out?.write(State::save(balloon, polling_interval));
+        Ok(())
+    })
+}
+
+/// The state of a device that broke, for a stream whose driver accepted the feature bits `accepted`, as in
+/// `vbr_device_set_features`: the host's target, the guest's `actual` and the statistics, and of what
+/// protocols the bits are. `vbr_state_save_pages` does not answer then: no page is known to be in the
+/// balloon.
+///
+/// # Safety
+///
+/// `device` is NULL or a live device, `out` NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_state_save_broken(
+    device: *const VbrDevice,
+    accepted: u64,
+    legacy: bool,
+    polling_interval: i64,
+    out: *mut State,
+) -> VbrStatus {
+    // SAFETY: NULL or a live device by contract.
+    let device = unsafe { device.as_ref() };
+    // SAFETY: NULL or writable by contract.
+    let out = unsafe { output(out) };
+    with_mended_copy(device, |balloon| {
+        // The other end does the same with the bits. Those that the device knew are not to be
+        // relied on: it may have broken while it took them over.
+        balloon.set_features(balloon.features_of(accepted), legacy);
         out?.write(State::save(balloon, polling_interval));
         Ok(())
     })

@@ -405,6 +405,19 @@ impl Hints {
         }
     }
 
+    /// The same for hints that broke. A guest that hints has its pages back; one that answers may be in
+    /// the middle of an answer, which must not be taken for that to another request.
+    pub fn save_broken(&self) -> HintRecord {
+        let status = match self.source {
+            FreePageSource::FreePageHint => 3,
+            FreePageSource::None | FreePageSource::HostRequest | FreePageSource::MiscQueue => 1,
+        };
+        HintRecord {
+            cmd_id: self.id.max(HINT_ID_MIN),
+            status,
+        }
+    }
+
     /// Goes on from what a migration brought; the source is known by then. Rounds of the source are
     /// over: a guest that was in one gets its pages back.
     ///

@@ -74,6 +74,44 @@ static void a_reset_mends(void)
     host_free(host);
 }
 
+/* It migrates as what a reset would make of it, and is broken afterwards as before. */
+static void a_broken_device_can_be_saved(void)
+{
+    uint32_t num_pages;
+    bool changed;
+    struct host *from = broken_host(&num_pages);
+    struct host *to = host_new(ALL_FEATURES);
+    struct VbrState state;
+
+    CHECK_STATUS(vbr_state_save(from->device, 3, &state), VBR_STATUS_BROKEN);
+    CHECK_OK(vbr_state_save_broken(from->device, ALL_FEATURES, false, 3, &state));
+    CHECK_EQ(state.num_pages, num_pages);
+    CHECK_EQ(state.actual, 256);
+    CHECK_EQ(state.stats_polling_interval, 3);
+    CHECK_EQ(state.founding, 0);
+    CHECK_STATUS(vbr_state_save(from->device, 3, &state), VBR_STATUS_BROKEN);
+    CHECK_OK(vbr_ram_set(to->device, RAM, &changed));
+    CHECK_OK(vbr_state_load(to->device, &state, NULL, RAM));
+    host_free(from);
+    host_free(to);
+}
+
+static void broken_hints_can_be_saved(void)
+{
+    struct VbrHints *hints;
+    struct VbrHintView view;
+    struct VbrHintRecord record;
+
+    CHECK_OK(vbr_hints_new(&hints));
+    CHECK_OK(vbr_inject_set("vbr_hints_view:1"));
+    CHECK_STATUS(vbr_hints_view(hints, &view), VBR_STATUS_BROKEN);
+    CHECK_STATUS(vbr_hints_save(hints, &record), VBR_STATUS_BROKEN);
+    CHECK_OK(vbr_hints_save_broken(hints, &record));
+    CHECK_EQ(record.cmd_id, VBR_HINT_ID_MIN);
+    CHECK_STATUS(vbr_hints_save(hints, &record), VBR_STATUS_BROKEN);
+    vbr_hints_free(hints);
+}
+
 static void a_broken_device_can_be_freed(void)
 {
     uint32_t num_pages;
@@ -154,8 +192,12 @@ void theme_broken(void)
     CHECK_EQ(errors, 1);
     a_broken_device_can_be_freed();
     CHECK_EQ(errors, 2);
+    a_broken_device_can_be_saved();
+    CHECK_EQ(errors, 3);
+    broken_hints_can_be_saved();
+    CHECK_EQ(errors, 4);
     other_answers();
-    CHECK_EQ(errors, 2);
+    CHECK_EQ(errors, 4);
     any_call_can_panic();
     ends_that_panic();
     CHECK_EQ(warnings, 0);

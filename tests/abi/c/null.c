@@ -103,6 +103,8 @@ struct arguments {
     X(log_function, vbr_log_set(NULL, 5))                                      \
     X(save_device, vbr_state_save(NULL, 1, &a->state))                         \
     X(save_out, vbr_state_save(a->device, 1, NULL))                            \
+    X(save_broken_device, vbr_state_save_broken(NULL, 0, false, 1, &a->state)) \
+    X(save_broken_out, vbr_state_save_broken(a->device, 0, false, 1, NULL))    \
     X(save_pages_device, vbr_state_save_pages(NULL, a->image, 16, &a->size, &a->flag)) \
     X(save_pages_out, vbr_state_save_pages(a->device, NULL, 16, &a->size, &a->flag)) \
     X(save_pages_used, vbr_state_save_pages(a->device, a->image, 16, NULL, &a->flag)) \
@@ -142,6 +144,8 @@ struct arguments {
     X(hints_hold_wait, vbr_hints_hold(a->hints, 1, 2, 3, NULL))                \
     X(hints_save_hints, vbr_hints_save(NULL, &a->record))                      \
     X(hints_save_out, vbr_hints_save(a->hints, NULL))                          \
+    X(hints_save_broken_hints, vbr_hints_save_broken(NULL, &a->record))        \
+    X(hints_save_broken_out, vbr_hints_save_broken(a->hints, NULL))            \
     X(hints_load_hints, vbr_hints_load(NULL, &a->record))                      \
     X(hints_load_record, vbr_hints_load(a->hints, NULL))                       \
     X(negotiated_hints, vbr_hints_negotiated(NULL, a->device, &a->flag))       \

@@ -279,6 +279,11 @@ impl Caller {
         let status = unsafe { vbr_state_save(device, input.number() as i64, state.at()) };
         state.check(status);
         self.answered(status);
+        let (accepted, legacy, interval) = (input.any(), input.one_in(2), input.number() as i64);
+        // SAFETY: see above.
+        self.with_out::<State>(input, |out| unsafe {
+            vbr_state_save_broken(device, accepted, legacy, interval, out)
+        });
         let mut coded = Elements::new(input, vec![0; 200]);
         let used = Place::<usize>::new(input);
         let (at, len, out) = (coded.at_mut(), coded.len(), used.at());

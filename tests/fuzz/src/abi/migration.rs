@@ -83,6 +83,10 @@ impl Caller {
             _ => {
                 // SAFETY: see above.
                 self.with_out::<HintRecord>(input, |out| unsafe { vbr_hints_save(hints, out) });
+                // SAFETY: see above.
+                self.with_out::<HintRecord>(input, |out| unsafe {
+                    vbr_hints_save_broken(hints, out)
+                });
                 let record = HintRecord {
                     cmd_id: input.pick(&[1 << 31, u32::MAX, 0]),
                     status: input.below(5) as u32,
