@@ -8,7 +8,7 @@ use std::process::Command;
 use super::rust;
 use super::tally::Tally;
 use crate::apt::{self, Apt, Kind};
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::paths::Paths;
 use crate::qemu::Build;
 use crate::run::output;
@@ -37,22 +37,14 @@ pub(crate) fn test(paths: &Paths, build: &Build, options: Options<'_>) -> Result
     let Some(line) = options.kernel else {
         return of_machine(paths, build, options.filter);
     };
-    let mut tally = Tally::default();
-    let mut command = command(paths, build, "test")?;
-    command.arg("--no-fail-fast").env("VBR_KERNEL", line);
-    if let Some(why) = without_driver(paths, build, line)? {
-        tally += Tally::skip(format!("{OF_OUR_DRIVER} with Linux {line}: {why}"));
-        for test in tests_without(paths, OF_OUR_DRIVER)? {
-            command.args(["--test", &test]);
-        }
+    let image = image(paths, build, line)?;
+    if let Image::None(why) = &image {
+        return Err(Error::new(
+            format!("there is no guest of Linux {line}: {why}"),
+            "take another line",
+        ));
     }
-    tally += counted(
-        paths,
-        &format!("guest of Linux {line}"),
-        &mut command,
-        options.filter,
-    )?;
-    Ok(tally)
+    of_line(paths, build, line, &image, options.filter)
 }
 
 /// Runs all of them with the newest kernel, if it can be had.
@@ -60,18 +52,32 @@ pub(crate) fn test(paths: &Paths, build: &Build, options: Options<'_>) -> Result
 /// # Errors
 /// When they do not build, or when none ran.
 pub(crate) fn newest(paths: &Paths, build: &Build) -> Result<Tally> {
-    if let Err(why) = without_driver(paths, build, NEWEST) {
-        return Ok(Tally::skip(format!("guests of Linux {NEWEST}: {why}")));
+    match image(paths, build, NEWEST)? {
+        Image::None(why) => Ok(Tally::skip(format!("guests of Linux {NEWEST}: {why}"))),
+        image => of_line(paths, build, NEWEST, &image, None),
     }
-    let kernel = Some(NEWEST);
-    test(
-        paths,
-        build,
-        Options {
-            filter: None,
-            kernel,
-        },
-    )
+}
+
+/// Runs those that this image has the drivers for.
+fn of_line(
+    paths: &Paths,
+    build: &Build,
+    line: &str,
+    image: &Image,
+    filter: Option<&str>,
+) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let mut command = command(paths, build, "test")?;
+    command.arg("--no-fail-fast").env("VBR_KERNEL", line);
+    if let Image::WithoutDriver(why) = image {
+        tally += Tally::skip(format!("{OF_OUR_DRIVER} with Linux {line}: {why}"));
+        for test in tests_without(paths, OF_OUR_DRIVER)? {
+            command.args(["--test", &test]);
+        }
+    }
+    let name = format!("guest of Linux {line}");
+    tally += counted(paths, &name, &mut command, filter)?;
+    Ok(tally)
 }
 
 fn of_machine(paths: &Paths, build: &Build, filter: Option<&str>) -> Result<Tally> {
@@ -104,16 +110,42 @@ fn counted(
     rust::run_counted(paths, name, command.args(filter))
 }
 
-/// Makes the image of a guest with this kernel; why it is without our own driver, if it is.
+/// Which guest there is of a line of Linux.
+#[derive(Debug, PartialEq, Eq)]
+enum Image {
+    /// One with our own driver.
+    Whole,
+    /// One without it, and why.
+    WithoutDriver(String),
+    /// None, as neither this machine nor its archive has what it takes.
+    None(String),
+}
+
+/// Makes the image of a guest with this kernel.
 ///
 /// # Errors
-/// When this kernel cannot be had.
-fn without_driver(paths: &Paths, build: &Build, line: &str) -> Result<Option<String>> {
+/// When it cannot be made, for whatever other reason than that there is no such kernel.
+fn image(paths: &Paths, build: &Build, line: &str) -> Result<Image> {
     let mut command = command(paths, build, "run")?;
     command.args(["--quiet", "--example", "image"]);
     let said = output(command.env("VBR_KERNEL", line))?;
-    let why = said.lines().skip(1).collect::<Vec<_>>().join(" ");
-    Ok((!why.is_empty()).then_some(why))
+    image_of(&said).ok_or_else(|| {
+        Error::new(
+            format!("it is not known which guest of Linux {line} was made: {said}"),
+            "see tests/guest/examples/image.rs",
+        )
+    })
+}
+
+/// What the example `image` of the crate `guest` said.
+fn image_of(said: &str) -> Option<Image> {
+    let (first, rest) = said.trim_end().split_once('\n').unwrap_or((said, ""));
+    match (first.split_once(": ")?, rest.strip_prefix("no driver: ")) {
+        (("no kernel", why), _) => Some(Image::None(why.trim_end().into())),
+        (("kernel", _), Some(why)) => Some(Image::WithoutDriver(why.into())),
+        (("kernel", _), None) if rest.is_empty() => Some(Image::Whole),
+        _ => None,
+    }
 }
 
 /// The names of all test programs of the crate `guest` but one.
@@ -129,4 +161,25 @@ fn tests_without(paths: &Paths, left_out: &str) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_example_says_is_understood() {
+        let without = Image::WithoutDriver("no gcc-99".into());
+        let none = Image::None("the archive has no such kernel".into());
+        for (said, image) in [
+            ("kernel: /a/vmlinuz\n", Some(Image::Whole)),
+            ("kernel: /a/vmlinuz\nno driver: no gcc-99\n", Some(without)),
+            ("no kernel: the archive has no such kernel\n", Some(none)),
+            ("kernel: /a/vmlinuz\nwhat else\n", None),
+            ("/a/vmlinuz\n", None),
+            ("", None),
+        ] {
+            assert_eq!(image_of(said), image, "{said}");
+        }
+    }
 }

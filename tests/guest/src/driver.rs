@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Our own balloon driver (`tests/guest/driver`), built for the guest's kernel.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -155,11 +156,29 @@ impl Compiler {
         match self {
             _ if there(name) => Ok(name.into()),
             Compiler::Any => Ok("gcc".into()),
-            Compiler::OfKernel => Err(Error::Missing(format!(
+            Compiler::OfKernel => Err(Error::Unavailable(format!(
                 "this kernel was built with {name}, which this machine has not"
             ))),
         }
     }
+}
+
+/// The names of this machine's compilers, one for each version, in order.
+///
+/// # Errors
+/// When they cannot be listed.
+pub(crate) fn compilers() -> Result<Vec<OsString>> {
+    let dir = Path::new("/usr/bin");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::io(path_text(dir)))? {
+        let name = entry.map_err(Error::io(path_text(dir)))?.file_name();
+        let version = name.to_str().and_then(|name| name.split_once("gcc-"));
+        if version.is_some_and(|(_, version)| version.parse::<u32>().is_ok()) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Whether this program can be run.

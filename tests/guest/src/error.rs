@@ -25,6 +25,10 @@ pub enum Error {
     /// Something needed is not there; the text says what to do.
     #[error("{0}")]
     Missing(String),
+    /// What a guest of another release takes, and neither this machine nor its archive has: a
+    /// reason to go without that guest, where every other error is a fault.
+    #[error("{0}")]
+    Unavailable(String),
     /// Something did not happen in time.
     #[error("no {what} within {} s", after.as_secs())]
     Timeout {

@@ -155,14 +155,12 @@ fn assemble(target: &Path, kernel: &Kernel, scratch: &Path) -> Result<GuestImage
         kernel,
     ) {
         (Ok(module), _) => Some(module),
-        (Err(error), Kernel::Machine) => return Err(error),
-        (Err(error), Kernel::Line(_)) => {
-            let why = error.to_string();
-            let why = why.lines().next().unwrap_or_default();
+        (Err(Error::Unavailable(why)), Kernel::Line(_)) => {
             fs::write(made.dir.join(NO_DRIVER), why)
                 .map_err(Error::io("note why there is no driver"))?;
             None
         }
+        (Err(error), _) => return Err(error),
     };
     let root = scratch.join("root");
     lay_out(&root, &agent)?;
@@ -201,6 +199,8 @@ fn inputs() -> Result<String> {
         files.push(entry.map_err(Error::io(path_text(&sources)))?.path());
     }
     files.extend(driver::sources()?);
+    // A kernel that was built with a compiler that is here since has our driver now.
+    driver::compilers()?.hash(&mut hash);
     files.sort();
     for file in files {
         let bytes = fs::read(&file).map_err(|e| missing_input(&file, e))?;

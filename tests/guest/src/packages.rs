@@ -23,6 +23,8 @@ pub(crate) struct Packages {
     /// A file with settings for apt, or none for those of the machine.
     config: Option<PathBuf>,
     downloads: PathBuf,
+    /// Why the lists may lack what the archive has, if they may.
+    outdated: Option<String>,
 }
 
 impl Packages {
@@ -31,6 +33,7 @@ impl Packages {
         Packages {
             config: None,
             downloads: downloads.into(),
+            outdated: None,
         }
     }
 
@@ -45,19 +48,36 @@ impl Packages {
                  cargo xtask"
             ))
         })?;
-        let packages = Packages {
+        Ok(Packages::of(Path::new(&config), downloads))
+    }
+
+    /// Those that an apt with these settings can have, with lists that are up to date.
+    fn of(config: &Path, downloads: &Path) -> Packages {
+        let mut packages = Packages {
             config: Some(config.into()),
             downloads: downloads.into(),
+            outdated: None,
         };
-        // A release that is gone from the mirror, or whose list has expired, is no reason to
-        // do without the others: what it had is not found then, and that is said.
-        if let Err(error) = run(
-            "read the lists",
-            packages.apt("apt-get").args(["-q", "update"]),
-        ) {
-            eprintln!("some releases of Debian cannot be had: {error}");
+        // Else apt warns of a mirror that it cannot reach, and goes on with the lists it has.
+        let strict = "--error-on=any";
+        let mut update = packages.apt("apt-get");
+        let updated = run("read the lists", update.args(["-q", "update", strict]));
+        // What the other releases have can be had all the same.
+        packages.outdated = updated.err().map(|error| error.to_string());
+        packages
+    }
+
+    /// An error for something that the lists do not have: only lists that are up to date
+    /// tell that the archive does not have it.
+    fn lacks(&self, what: &str) -> Error {
+        let text = format!("the package archive has no {what}");
+        match (&self.config, &self.outdated) {
+            (None, _) => Error::Missing(format!(
+                "{text}: run apt-get update, or add Debian's main archive"
+            )),
+            (_, None) => Error::Unavailable(text),
+            (_, Some(why)) => Error::Tool(format!("{text}, but not all its lists are here: {why}")),
         }
-        Ok(packages)
     }
 
     fn apt(&self, program: &str) -> Command {
@@ -88,11 +108,7 @@ impl Packages {
         let mut command = self.apt("apt-cache");
         command.args(["pkgnames", &format!("{KERNEL}{line}.")]);
         let names = run(&format!("look for Linux {line}"), &mut command)?;
-        newest_of(&names, line).ok_or_else(|| {
-            Error::Missing(format!(
-                "the package archive has no cloud kernel of Linux {line}"
-            ))
-        })
+        newest_of(&names, line).ok_or_else(|| self.lacks(&format!("cloud kernel of Linux {line}")))
     }
 
     /// Unpacks the kernel `release` and its modules below `root`, from however many packages.
@@ -113,23 +129,33 @@ impl Packages {
     /// Packages that `package` depends on and whose names begin with one of `prefixes`.
     ///
     /// # Errors
-    /// When there are none.
+    /// When there are none, or no such package.
     pub(crate) fn dependencies(&self, package: &str, prefixes: &[&str]) -> Result<Vec<String>> {
         let found = self.depends_on(package, prefixes)?;
         if found.is_empty() {
-            return Err(Error::Missing(format!(
-                "the package archive has no {package}: run apt-get update, or add Debian's main \
-                 archive"
-            )));
+            let text = format!("{package} depends on no {}", prefixes.join("* and no "));
+            return Err(Error::Tool(text));
         }
         Ok(found)
     }
 
     fn depends_on(&self, package: &str, prefixes: &[&str]) -> Result<Vec<String>> {
+        self.check_listed(package)?;
         let mut command = self.apt("apt-cache");
         command.args(["depends", "--important", package]);
         let text = run(&format!("look for {package}"), &mut command)?;
         Ok(among(&text, prefixes))
+    }
+
+    /// Checks that the lists have this package.
+    fn check_listed(&self, package: &str) -> Result<()> {
+        let mut command = self.apt("apt-cache");
+        command.args(["pkgnames", package]);
+        let names = run(&format!("look for {package}"), &mut command)?;
+        match names.lines().any(|name| name == package) {
+            true => Ok(()),
+            false => Err(self.lacks(package)),
+        }
     }
 
     /// Unpacks `package` below `root`; it is downloaded if it is not there.
@@ -151,19 +177,26 @@ impl Packages {
         if let Some(deb) = find_deb(downloads, package)? {
             return Ok(deb);
         }
+        self.check_listed(package)?;
         let part = downloads.join(format!("{package}.part-{}", std::process::id()));
         empty(&part)?;
+        let kept = self.download_to(package, &part);
+        fs::remove_dir_all(&part).map_err(Error::io("clean up after the download"))?;
+        kept
+    }
+
+    /// Downloads `package` to the folder `part`, and what is whole to the others.
+    fn download_to(&self, package: &str, part: &Path) -> Result<PathBuf> {
         let mut command = self.apt("apt-get");
         command
-            .current_dir(&part)
+            .current_dir(part)
             // Root's own folders need not be open to apt's unprivileged user.
             .args(["-q", "-o", "APT::Sandbox::User=", "download", package]);
         run(&format!("download {package}"), &mut command)?;
-        let deb = find_deb(&part, package)?
-            .ok_or_else(|| Error::Missing(format!("apt-get download gave no {package}")))?;
-        let kept = downloads.join(deb.file_name().unwrap_or_default());
+        let deb = find_deb(part, package)?
+            .ok_or_else(|| Error::Tool(format!("apt-get download gave no {package}")))?;
+        let kept = self.downloads.join(deb.file_name().unwrap_or_default());
         fs::rename(&deb, &kept).map_err(Error::io(format!("keep {package}")))?;
-        fs::remove_dir_all(&part).map_err(Error::io("clean up after the download"))?;
         Ok(kept)
     }
 }
@@ -218,6 +251,96 @@ fn find_deb(dir: &Path, package: &str) -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RELEASE: &str = "9.8.7+deb42-cloud-amd64";
+
+    /// An archive that lists one kernel and has lost its file, and an apt for it.
+    struct Archive(PathBuf);
+
+    impl Archive {
+        /// The lists are those of this archive, and of `others`.
+        fn new(name: &str, others: &str) -> Archive {
+            let name = format!("vbr-packages-{}-{name}", std::process::id());
+            let dir = std::env::temp_dir().join(name);
+            for part in ["archive", "lists/partial", "cache/archives/partial"] {
+                create(&dir.join(part)).unwrap();
+            }
+            let here = dir.display();
+            let kernel = format!(
+                "Package: {KERNEL}{RELEASE}\nVersion: 1\nArchitecture: all\n\
+                 Filename: ./lost.deb\nSize: 1\nSHA256: {}\n",
+                "0".repeat(64)
+            );
+            let config = format!(
+                "Dir::Etc::SourceList \"{here}/archive.list\";\nDir::Etc::SourceParts \"/dev/null\";\n\
+                 Dir::State::Lists \"{here}/lists\";\nDir::State::status \"{here}/status\";\n\
+                 Dir::Cache \"{here}/cache\";\nAPT::Sandbox::User \"root\";\n\
+                 Acquire::Retries \"0\";\n"
+            );
+            let list = format!("deb [trusted=yes] file:{here}/archive ./\n{others}\n");
+            for (file, text) in [
+                ("archive/Packages", &kernel),
+                ("archive.list", &list),
+                ("status", &String::new()),
+                ("apt.conf", &config),
+            ] {
+                fs::write(dir.join(file), text).unwrap();
+            }
+            Archive(dir)
+        }
+
+        fn packages(&self) -> Packages {
+            Packages::of(&self.0.join("apt.conf"), &self.0.join("downloads"))
+        }
+    }
+
+    impl Drop for Archive {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn is_unavailable<T>(result: &Result<T>) -> bool {
+        matches!(result, Err(Error::Unavailable(_)))
+    }
+
+    #[test]
+    fn what_the_archive_does_not_have_is_unavailable() {
+        let archive = Archive::new("lacks", "");
+        let packages = archive.packages();
+        assert_eq!(packages.newest_of_line("9.8").unwrap(), RELEASE);
+        assert!(is_unavailable(&packages.newest_of_line("9.7")));
+        let headers = format!("linux-headers-{RELEASE}");
+        assert!(is_unavailable(&packages.unpack(&headers, &archive.0)));
+        assert!(is_unavailable(&packages.dependencies(&headers, &[])));
+    }
+
+    #[test]
+    fn a_package_that_cannot_be_fetched_is_not_unavailable() {
+        let archive = Archive::new("lost", "");
+        let fetched = archive.packages().unpack_kernel(RELEASE, &archive.0);
+        assert!(matches!(fetched, Err(Error::Tool(_))), "{fetched:?}");
+        let left = fs::read_dir(archive.0.join("downloads")).unwrap();
+        assert_eq!(left.count(), 0, "parts of the download are left behind");
+    }
+
+    #[test]
+    fn lists_that_cannot_be_read_tell_nothing_about_the_archive() {
+        // Nobody listens there.
+        let archive = Archive::new("unread", "deb [trusted=yes] http://127.0.0.1:1/ ./");
+        let packages = archive.packages();
+        assert_eq!(packages.newest_of_line("9.8").unwrap(), RELEASE);
+        let found = packages.newest_of_line("9.7");
+        assert!(matches!(found, Err(Error::Tool(_))), "{found:?}");
+    }
+
+    #[test]
+    fn an_apt_that_fails_tells_nothing_about_the_archive() {
+        let archive = Archive::new("broken", "");
+        fs::write(archive.0.join("archive.list"), "nonsense\n").unwrap();
+        let found = archive.packages().newest_of_line("9.7");
+        assert!(matches!(found, Err(Error::Tool(_))), "{found:?}");
+    }
 
     #[test]
     fn the_meta_package_names_the_kernel() {

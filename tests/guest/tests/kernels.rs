@@ -8,7 +8,7 @@ use guest::config::VmConfig;
 use guest::image::Kernel;
 use guest::testing::{config_on, has_property, skip, slot};
 use guest::vm::Vm;
-use guest::{MIB, Result};
+use guest::{Error, MIB, Result};
 
 const SOON: Duration = Duration::from_secs(60);
 const GUEST_MIB: u64 = 384;
@@ -93,11 +93,11 @@ fn oldest_and_newest(name: &str, ring: &str) -> Result<()> {
 fn lives(name: &str, line: &str, ring: &str) -> Result<()> {
     let kernel = Kernel::Line(line.into());
     let config = match config_on(&kernel, &format!("free-page-reporting=on{ring}")) {
-        Ok(config) => config,
-        Err(why) => {
-            skip(name, &format!("Linux {line} cannot be had: {why}"));
+        Err(Error::Unavailable(why)) => {
+            skip(name, &why);
             return Ok(());
         }
+        made => made?,
     };
     let config = VmConfig {
         memory_mib: GUEST_MIB,
