@@ -18,6 +18,8 @@ use crate::stamp::make_dir;
 use crate::test::rust;
 use crate::test::tally::Tally;
 
+/// The package with the targets, and with tests of what is in their corpora.
+pub(crate) const PACKAGE: &str = "fuzz";
 /// The targets of the crate `fuzz`.
 const TARGETS: [&str; 6] = ["hostile", "honest", "state", "pageset", "dirty", "abi"];
 /// The whole binary, which is driven by the crate `fuzz-qemu`.
@@ -89,8 +91,8 @@ pub(crate) fn run(paths: &Paths, args: &FuzzArgs) -> Result<bool> {
 /// When something cannot be built or started.
 pub(crate) fn short(paths: &Paths) -> Result<Tally> {
     let mut tests = rust::cargo(paths);
-    tests.args(["test", "--locked", "--profile", "fuzz", "-p", "fuzz"]);
-    let mut tally = rust::run_counted(paths, "fuzz", &mut tests)?;
+    tests.args(["test", "--locked", "--profile", "fuzz", "-p", PACKAGE]);
+    let mut tally = rust::run_counted(paths, PACKAGE, &mut tests)?;
     for name in TARGETS {
         tally += count(plain(paths, name, TEST_SECONDS, TEST_SEED)?);
     }
@@ -151,7 +153,7 @@ fn reproduce(name: &str, file: &Path) {
 }
 
 fn plain(paths: &Paths, name: &str, seconds: u64, seed: u64) -> Result<bool> {
-    let mut command = program(paths, "fuzz");
+    let mut command = program(paths, PACKAGE);
     command
         .args(["loop", name, "--seconds"])
         .arg(seconds.to_string());
@@ -244,7 +246,7 @@ fn once(paths: &Paths, name: &str, file: &Path) -> Result<bool> {
             command
         }
         _ => {
-            let mut command = program(paths, "fuzz");
+            let mut command = program(paths, PACKAGE);
             command.args(["once", name]);
             command
         }

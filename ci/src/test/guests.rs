@@ -13,6 +13,8 @@ use crate::paths::Paths;
 use crate::qemu::Build;
 use crate::run::output;
 
+/// The package with the tests.
+pub(super) const PACKAGE: &str = "guest";
 /// Releases of Debian whose kernels guests are run with.
 const RELEASES: &[&str] = &["bookworm", "trixie", "trixie-backports", "forky", "sid"];
 /// The tests of our own driver, which a kernel without headers cannot have.
@@ -88,7 +90,7 @@ fn of_machine(paths: &Paths, build: &Build, filter: Option<&str>) -> Result<Tall
 /// cargo with the crate `guest`, this QEMU, and the kernels of other releases of Debian.
 fn command(paths: &Paths, build: &Build, what: &str) -> Result<Command> {
     let mut command = rust::cargo(paths);
-    command.args([what, "--locked", "-p", "guest"]);
+    command.args([what, "--locked", "-p", PACKAGE]);
     command
         .env("VBR_QEMU", build.binary())
         .env("VBR_GUEST", paths.guest());

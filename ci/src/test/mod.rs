@@ -18,6 +18,13 @@ use crate::series::Series;
 use crate::{check, fuzz, header, house, setup};
 use tally::Tally;
 
+/// Packages whose tests need nothing but cargo.
+const UNIT: &[&str] = &["virtio-balloon-rs", "xtask", "guest-agent", "bench"];
+/// The package with the C program.
+const C: &[&str] = &["abi"];
+/// The package whose guests KVM runs.
+const KVM: &[&str] = &["kvm"];
+
 /// How much to test.
 pub(crate) struct Options {
     /// Without QEMU.
@@ -72,18 +79,14 @@ fn quick(paths: &Paths, run: &mut Run) {
     run.section("the C header is that of the crate", || {
         header::verify(paths).map(|()| Tally::one())
     });
-    run.section("unit and property tests", || {
-        rust::test(paths, &["virtio-balloon-rs", "xtask", "guest-agent"])
-    });
+    run.section("unit and property tests", || rust::test(paths, UNIT));
     run.section("orders of memory accesses of the dirty list", || {
         rust::orders(paths)
     });
-    run.section("a C program on the C interface", || {
-        rust::test(paths, &["abi"])
-    });
+    run.section("a C program on the C interface", || rust::test(paths, C));
     run.section("random input for the library", || fuzz::short(paths));
     run.section("writes that KVM's dirty log and ring tell of", || {
-        rust::test(paths, &["kvm"])
+        rust::test(paths, KVM)
     });
 }
 
@@ -214,5 +217,52 @@ impl Run {
         }
         println!("{passed} passed, {failed} failed");
         failed == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// The value of the first line `name = "..."` of a Cargo.toml.
+    fn package(manifest: &str) -> &str {
+        let line = manifest
+            .lines()
+            .find_map(|line| line.strip_prefix("name = "));
+        line.unwrap().trim_matches('"')
+    }
+
+    /// Whether there are tests in this folder, but for other packages in it.
+    fn has_tests(dir: &Path) -> bool {
+        fs::read_dir(dir).unwrap().any(|entry| {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                return !path.join("Cargo.toml").exists() && has_tests(&path);
+            }
+            path.extension().is_some_and(|end| end == "rs")
+                && fs::read_to_string(&path).unwrap().contains("#[test]")
+        })
+    }
+
+    #[test]
+    fn the_tests_of_all_packages_are_run() {
+        let run = [UNIT, C, KVM, &[fuzz::PACKAGE, guests::PACKAGE]].concat();
+        let top = Paths::new().top().to_path_buf();
+        let workspace = fs::read_to_string(top.join("Cargo.toml")).unwrap();
+        let members = workspace
+            .lines()
+            .find(|line| line.starts_with("members = "));
+        for member in members.unwrap().split('"').skip(1).step_by(2) {
+            let dir = top.join(member);
+            let manifest = fs::read_to_string(dir.join("Cargo.toml")).unwrap();
+            let name = package(&manifest);
+            assert!(
+                run.contains(&name) || !has_tests(&dir),
+                "nothing runs those of {name}"
+            );
+        }
     }
 }
