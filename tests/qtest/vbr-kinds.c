@@ -6,11 +6,10 @@
 
 #include "qemu/osdep.h"
 #include <sys/mman.h>
-#include "qobject/qdict.h"
-#include "standard-headers/linux/virtio_mem.h"
 #include "vbr-hugetlb.h"
 #include "vbr-kinds.h"
 #include "vbr-probe.h"
+#include "vbr-vmem.h"
 
 #define SIZE (128 * MiB)
 /* Above what the driver allocates. */
@@ -23,8 +22,7 @@
 #define DEV_SLOT 7
 #define DEV_ARG "addr=07.0,id=mem"
 
-/* virtio-mem's blocks, and how much of it is plugged from its start on. */
-#define BLOCK (2 * MiB)
+/* How much of virtio-mem is plugged, from its start on. */
 #define PLUGGED (48 * MiB)
 
 #define RAM_ARGS "-M pc,memory-backend=ram -m 128M "
@@ -41,25 +39,14 @@ struct VbrKind {
     uint64_t (*find)(VbrVm *vm);
 };
 
-static uint64_t qom_address(VbrVm *vm, const char *property)
-{
-    QDict *rsp = qtest_qmp(vm->qts, "{ 'execute': 'qom-get', 'arguments': "
-                           "{ 'path': '/machine/peripheral/mem', "
-                           "'property': %s } }", property);
-    uint64_t addr = qdict_get_int(rsp, "return");
-
-    qobject_unref(rsp);
-    return addr + DEV_OFFSET;
-}
-
 static uint64_t dimm(VbrVm *vm)
 {
-    return qom_address(vm, "addr");
+    return vbr_memory_address(vm, "mem", "addr") + DEV_OFFSET;
 }
 
 static uint64_t pmem(VbrVm *vm)
 {
-    return qom_address(vm, "memaddr");
+    return vbr_memory_address(vm, "mem", "memaddr") + DEV_OFFSET;
 }
 
 static uint64_t bar(VbrVm *vm, int number)
@@ -84,53 +71,27 @@ static uint64_t vga(VbrVm *vm)
     return bar(vm, 0);
 }
 
-void vbr_virtio_mem(VbrVm *vm, uint16_t request)
+static void virtio_mem(VbrVm *vm, uint16_t type)
 {
-    QPCIAddress at = { .devfn = QPCI_DEVFN(DEV_SLOT, 0) };
-    QVirtioPCIDevice *pci = virtio_pci_new(vm->bus, &at);
-    QVirtioDevice *vdev = &pci->vdev;
-    const uint64_t accept = 1ull << VIRTIO_F_VERSION_1 |
-                            1ull << VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE;
-    uint64_t addr = guest_alloc(&vm->alloc, 4096);
-    QVirtQueue *vq;
-    uint32_t head;
+    vbr_vmem_request(vm, DEV_SLOT, type,
+                     vbr_memory_address(vm, "mem", "memaddr"),
+                     PLUGGED / VBR_VMEM_BLOCK);
+}
 
-    qvirtio_pci_device_enable(pci);
-    qvirtio_start_device(vdev);
-    qvirtio_set_features(vdev, qvirtio_get_features(vdev) & accept);
-    vq = qvirtqueue_setup(vdev, &vm->alloc, 0);
-    qvirtio_set_driver_ok(vdev);
-
-    qtest_memset(vm->qts, addr, 0, 4096);
-    qtest_writew(vm->qts, addr, request);
-    qtest_writeq(vm->qts, addr + offsetof(struct virtio_mem_req, u.plug.addr),
-                 qom_address(vm, "memaddr") - DEV_OFFSET);
-    qtest_writew(vm->qts,
-                 addr + offsetof(struct virtio_mem_req, u.plug.nb_blocks),
-                 PLUGGED / BLOCK);
-    head = qvirtqueue_add(vm->qts, vq, addr, sizeof(struct virtio_mem_req),
-                          false, true);
-    qvirtqueue_add(vm->qts, vq, addr + 2048, sizeof(struct virtio_mem_resp),
-                   true, false);
-    qtest_writew(vm->qts, addr + 2048, 0xffff);
-    qvirtqueue_kick(vm->qts, vdev, vq, head);
-    qvirtio_wait_used_elem(vm->qts, vdev, vq, head, NULL, VBR_TIMEOUT_US);
-    g_assert_cmphex(qtest_readw(vm->qts, addr + 2048), ==,
-                    VIRTIO_MEM_RESP_ACK);
-    qvirtqueue_cleanup(vdev->bus, vq, &vm->alloc);
-    g_free(pci->pdev);
-    g_free(pci);
+void vbr_kind_replug(VbrPlace *p, bool plug)
+{
+    virtio_mem(p->vm, plug ? VIRTIO_MEM_REQ_PLUG : VIRTIO_MEM_REQ_UNPLUG);
 }
 
 static uint64_t plugged(VbrVm *vm)
 {
-    vbr_virtio_mem(vm, VIRTIO_MEM_REQ_PLUG);
+    virtio_mem(vm, VIRTIO_MEM_REQ_PLUG);
     return pmem(vm);
 }
 
 static uint64_t unplugged(VbrVm *vm)
 {
-    vbr_virtio_mem(vm, VIRTIO_MEM_REQ_PLUG);
+    virtio_mem(vm, VIRTIO_MEM_REQ_PLUG);
     return pmem(vm) + PLUGGED;
 }
 

@@ -40,7 +40,7 @@ const char *vbr_kind_name(unsigned int i);
  */
 VbrPlace *vbr_place(const VbrKind *kind, const char *props);
 /* Plugs or unplugs the part of virtio-mem that is plugged in such a place. */
-void vbr_virtio_mem(VbrVm *vm, uint16_t request);
+void vbr_kind_replug(VbrPlace *p, bool plug);
 void vbr_place_free(VbrPlace *p);
 
 #endif

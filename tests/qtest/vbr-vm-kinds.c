@@ -7,7 +7,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "standard-headers/linux/virtio_mem.h"
 #include "vbr-hint.h"
 #include "vbr-kinds.h"
 #include "vbr-message.h"
@@ -230,12 +229,12 @@ static void test_unplug(void)
 
     inflate(p);
     vbr_assert_counter(d, "ballooned-bytes", given_bytes(p));
-    vbr_virtio_mem(p->vm, VIRTIO_MEM_REQ_UNPLUG);
+    vbr_kind_replug(p, false);
     vbr_assert_counter(d, "ballooned-bytes", 0);
     inflate(p);
     vbr_assert_counter(d, "ignored-bad-pfns", given_bytes(p) / VBR_PAGE);
     vbr_assert_counter(d, "ballooned-bytes", 0);
-    vbr_virtio_mem(p->vm, VIRTIO_MEM_REQ_PLUG);
+    vbr_kind_replug(p, true);
     vbr_assert_counter(d, "ballooned-bytes", 0);
 
     /* A new driver changes nothing of it, nor does another map of memory. */
@@ -318,13 +317,13 @@ void vbr_add_kinds_tests(void)
 
     for (i = 0; lines[i]; i++) {
         g_auto(GStrv) cells = g_strsplit(lines[i], "|", 0);
-        g_autofree char *name = NULL;
+        bool is_row = g_strv_length(cells) == ARRAY_SIZE(ways) + 3;
+        g_autofree char *name = is_row ? quoted(cells[1]) : NULL;
 
         if (g_str_has_prefix(lines[i], "| kind |")) {
             check_head(lines[i]);
         }
-        if (g_strv_length(cells) == ARRAY_SIZE(ways) + 3 &&
-            (name = quoted(cells[1]))) {
+        if (name) {
             /* One row for each kind, in their order. */
             g_assert_cmpstr(name, ==, vbr_kind_name(rows));
             add_row(cells, name);

@@ -8,8 +8,7 @@
 #include "vbr-probe.h"
 #include "vbr-stream.h"
 #include "vbr-vm.h"
-#include "qobject/qdict.h"
-#include "standard-headers/linux/virtio_mem.h"
+#include "vbr-vmem.h"
 
 #define NUM_PAGES offsetof(struct virtio_balloon_config, num_pages)
 #define ALL UINT64_MAX
@@ -110,44 +109,10 @@ static void test_all(void)
 
 static void request(VbrVm *vm, uint16_t type, uint64_t offset, uint64_t size)
 {
-    QPCIAddress at = { .devfn = QPCI_DEVFN(VMEM_SLOT, 0) };
-    QVirtioPCIDevice *pci = virtio_pci_new(vm->bus, &at);
-    QVirtioDevice *vdev = &pci->vdev;
-    uint64_t req = guest_alloc(&vm->alloc, VBR_PAGE), resp = req + 2048;
-    QDict *rsp = qtest_qmp(vm->qts, "{ 'execute': 'qom-get', 'arguments': "
-                           "{ 'path': '/machine/peripheral/vmem0', "
-                           "'property': 'memaddr' } }");
-    uint64_t base = qdict_get_int(rsp, "return");
-    QVirtQueue *vq;
-    uint32_t head;
+    uint64_t base = vbr_memory_address(vm, "vmem0", "memaddr");
 
-    qobject_unref(rsp);
-    qvirtio_pci_device_enable(pci);
-    qvirtio_start_device(vdev);
-    qvirtio_set_features(vdev, qvirtio_get_features(vdev) &
-                         (1ull << VIRTIO_F_VERSION_1 |
-                          1ull << VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE));
-    vq = qvirtqueue_setup(vdev, &vm->alloc, 0);
-    qvirtio_set_driver_ok(vdev);
-
-    qtest_memset(vm->qts, req, 0, 2048);
-    qtest_writew(vm->qts, req, type);
-    qtest_writeq(vm->qts, req + offsetof(struct virtio_mem_req, u.plug.addr),
-                 base + offset);
-    qtest_writew(vm->qts,
-                 req + offsetof(struct virtio_mem_req, u.plug.nb_blocks),
-                 size / (2 * MiB));
-    qtest_writew(vm->qts, resp, 0xffff);
-    head = qvirtqueue_add(vm->qts, vq, req, sizeof(struct virtio_mem_req),
-                          false, true);
-    qvirtqueue_add(vm->qts, vq, resp, sizeof(struct virtio_mem_resp), true,
-                   false);
-    qvirtqueue_kick(vm->qts, vdev, vq, head);
-    qvirtio_wait_used_elem(vm->qts, vdev, vq, head, NULL, VBR_TIMEOUT_US);
-    g_assert_cmphex(qtest_readw(vm->qts, resp), ==, VIRTIO_MEM_RESP_ACK);
-    qvirtqueue_cleanup(vdev->bus, vq, &vm->alloc);
-    g_free(pci->pdev);
-    g_free(pci);
+    vbr_vmem_request(vm, VMEM_SLOT, type, base + offset,
+                     size / VBR_VMEM_BLOCK);
 }
 
 /* What virtio-mem has plugged counts, and what it could plug does not. */
