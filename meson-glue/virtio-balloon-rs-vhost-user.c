@@ -26,10 +26,16 @@ static struct {
 /* A network card of the guest is connected to it. */
 static bool is_used_backend(const NetClientState *client)
 {
-    const char *model = client->model ?: "";
-
-    return client->peer && (!strcmp(model, "vhost-user") ||
-                            !strcmp(model, "passt"));
+    switch (client->info->type) {
+    case NET_CLIENT_DRIVER_VHOST_USER:
+#ifdef CONFIG_PASST
+    /* It may speak vhost-user, or not. */
+    case NET_CLIENT_DRIVER_PASST:
+#endif
+        return client->peer;
+    default:
+        return false;
+    }
 }
 
 static bool find_network(void)

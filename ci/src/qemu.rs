@@ -368,6 +368,11 @@ fn configure_args(git: &Git, python: &Path, wanted: &Wanted) -> Vec<String> {
         "--enable-kvm".into(),
         "--enable-fdt=system".into(),
         "--enable-trace-backends=log".into(),
+        // Not for what they do, but for what they do beside a balloon: backends that may pin guest
+        // memory, and COLO, which synchronizes without the big lock.
+        "--enable-vhost-user".into(),
+        "--enable-vhost-net".into(),
+        "--enable-replication".into(),
     ];
     // A tree without downloaded subprojects is left to fetch them itself.
     if git.dir().join("subprojects/keycodemapdb/README").exists() {

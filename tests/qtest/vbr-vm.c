@@ -187,6 +187,7 @@ int main(int argc, char **argv)
     vbr_add_memory_tests();
     vbr_add_target_tests();
     vbr_add_inhibit_tests();
+    vbr_add_vhost_user_tests();
     vbr_add_legacy_tests();
     vbr_add_notify_tests();
     vbr_add_bad_ring_tests();

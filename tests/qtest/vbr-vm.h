@@ -50,6 +50,7 @@ void vbr_add_set_tests(void);
 void vbr_add_memory_tests(void);
 void vbr_add_target_tests(void);
 void vbr_add_inhibit_tests(void);
+void vbr_add_vhost_user_tests(void);
 void vbr_add_legacy_tests(void);
 void vbr_add_notify_tests(void);
 void vbr_add_bad_ring_tests(void);
