@@ -334,7 +334,16 @@ static void test_stop_cont(VbrDev *d)
 
 static void test_interval(VbrDev *d)
 {
-    static const char *const bad[] = { "-1", "4294967296" };
+    /* In the words of QEMU's C device, which scripts know. */
+    static const struct {
+        int64_t seconds;
+        const char *says;
+    } bad[] = {
+        { -1, "timer value must be greater than zero" },
+        { INT64_MIN, "timer value must be greater than zero" },
+        { UINT32_MAX + 1ll, "timer value is too big" },
+        { INT64_MAX, "timer value is too big" },
+    };
     int i;
 
     vbr_start(d, 0);
@@ -344,9 +353,10 @@ static void test_interval(VbrDev *d)
                       "{ 'path': %s, 'property': "
                       "'guest-stats-polling-interval', "
                       "'value': %" PRId64 " } }",
-                      VBR_PATH, g_ascii_strtoll(bad[i], NULL, 10)));
+                      VBR_PATH, bad[i].seconds));
 
-        g_assert_cmpstr(text, !=, "");
+        g_assert_cmpstr(text, ==, bad[i].says);
+        vbr_assert_counter(d, "guest-stats-polling-interval", 0);
     }
     vbr_poll_stats(d, UINT32_MAX);
     vbr_assert_counter(d, "guest-stats-polling-interval", UINT32_MAX);

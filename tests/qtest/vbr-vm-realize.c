@@ -226,6 +226,30 @@ static void assert_same(VbrVm *vm, const char *property)
     qobject_unref(backend);
 }
 
+/*
+ * Free page hints need an iothread with QEMU's C device only: accepted, and
+ * said.
+ */
+static void test_iothread(void)
+{
+    VbrVm *vm = vbr_pc("-object iothread,id=io");
+    g_autofree char *said = qtest_hmp(vm->qts, "device_add " VBR_PCI ","
+                                      VBR_SLOT_ARG ",iothread=io,"
+                                      "free-page-hint=on");
+    QDict *rsp = qtest_qmp(vm->qts, "{ 'execute': 'qom-get', 'arguments': "
+                           "{ 'path': %s, 'property': 'iothread' } }",
+                           VBR_PATH);
+
+    g_assert_nonnull(strstr(said, "iothread has no effect"));
+    g_assert_cmpstr(qdict_get_str(rsp, "return"), ==, "/objects/io");
+    qobject_unref(rsp);
+    vbr_vm_attach(vm, VBR_SLOT);
+    vbr_start(&vm->d, 0);
+    g_assert(vbr_has(&vm->d, VIRTIO_BALLOON_F_FREE_PAGE_HINT));
+    vbr_assert_works(&vm->d);
+    vbr_vm_free(vm);
+}
+
 /* All that can be asked is there on the device and on its proxy. */
 static void test_properties(void)
 {
@@ -285,6 +309,7 @@ void vbr_add_realize_tests(void)
                    test_stock_before);
     qtest_add_func("virtio-balloon-rs/realize/phantom", test_phantom);
     qtest_add_func("virtio-balloon-rs/realize/alias", test_alias);
+    qtest_add_func("virtio-balloon-rs/realize/iothread", test_iothread);
     qtest_add_func("virtio-balloon-rs/realize/properties", test_properties);
     qtest_add_func("virtio-balloon-rs/realize/read-only", test_read_only);
     qtest_add_func("virtio-balloon-rs/hotplug/replug", test_replug);
