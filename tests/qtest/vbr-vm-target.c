@@ -89,9 +89,23 @@ static void test_dimm(void)
 }
 
 /*
- * Management software sets a target of all memory when it starts a machine. What
- * is plugged later is meant to be used.
+ * Management software sets a target of all memory when it starts a machine.
+ * What is plugged later is meant to be used: QEMU's C device asks for none of
+ * it either, as it keeps the number of pages to inflate.
  */
+static void check_all(const char *device)
+{
+    VbrVm *vm = started(device);
+    VbrDev *d = &vm->d;
+
+    vbr_set_balloon(d->qts, 128 * MiB);
+    plug_dimm(vm);
+    vbr_settle(d);
+    g_assert_cmpint(vbr_query_balloon(vm->qts), ==, 256 * MiB);
+    g_assert_cmpuint(vbr_config_read(d, NUM_PAGES), ==, 0);
+    vbr_vm_free(vm);
+}
+
 static void test_all(void)
 {
     VbrVm *vm = started(MACHINE);
@@ -105,6 +119,10 @@ static void test_all(void)
     g_assert_cmpint(vbr_query_balloon(vm->qts), ==, 256 * MiB);
     set_target(d, 300 * MiB, 0);
     vbr_vm_free(vm);
+
+    check_all(MACHINE);
+    check_all("-m 128M,slots=2,maxmem=1G -device virtio-balloon-pci,"
+              VBR_SLOT_ARG);
 }
 
 static void request(VbrVm *vm, uint16_t type, uint64_t offset, uint64_t size)
