@@ -291,11 +291,12 @@ static void test_list_stopped(void)
     vbr_assert_events(qts, events, "RESUME ");
     vbr_assert_status(qts, "running");
 
-    /* And without the object. */
+    /* And without the object, with a pause that is owed. */
     vbr_dirty_do(qts, "start");
     write_more(qts, 16);
     vbr_dirty_await(qts, "dirty-trigger");
     vbr_assert_events(qts, events, AT_16);
+    vbr_dirty_do(qts, "reset");
     vbr_dirty_do(qts, "stop");
     qtest_qmp_assert_success(qts, "{ 'execute': 'object-del', 'arguments': "
                              "{ 'id': '" VBR_DL_ID "' } }");
