@@ -403,8 +403,7 @@ static int dirty_ram_precopy_notify(NotifierWithReturn *notifier, void *data,
     return 0;
 }
 
-void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
-                   DirtyPageListCounters *counters)
+void dirty_ram_init(void)
 {
     static NotifierWithReturn notifier = { .notify = dirty_ram_precopy_notify };
 
@@ -416,11 +415,15 @@ void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
         /*
          * Who found that there was nobody to tell and sets its bit only later
          * is done with that. It must not be after a start, of the consumer or
-         * of a migration. The big lock is released in here, so a migration may
-         * synchronize: there is no list for it yet.
+         * of a migration.
          */
         drain_call_rcu();
     }
+}
+
+void dirty_ram_use(VbrDirtyList *list, size_t most_harvested,
+                   DirtyPageListCounters *counters)
+{
     d.broken = false;
     d.counters = counters;
     dirty_ring_limit(most_harvested);

@@ -348,10 +348,11 @@ static void dirty_page_list_complete(UserCreatable *uc, Error **errp)
         .dirty_trigger = dl->dirty_trigger,
         .vcpus = MAX_VCPUS,
     };
-
-    VbrStatus status = vbr_dirty_new(&options, &dl->list);
     static DeviceListener listener;
+    VbrStatus status;
 
+    dirty_ram_init();
+    status = vbr_dirty_new(&options, &dl->list);
     if (status == VBR_STATUS_DIRTY_LIST_TWICE && !the_list) {
         /* Its predecessor is about to be freed. */
         drain_call_rcu();

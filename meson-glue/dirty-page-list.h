@@ -45,7 +45,9 @@ struct DirtyPageList {
     bool armed;
     /* The last fetch did not take all that was on the list. */
     bool more;
-    /* Why pages may be missing, other than for want of room; NULL: no reason. */
+    /*
+     * Why pages may be missing, other than for want of room; NULL: no reason.
+     */
     Error *lost;
 };
 
@@ -74,11 +76,19 @@ void dirty_pause(void);
 bool dirty_pause_is_owed(void);
 /* The trigger does not hold any more. */
 void dirty_pause_forget(void);
-/* A list is started or stopped: a pause that is owed for the one before is not. */
+/*
+ * A list is started or stopped: a pause that is owed for the one before is not.
+ */
 void dirty_pause_want(bool want);
 
 /* What has to do with RAM (dirty-page-list-ram.c). */
 
+/*
+ * Has all bits told that become set from here on, though there is no list yet
+ * to note them on. The big lock is released in here, so a migration may
+ * synchronize: it must not find a list before all are told.
+ */
+void dirty_ram_init(void);
 /*
  * From here on pages are noted on @list; NULL: on none. Of KVM's dirty rings up
  * to @most_harvested entries are taken at a time, the rest through bitmaps.
