@@ -75,7 +75,7 @@ impl Tally {
                 self.skipped
                     .push(format!("{ignored} tests are marked as ignored"));
             }
-        } else if let Some(why) = line.strip_prefix("skipped: ") {
+        } else if let Some(why) = skipped(line) {
             self.skipped.push(why.to_owned());
             self.pending += 1;
         }
@@ -93,6 +93,14 @@ impl Tally {
             }
         }
     }
+}
+
+/// What was skipped and why, if a line says that. Where tests run one after another, the harness
+/// has begun the line with the test's name.
+fn skipped(line: &str) -> Option<&str> {
+    let (before, why) = line.split_once("skipped: ")?;
+    let is_begun = before.starts_with("test ") && before.ends_with(" ... ");
+    (before.is_empty() || is_begun).then_some(why)
 }
 
 fn number_before(text: &str, word: &str) -> u32 {
@@ -123,6 +131,16 @@ mod tests {
             (tally.passed, tally.failed, tally.skipped.len()),
             (16, 2, 2)
         );
+    }
+
+    #[test]
+    fn what_was_skipped_is_found_in_a_line_that_the_harness_began() {
+        let mut tally = Tally::default();
+        tally.cargo_line("test a ... skipped: a: no huge pages");
+        tally.cargo_line("a word of the test: skipped: nothing");
+        tally.cargo_line("test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured");
+        assert_eq!(tally.skipped, ["a: no huge pages"]);
+        assert_eq!(tally.passed, 1);
     }
 
     #[test]

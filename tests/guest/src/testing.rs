@@ -175,9 +175,11 @@ impl Drop for Slot {
     }
 }
 
-/// Says in one line why a test is not run, even where output is captured.
+/// Says in one line why a test is not run, even where output is captured. Others may be in the
+/// middle of a line, and must not come into the middle of this one.
 pub fn skip(test: &str, why: &str) {
-    let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
+    let line = format!("\nskipped: {test}: {why}\n");
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 impl Vm {
