@@ -20,6 +20,9 @@ use crate::stamp;
 /// The target that is built unless another is asked for.
 pub(crate) const TARGET: &str = "x86_64-softmmu";
 
+/// The library of Rust in a build, as QEMU is linked with it.
+pub(crate) const LIBRARY: &str = "hw/virtio/balloon-rs/libvirtio_balloon_rs.a";
+
 /// Where QEMU finds firmware at run time, as Debian's tarball has none.
 const FIRMWARE: &str = "/usr/share/qemu:/usr/share/seabios:/usr/lib/ipxe/qemu";
 
@@ -316,8 +319,21 @@ fn regenerate(paths: &Paths, build: &Build) -> Result<()> {
     .run_quietly(qemu_rust::environment(paths, command))
 }
 
+/// Removes a library that another compiler made than the one that is there now, which `rustc`
+/// told of itself: ninja knows the library's sources, but not what cargo builds them with.
+fn forget_library_unless_of(build: &Path, rustc: &str) -> Result<()> {
+    let stamp = build.join(".rustc");
+    if stamp::is_done(&stamp, rustc) {
+        return Ok(());
+    }
+    stamp::forget(&build.join(LIBRARY))?;
+    stamp::done(&stamp, rustc)
+}
+
 /// Runs ninja for these goals.
 fn ninja(paths: &Paths, build: &Build, goals: &[String]) -> Result<()> {
+    let rustc = output(Command::new("rustc").arg("-vV").current_dir(paths.top()))?;
+    forget_library_unless_of(&build.dir, &rustc)?;
     let name = build
         .dir
         .file_name()
@@ -393,6 +409,22 @@ fn configure_args(git: &Git, python: &Path, wanted: &Wanted) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_compiler_makes_the_library_anew() {
+        let dir = std::env::temp_dir().join(format!("xtask-rustc-{}", std::process::id()));
+        let library = dir.join(LIBRARY);
+        let made = |rustc| {
+            stamp::write_whole(&library, "a library").unwrap();
+            forget_library_unless_of(&dir, rustc).unwrap();
+            library.exists()
+        };
+        assert!(!made("rustc 1.88"));
+        assert!(made("rustc 1.88"));
+        assert!(!made("rustc 1.89"));
+        assert!(made("rustc 1.89"));
+        stamp::remove_dir(&dir).unwrap();
+    }
 
     #[test]
     fn each_kind_of_build_has_its_directory() {

@@ -16,8 +16,6 @@ use crate::setup;
 
 /// The program that runs the tests of QEMU's driver library.
 const QOS: &str = "tests/qtest/qos-test";
-/// The library of Rust, as QEMU is linked with it.
-const LIBRARY: &str = "hw/virtio/balloon-rs/libvirtio_balloon_rs.a";
 /// What the names of our tests and devices hold.
 const OURS: &str = "virtio-balloon-rs";
 /// QEMU's own tests that see every device, or the balloon.
@@ -56,29 +54,32 @@ pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
     let build = qemu::build_where(paths, wanted, |goal| goal == QOS || is_our_program(goal))?.0;
     let mut tally = faults_only_where_wanted(&build, wanted)?;
     let names = our_qos_tests(paths, &build)?;
-    if !names.is_empty() {
-        let mut args = Vec::new();
-        names
-            .iter()
-            .for_each(|name| args.extend(["-p", name.as_str()]));
-        tally += program(paths, &build, QOS, &args)?;
+    let programs = our_programs(&build);
+    if names.is_empty() || programs.is_empty() {
+        return Err(none_ran(if names.is_empty() { QOS } else { OURS }, &build));
     }
-    for name in our_programs(&build) {
+    let mut args = Vec::new();
+    names
+        .iter()
+        .for_each(|name| args.extend(["-p", name.as_str()]));
+    tally += program(paths, &build, QOS, &args)?;
+    for name in programs {
         tally += program(paths, &build, &name, &[])?;
-    }
-    if tally.is_empty() {
-        let what = format!("no device test of ours ran in {}", build.dir.display());
-        return Err(Error::new(
-            what,
-            "check that the device and its tests are in the build",
-        ));
     }
     Ok(tally)
 }
 
+/// An error for a program that ran nothing, which it takes for success.
+fn none_ran(name: &str, build: &Build) -> Error {
+    Error::new(
+        format!("no test of {name} ran in {}", build.dir.display()),
+        "check that the device and its tests are in the build",
+    )
+}
+
 /// Only a build for tests has a library whose calls fail when they are told to.
 fn faults_only_where_wanted(build: &Build, wanted: &Wanted) -> Result<Tally> {
-    let library = build.dir.join(LIBRARY);
+    let library = build.dir.join(qemu::LIBRARY);
     let bytes = std::fs::read(&library).at("read", &library)?;
     let (found, inject) = (
         holds_faults(&bytes),
@@ -262,7 +263,10 @@ fn run(paths: &Paths, build: &Build, name: &str, command: &mut Command) -> Resul
         "  {short}: {} passed, {} failed",
         tally.passed, tally.failed
     );
-    Ok(tally)
+    match tally.is_empty() {
+        true => Err(none_ran(short, build)),
+        false => Ok(tally),
+    }
 }
 
 #[cfg(test)]
