@@ -3,6 +3,9 @@
 //! The unpatched sources of a series as a git repository, with our glue linked in.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,6 +46,10 @@ pub(crate) fn prepare(paths: &Paths, series: &Series, given: Option<&Path>) -> R
     let origin = fs::read_to_string(git.own(ORIGIN)).ok();
     let wanted = given.map(given_origin).transpose()?;
     match (&origin, &wanted) {
+        // They are used until others are given.
+        (Some(have), None) if is_given(have) => {
+            println!("  QEMU's sources are the given ones: {}", have.trim_end());
+        }
         (Some(_), None) => {}
         (Some(have), Some(want)) if have == want => {}
         _ => replace(paths, series, &git, given, wanted)?,
@@ -51,12 +58,40 @@ pub(crate) fn prepare(paths: &Paths, series: &Series, given: Option<&Path>) -> R
     Ok(git)
 }
 
-/// What tells one state of a given directory from another.
+/// What tells one state of a given directory from another. Of a git repository it is the commit,
+/// which is what is copied, else what one sees of the files without reading them.
 fn given_origin(dir: &Path) -> Result<String> {
     let dir = dir.canonicalize().at("find", dir)?;
     let version = version_of(&dir)?;
-    let head = Git::new(&dir).find("HEAD").unwrap_or_default();
-    Ok(format!("{} {version} {head}\n", dir.display()))
+    let state = if dir.join(".git").exists() {
+        Git::new(&dir).find("HEAD").unwrap_or_default()
+    } else {
+        let mut hash = DefaultHasher::new();
+        hash_files(&dir, &mut hash)?;
+        format!("{:016x}", hash.finish())
+    };
+    Ok(format!("{} {version} {state}\n", dir.display()))
+}
+
+/// Whether an origin is that of a given directory, and not the name of what was downloaded.
+fn is_given(origin: &str) -> bool {
+    origin.starts_with('/')
+}
+
+/// Hashes the names, sizes and times of all files in a folder.
+fn hash_files(dir: &Path, hash: &mut DefaultHasher) -> Result<()> {
+    let entries = fs::read_dir(dir).at("read", dir)?;
+    let entries: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut paths = entries.at("read", dir)?;
+    paths.sort();
+    for path in paths {
+        let about = path.symlink_metadata().at("look at", &path)?;
+        (&path, about.len(), about.mtime(), about.mtime_nsec()).hash(hash);
+        if about.is_dir() {
+            hash_files(&path, hash)?;
+        }
+    }
+    Ok(())
 }
 
 /// The version of the QEMU sources in a directory.
@@ -268,6 +303,34 @@ pub(crate) fn link_glue(paths: &Paths, git: &Git) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_edit_of_given_sources_is_seen() {
+        let dir = std::env::temp_dir().join(format!("xtask-given-{}", std::process::id()));
+        let file = dir.join("hw/virtio/virtio.c");
+        stamp::write_whole(&dir.join("VERSION"), "10.2.1\n").unwrap();
+        stamp::write_whole(&file, "int x;").unwrap();
+        let first = given_origin(&dir).unwrap();
+        assert!(is_given(&first), "{first}");
+        assert_eq!(given_origin(&dir).unwrap(), first);
+        fs::write(&file, "int xx;").unwrap();
+        let longer = given_origin(&dir).unwrap();
+        assert_ne!(longer, first);
+        // Another byte in its place leaves the size as it was.
+        let of = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+        fs::File::options()
+            .append(true)
+            .open(&file)
+            .and_then(|file| file.set_modified(of))
+            .unwrap();
+        assert_ne!(given_origin(&dir).unwrap(), longer);
+        stamp::remove_dir(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_was_downloaded_is_not_given() {
+        assert!(!is_given("qemu_10.2.2+ds-1.dsc\n"));
+    }
 
     #[test]
     fn only_the_needed_edits_of_debian_are_taken() {
