@@ -2,7 +2,6 @@
 
 //! `cargo xtask fuzz`: random input for the library, its C ABI and the whole binary.
 
-#[cfg(test)]
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +13,7 @@ use crate::error::{At, Error, Result};
 use crate::paths::Paths;
 use crate::qemu::{self, Variant, Wanted};
 use crate::run::{Step, succeeds};
-use crate::stamp::make_dir;
+use crate::stamp::{self, make_dir};
 use crate::test::rust;
 use crate::test::tally::Tally;
 
@@ -31,11 +30,20 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
     -Zsanitizer=address -Ccodegen-units=1 -Cdebug-assertions";
-/// How long each target runs among all the other tests.
-const TEST_SECONDS: u64 = 10;
+/// How often each target runs among all the other tests: so often that it takes a processor about
+/// ten seconds.
+const TEST_RUNS: [(&str, u64); 6] = [
+    ("hostile", 60_000),
+    ("honest", 15_000),
+    ("state", 20_000),
+    ("pageset", 1_000_000),
+    ("dirty", 20_000),
+    ("abi", 300_000),
+];
 /// How long the whole binary runs where it is built with sanitizers anyway.
 const TEST_QEMU_SECONDS: u64 = 60;
-/// The other tests run the same inputs each time, so that a failure is not chance.
+/// Among all the other tests a target runs the same inputs each time, so that a failure is not
+/// chance. (The whole binary runs for a time, and so as many of them as the machine is quick.)
 const TEST_SEED: u64 = 1;
 
 #[derive(Args)]
@@ -79,7 +87,7 @@ pub(crate) fn run(paths: &Paths, args: &FuzzArgs) -> Result<bool> {
         all_well &= match name {
             QEMU => with_qemu(paths, seconds, seed)?,
             _ if coverage => libfuzzer(paths, name, seconds)?,
-            _ => plain(paths, name, seconds, seed)?,
+            _ => plain(paths, name, Until::Seconds(seconds), seed)?,
         };
     }
     Ok(all_well)
@@ -93,8 +101,8 @@ pub(crate) fn short(paths: &Paths) -> Result<Tally> {
     let mut tests = rust::cargo(paths);
     tests.args(["test", "--locked", "--profile", "fuzz", "-p", PACKAGE]);
     let mut tally = rust::run_counted(paths, PACKAGE, &mut tests)?;
-    for name in TARGETS {
-        tally += count(plain(paths, name, TEST_SECONDS, TEST_SEED)?);
+    for (name, runs) in TEST_RUNS {
+        tally += count(plain(paths, name, Until::Runs(runs), TEST_SEED)?);
     }
     Ok(tally)
 }
@@ -152,18 +160,47 @@ fn reproduce(name: &str, file: &Path) {
     println!("  cargo xtask fuzz {name} --once {}", file.display());
 }
 
-fn plain(paths: &Paths, name: &str, seconds: u64, seed: u64) -> Result<bool> {
+/// When a plain loop ends.
+#[derive(Clone, Copy)]
+enum Until {
+    Seconds(u64),
+    Runs(u64),
+}
+
+impl Until {
+    /// As the program takes it.
+    fn args(self) -> [String; 2] {
+        match self {
+            Self::Seconds(count) => ["--seconds".into(), count.to_string()],
+            Self::Runs(count) => ["--runs".into(), count.to_string()],
+        }
+    }
+}
+
+fn plain(paths: &Paths, name: &str, until: Until, seed: u64) -> Result<bool> {
+    let findings = findings(paths)?;
+    // The loop keeps its input here, for the case that the process ends.
+    let current = findings.join(format!("current-{name}"));
+    stamp::forget(&current)?;
     let mut command = program(paths, PACKAGE);
-    command
-        .args(["loop", name, "--seconds"])
-        .arg(seconds.to_string());
+    command.args(["loop", name]).args(until.args());
     command.arg("--seed").arg(seed.to_string());
     command.arg("--corpus").arg(corpus(paths, name));
-    command.arg("--findings").arg(findings(paths)?);
+    command.arg("--findings").arg(&findings);
     let said = format!("{name}: something is wrong with ");
-    watch(paths, name, &mut command, |line| {
+    let watched = watch(paths, name, &mut command, |line| {
         line.strip_prefix(&said).map(PathBuf::from)
-    })
+    });
+    match watched {
+        Err(error) if current.exists() => {
+            println!("  {error}");
+            let ended = findings.join(format!("ended-{name}"));
+            fs::rename(&current, &ended).at("rename to", &ended)?;
+            reproduce(name, &ended);
+            Ok(false)
+        }
+        watched => watched,
+    }
 }
 
 /// The program of a package of ours, built quick and with all checks.
@@ -291,6 +328,7 @@ mod tests {
             assert!(paths.top().join(file).exists(), "{name}");
         }
         assert_eq!(lib.matches("        name: \"").count(), TARGETS.len());
+        assert_eq!(TEST_RUNS.map(|(name, _)| name), TARGETS);
     }
 
     #[test]
