@@ -10,20 +10,22 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::apt;
 use crate::error::{At, Error, Result};
 use crate::git::Git;
 use crate::paths::Paths;
 use crate::progress::took;
-use crate::run::{Step, output};
+use crate::run::{Step, output, stream};
 use crate::setup;
 use crate::stamp;
+use crate::test::NOT_RUN;
 
 /// The releases that the README promises, as debootstrap calls them.
 const RELEASES: &[(&str, &str)] = &[("12", "bookworm"), ("13", "trixie")];
-/// What the README asks for, and what https takes.
+/// What the README asks for, and what https takes. debootstrap leaves out what a package
+/// recommends: where gcc is installed by apt, libc6-dev comes with it.
 const ASKED_FOR: &str = "ca-certificates,gcc,git,libc6-dev";
 /// Certificates that an administrator added to a Debian.
 const CERTIFICATES: &str = "usr/local/share/ca-certificates";
@@ -41,6 +43,8 @@ mount --rbind /dev "$root/dev"
 mount --rbind /sys "$root/sys"
 mount --bind -o ro "$rust" "$root/opt/rust"
 exec chroot "$root" /usr/bin/env -i HOME=/root LANG=C.UTF-8 TERM="$TERM" \
+    ${http_proxy:+"http_proxy=$http_proxy"} ${https_proxy:+"https_proxy=$https_proxy"} \
+    ${no_proxy:+"no_proxy=$no_proxy"} \
     PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     sh -c 'cd "/$0" && exec "$@"' "$project" "$@"
 "#;
@@ -52,17 +56,25 @@ exec chroot "$root" /usr/bin/env -i HOME=/root LANG=C.UTF-8 TERM="$TERM" \
 /// # Errors
 /// When the system cannot be made.
 pub(crate) fn run(paths: &Paths, number: &str, quick: bool) -> Result<bool> {
+    // A second run would remove the system under the first one.
+    let _held = stamp::lock(&place(paths, number))?;
     let fresh = Fresh::make(paths, number)?;
     let mut second = vec!["test"];
     second.extend(quick.then_some("--quick"));
     let mut all_well = true;
     let mut account = String::new();
     for words in [vec!["demo"], second] {
-        let (well, time) = fresh.xtask(&words)?;
+        let name = words.join(" ");
+        let log = paths.log(&format!("fresh-{number}-{}", words.concat()));
+        let start = Instant::now();
+        let (well, left_out) = fresh.xtask(&words, &log)?;
         let how = if well { "succeeded" } else { "FAILED" };
-        let line = format!("cargo xtask {}: {how}, {}", words.join(" "), took(time));
+        let line = format!("cargo xtask {name}: {how}, {}", took(start.elapsed()));
         println!("\n== Debian {number}: {line}");
         account += &format!("  {line}\n");
+        for why in left_out {
+            account += &format!("    not run: {why}\n");
+        }
         all_well &= well;
         if !well {
             break;
@@ -96,7 +108,7 @@ impl Fresh {
         setup::packages(paths, &[setup::BASE, &["debootstrap"]])?;
         let rust = output(Command::new("rustc").args(["--print", "sysroot"]))?;
         let fresh = Self {
-            root: paths.target().join("fresh").join(number),
+            root: place(paths, number).join("root"),
             rust: rust.trim().into(),
         };
         stamp::remove_dir(&fresh.root)?;
@@ -163,9 +175,8 @@ impl Fresh {
         Ok(())
     }
 
-    /// Runs `cargo xtask` with these words; whether it succeeded, and how long it took.
-    fn xtask(&self, words: &[&str]) -> Result<(bool, Duration)> {
-        let start = Instant::now();
+    /// Runs `cargo xtask` with these words; whether it succeeded, and what it did not run.
+    fn xtask(&self, words: &[&str], log: &Path) -> Result<(bool, Vec<String>)> {
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--pid", "--fork", "--kill-child"])
@@ -175,12 +186,25 @@ impl Fresh {
             .arg(&self.rust)
             .args([PROJECT, "cargo", "xtask"])
             .args(words);
-        let status = command.status().map_err(|error| {
-            let todo = "install the package util-linux";
-            Error::new(format!("cannot start unshare: {error}"), todo)
+        let mut said = Vec::new();
+        let status = stream(&mut command, log, &mut |line| {
+            println!("{line}");
+            said.push(line.to_owned());
         })?;
-        Ok((status.success(), start.elapsed()))
+        Ok((status.success(), not_run(&said)))
     }
+}
+
+/// Where the system of this number is made.
+fn place(paths: &Paths, number: &str) -> PathBuf {
+    paths.target().join("fresh").join(number)
+}
+
+/// What was not run, by the account of tests in what they said.
+fn not_run(said: &[String]) -> Vec<String> {
+    let account = said.iter().skip_while(|line| *line != NOT_RUN).skip(1);
+    let lines = account.map_while(|line| line.strip_prefix("  "));
+    lines.map(str::to_owned).collect()
 }
 
 fn suite(number: &str) -> Result<&'static str> {
@@ -216,6 +240,15 @@ mod tests {
         assert_eq!(suite("12").unwrap(), "bookworm");
         assert_eq!(suite("13").unwrap(), "trixie");
         assert!(suite("11").is_err());
+    }
+
+    #[test]
+    fn what_was_not_run_is_told() {
+        let said =
+            "== a section\n  skipped a\nNot run:\n  kvm: no /dev/kvm\n  b: c\n9 passed, 0 failed";
+        let said: Vec<String> = said.lines().map(str::to_owned).collect();
+        assert_eq!(not_run(&said), ["kvm: no /dev/kvm", "b: c"]);
+        assert!(not_run(&said[..2]).is_empty());
     }
 
     #[test]

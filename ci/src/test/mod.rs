@@ -157,6 +157,9 @@ fn compiles(paths: &Paths, series: &Series) -> Result<Tally> {
     }
 }
 
+/// The line of the account above what was not run, each with two spaces before it.
+pub(crate) const NOT_RUN: &str = "Not run:";
+
 /// How many of the sections that took longest are named at the end.
 const LONGEST: usize = 5;
 
@@ -209,7 +212,7 @@ impl Run {
             println!("  {}: {name}", took(*time));
         }
         if !skipped.is_empty() {
-            println!("Not run:");
+            println!("{NOT_RUN}");
             skipped.iter().for_each(|why| println!("  {why}"));
         }
         if failed > 0 {
