@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, ScopedJoinHandle};
+use std::time::Duration;
 
 use kvm::PAGE;
 use kvm::block::Block;
@@ -35,6 +36,10 @@ const PAGES: u64 = 256;
 const COPIES: usize = 4 * PAGES as usize;
 /// So often is looked for them: a list that has nothing any more fails, and does not hang.
 const LOOKS: u32 = 300_000;
+/// So many looks in a row; then the guest is let run for a moment, which it needs where it has no
+/// processor for itself.
+const LOOKS_IN_A_ROW: u32 = 64;
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Both ways to note, with and without duplicates on the list.
 const KINDS: [(Noting, bool); 4] = [
@@ -180,7 +185,7 @@ impl Drop for Stopper<'_> {
 }
 
 /// Runs all processors, each in a thread, and `meanwhile` over and over until it has enough
-/// or they have come to the ends of their programs.
+/// or they have come to the ends of their programs. It is an error if neither happens.
 fn together(
     rig: &Rig,
     cpus: &mut [Cpu],
@@ -193,17 +198,25 @@ fn together(
             .map(|cpu| scope.spawn(move || rig.run_paced(cpu, || pace.wait(rig))))
             .collect();
         let stopper = Stopper(rig);
-        for _ in 0..LOOKS {
+        let mut is_over = false;
+        for look in 1..=LOOKS {
             let ended = guests.iter().all(ScopedJoinHandle::is_finished);
-            if ended || meanwhile()? == Wish::Enough {
+            is_over = ended || meanwhile()? == Wish::Enough;
+            if is_over {
                 break;
+            }
+            if look % LOOKS_IN_A_ROW == 0 {
+                thread::sleep(MOMENT);
             }
         }
         drop(stopper);
         for guest in guests {
             guest.join().expect("its thread lives")?;
         }
-        Ok(())
+        match is_over {
+            true => Ok(()),
+            false => Err(io::Error::other("what was looked for never came")),
+        }
     })
 }
 
@@ -365,6 +378,8 @@ fn a_list_started_while_the_guest_runs_is_complete(kvm: &Kvm) -> io::Result<()> 
             let (harvests, mut begun, mut copied) = (Turns::default(), false, 0);
             thread::scope(|scope| {
                 let reaper = scope.spawn(|| -> io::Result<()> {
+                    // If it fails there are no more harvests to be waited for.
+                    let _end = End(&harvests);
                     while !harvests.are_over() {
                         rig.wait_for_room(|| harvests.are_over());
                         rig.harvest()?;
@@ -428,6 +443,7 @@ fn an_overflow_while_the_guest_runs_loses_nothing(kvm: &Kvm) -> io::Result<()> {
             }
             Ok(enough(overflows == 5))
         })?;
+        assert_eq!(overflows, 5);
         // They may have gone on writing for a while.
         rig.harvest()?;
         fetch_or_scan(rig, checkpoint)?;
@@ -476,6 +492,10 @@ fn a_migration_beside_it_is_complete(kvm: &Kvm) -> io::Result<()> {
             }
             Ok(enough(copied >= COPIES && syncs > 3))
         })?;
+        assert!(
+            copied >= COPIES && syncs > 3,
+            "{copied} copies, {syncs} synchronizations"
+        );
         synchronize()?;
         rig.list.sync_end();
         assert_eq!(destination.differing(), [0; 0]);
