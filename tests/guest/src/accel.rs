@@ -9,9 +9,10 @@ use std::time::Duration;
 use crate::config::VmConfig;
 use crate::image::GuestImage;
 use crate::vm::Vm;
+use crate::{PATIENCE, Result};
 
 /// A guest is up under KVM within two seconds, or never.
-const PROBE_LIMIT: Duration = Duration::from_secs(10);
+const PROBE_LIMIT: Duration = Duration::from_secs(10 * PATIENCE as u64);
 
 /// How QEMU runs a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +61,15 @@ pub fn choose(qemu: &Path, image: &GuestImage) -> Accel {
         };
     }
     eprintln!("trying whether KVM boots a Linux guest here");
-    let found = probe(qemu, image);
+    let Some(found) = answer(&probe(qemu, image)) else {
+        return Accel::Tcg;
+    };
     // Without the note the next run probes again, nothing worse.
     let _ = fs::write(note, format!("{boot}{}", found.name()));
     found
 }
 
-fn probe(qemu: &Path, image: &GuestImage) -> Accel {
+fn probe(qemu: &Path, image: &GuestImage) -> Result<()> {
     let config = VmConfig {
         memory_mib: 256,
         device: None,
@@ -74,8 +77,39 @@ fn probe(qemu: &Path, image: &GuestImage) -> Accel {
         accel: Some(Accel::Kvm),
         ..VmConfig::new(qemu, image)
     };
-    match Vm::start(&config) {
-        Ok(_) => Accel::Kvm,
-        Err(_) => Accel::Tcg,
+    Vm::start(&config).map(drop)
+}
+
+/// What a probe tells about this machine: nothing, if QEMU could not be run.
+fn answer(probe: &Result<()>) -> Option<Accel> {
+    match probe {
+        Ok(()) => Some(Accel::Kvm),
+        Err(error) if error.is_timeout() => Some(Accel::Tcg),
+        Err(error) => {
+            eprintln!("it is not known whether KVM boots a Linux guest here: {error}");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    #[test]
+    fn only_a_guest_that_was_up_or_was_not_in_time_is_an_answer() {
+        let late = || Error::Timeout {
+            what: "guest".into(),
+            after: PROBE_LIMIT,
+        };
+        let explained = Error::Machine {
+            source: Box::new(late()),
+            said: String::new(),
+        };
+        assert_eq!(answer(&Ok(())), Some(Accel::Kvm));
+        assert_eq!(answer(&Err(late())), Some(Accel::Tcg));
+        assert_eq!(answer(&Err(explained)), Some(Accel::Tcg));
+        assert_eq!(answer(&Err(Error::Tool("QEMU ended".into()))), None);
     }
 }

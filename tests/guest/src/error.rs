@@ -80,6 +80,15 @@ impl Error {
         move |source| Error::Io { what, source }
     }
 
+    /// Whether something did not happen in time.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Error::Timeout { .. } => true,
+            Error::Machine { source, .. } => source.is_timeout(),
+            _ => false,
+        }
+    }
+
     /// QEMU's words, where QEMU refused a command.
     pub fn refusal(&self) -> Option<&str> {
         match self {
