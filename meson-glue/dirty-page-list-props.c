@@ -144,6 +144,7 @@ void dirty_list_props_init(ObjectClass *oc)
     object_class_property_add_str(oc, "x-inject", vbr_get_inject,
                                   vbr_put_inject);
 #endif
+    dirty_stall_props_init(oc);
     for (i = 0; i < ARRAY_SIZE(counts); i++) {
         object_class_property_add(oc, counts[i].name, "uint64", get_count, NULL,
                                   NULL, NULL);

@@ -90,6 +90,7 @@ static void dirty_list_note(uint64_t page, unsigned long bits)
          */
         cpu_stop_current();
     }
+    dirty_stall_noted(page, bits);
 }
 
 static bool dirty_list_harvest(int cpu_index, uint64_t addr)
@@ -364,6 +365,7 @@ static bool dirty_list_sync(uint64_t *dirty)
     RAMBlock *block;
     bool all = false;
 
+    dirty_stall_synchronizes();
     if (!d.list || d.broken) {
         return false;
     }

@@ -122,6 +122,28 @@ void dirty_ram_read_ahead(unsigned int client, uint64_t page);
  */
 uint64_t dirty_ram_send_all_of(RAMBlock *block);
 
+/* For tests: a vCPU that is slow (dirty-page-list-stall.c). */
+
+#ifdef VBR_INJECT
+void dirty_stall_props_init(ObjectClass *oc);
+/* Bits became set, and their pages are noted. Called with RCU held. */
+void dirty_stall_noted(uint64_t first, unsigned long bits);
+/* A migration's synchronization begins. */
+void dirty_stall_synchronizes(void);
+#else
+static inline void dirty_stall_props_init(ObjectClass *oc)
+{
+}
+
+static inline void dirty_stall_noted(uint64_t first, unsigned long bits)
+{
+}
+
+static inline void dirty_stall_synchronizes(void)
+{
+}
+#endif
+
 /* KVM's dirty rings (dirty-page-list-ring.c). */
 
 void dirty_ring_init(void);

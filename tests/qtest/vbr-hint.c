@@ -57,6 +57,19 @@ void vbr_migrate_until(QTestState *qts, const char *status)
     }
 }
 
+uint64_t vbr_migrate_syncs(QTestState *qts)
+{
+    QDict *ret = qtest_qmp_assert_success_ref(
+        qts, "{ 'execute': 'query-migrate' }");
+    uint64_t count = 0;
+
+    if (qdict_haskey(ret, "ram")) {
+        count = qdict_get_int(qdict_get_qdict(ret, "ram"), "dirty-sync-count");
+    }
+    qobject_unref(ret);
+    return count;
+}
+
 uint32_t vbr_hint_shown(VbrDev *d)
 {
     uint32_t last = vbr_config_read(d, CMD_ID), now;

@@ -32,6 +32,9 @@ void vbr_migrate(QTestState *qts, const char *uri);
 /* query-migrate's status has to become this one. */
 void vbr_migrate_until(QTestState *qts, const char *status);
 
+/* How often the migration looked for dirty pages. */
+uint64_t vbr_migrate_syncs(QTestState *qts);
+
 /* The field of the configuration space. */
 uint32_t vbr_hint_shown(VbrDev *d);
 /* Waits until another round than that of @last is asked for. */

@@ -7,6 +7,7 @@
 
 #include "qemu/osdep.h"
 #include "vbr-dirty.h"
+#include "vbr-guest.h"
 #include "vbr-hint.h"
 #include "vbr-stream.h"
 #include "qobject/qdict.h"
@@ -33,9 +34,10 @@ static const Blocker blockers[] = {
 static void add(QTestState *qts, const Blocker *b)
 {
     g_autofree char *json = g_strdup_printf("{ %s, 'id': 'x' }", b->device);
+    QObject *device = qobject_from_json(json, NULL);
 
     qtest_qmp_assert_success(qts, "{ 'execute': 'device_add', "
-                             "'arguments': %p }", qobject_from_json(json, NULL));
+                             "'arguments': %p }", device);
 }
 
 static void assert_refused_start(QTestState *qts, const Blocker *b)
@@ -105,7 +107,9 @@ static size_t traced(const char *log, const char *event)
     return count;
 }
 
-/* KVM of arm64 tells some writes only when it hears that the guest is stopped. */
+/*
+ * KVM of arm64 tells some writes only when it hears that the guest is stopped.
+ */
 static void test_last_stage(void)
 {
     g_autofree char *log = vbr_stream_name();
@@ -126,14 +130,6 @@ static void test_last_stage(void)
     g_assert_cmpuint(traced(log, "guest stopped: 0"), ==, 2);
     vbr_vm_free(vm);
     unlink(log);
-}
-
-static bool has_tcg(void)
-{
-    if (!qtest_has_accel("tcg")) {
-        g_test_skip("this QEMU has no TCG");
-    }
-    return qtest_has_accel("tcg");
 }
 
 /*
@@ -167,55 +163,13 @@ static void check_second_block(const char *list)
 
 static void test_second_block(void)
 {
-    if (!has_tcg()) {
+    if (!vbr_has_tcg()) {
         return;
     }
     check_second_block("");
     check_second_block(VBR_DL ",max-dirty=256");
     /* The list has no room, so all bits are looked at. */
     check_second_block(VBR_DL ",max-dirty=1");
-}
-
-/* A guest that writes to 112 pages from 64 KiB on, over and over. */
-
-static char *guest_firmware(void)
-{
-    static const uint8_t code[] = {
-        0xb8, 0x00, 0x10,               /* 1: mov  $0x1000, %ax */
-        0x8e, 0xd8,                     /* 2: mov  %ax, %ds */
-        0xfe, 0x06, 0x00, 0x00,         /*    incb 0 */
-        0x05, 0x00, 0x01,               /*    add  $0x100, %ax */
-        0x3d, 0x00, 0x80,               /*    cmp  $0x8000, %ax */
-        0x72, 0xf2,                     /*    jb   2b */
-        0xeb, 0xed,                     /*    jmp  1b */
-    };
-    /* ljmp $0xf000, $0 */
-    static const uint8_t reset[] = { 0xea, 0x00, 0x00, 0x00, 0xf0 };
-    g_autofree char *rom = g_malloc0(64 * KiB);
-    char *name = vbr_stream_name();
-
-    memcpy(rom, code, sizeof(code));
-    memcpy(rom + 0xfff0, reset, sizeof(reset));
-    g_assert(g_file_set_contents(name, rom, 64 * KiB, NULL));
-    return name;
-}
-
-static VbrVm *guest(const char *firmware, const char *more)
-{
-    return vbr_pc("-accel tcg -m 128M -bios %s %s", firmware, more);
-}
-
-static uint64_t syncs(QTestState *qts)
-{
-    QDict *ret = qtest_qmp_assert_success_ref(
-        qts, "{ 'execute': 'query-migrate' }");
-    uint64_t count = 0;
-
-    if (qdict_haskey(ret, "ram")) {
-        count = qdict_get_int(qdict_get_qdict(ret, "ram"), "dirty-sync-count");
-    }
-    qobject_unref(ret);
-    return count;
 }
 
 /*
@@ -230,11 +184,12 @@ static void test_throttled(void)
     uint64_t count;
     VbrVm *vm;
 
-    if (!has_tcg()) {
+    if (!vbr_has_tcg()) {
         return;
     }
-    firmware = guest_firmware();
-    vm = guest(firmware, VBR_DL ",max-dirty=256");
+    firmware = vbr_guest_writer();
+    vm = vbr_pc("-accel tcg -m 128M -bios %s " VBR_DL ",max-dirty=256",
+                firmware);
     qtest_memset(vm->qts, 1 * MiB, byte, 100 * MiB);
     vbr_migrate_capability(vm->qts, "auto-converge");
     qtest_qmp_assert_success(vm->qts, "{ 'execute': "
@@ -243,18 +198,18 @@ static void test_throttled(void)
     vbr_migrate_speed(vm->qts, 100 * MiB);
     vbr_migrate(vm->qts, VBR_NOWHERE);
     /* There is always more to be sent than would do for the last pass. */
-    while (syncs(vm->qts) < 3) {
+    while (vbr_migrate_syncs(vm->qts) < 3) {
         qtest_memset(vm->qts, 1 * MiB, ++byte, 100 * MiB);
     }
     /* A pass that lasts. */
     vbr_migrate_speed(vm->qts, VBR_SLOW);
     qtest_memset(vm->qts, 1 * MiB, ++byte, 100 * MiB);
     do {
-        count = syncs(vm->qts);
+        count = vbr_migrate_syncs(vm->qts);
         g_usleep(2 * G_USEC_PER_SEC);
-    } while (syncs(vm->qts) != count);
+    } while (vbr_migrate_syncs(vm->qts) != count);
     g_usleep(11 * G_USEC_PER_SEC);
-    g_assert_cmpuint(syncs(vm->qts), ==, count);
+    g_assert_cmpuint(vbr_migrate_syncs(vm->qts), ==, count);
     qtest_qmp_assert_success(vm->qts, "{ 'execute': 'migrate_cancel' }");
     vbr_migrate_until(vm->qts, "cancelled");
     vbr_vm_free(vm);
