@@ -236,9 +236,7 @@ static void assert_unknown(QTestState *qts, const char *id)
     }
 }
 
-/*
- * However often a second one is asked for, it is refused and the first goes on.
- */
+/* A second one is refused, however often, and the first one goes on. */
 static void test_second(void)
 {
     VbrVm *vm = vbr_dirty_pc("", "max-dirty=256");
