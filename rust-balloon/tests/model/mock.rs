@@ -89,6 +89,10 @@ pub(crate) const END: u64 = LONG + 8192;
 /// Guest memory in bytes, for the counters.
 pub(crate) const RAM: u64 = END * PAGE_SIZE;
 
+/// Room for any set of the pages of such small machines, as it is saved: two bytes a page are more
+/// than the worst set takes.
+pub(crate) const SET_BYTES: usize = 2 * END as usize;
+
 /// How many maps there are.
 pub(crate) const MAPS: usize = 7;
 

@@ -7,13 +7,12 @@ use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
 use virtio_balloon_rs::memory::{HostRange, MemoryMap};
 use virtio_balloon_rs::page::PAGE_SIZE;
-use virtio_balloon_rs::pageset::MAX_BYTES;
 use virtio_balloon_rs::state::{SavedPages, State};
 use virtio_balloon_rs::wire::ByteOrder;
 
 use super::expect::{Batch, Bytes, Model};
 use super::format::{Format, Run, Words, encode, parse, ram};
-use super::mock::{END, MockHost, RAM, memory_map, part, sections, standard};
+use super::mock::{END, MockHost, RAM, SET_BYTES, memory_map, part, sections, standard};
 
 /// The device's patience with a host that refuses.
 const PATIENCE: u32 = 16;
@@ -322,7 +321,7 @@ impl World {
 
     /// What the source saves loads in a device that has the same memory, and features.
     fn migrate(&mut self, with_pages: bool) {
-        let mut coded = vec![0; MAX_BYTES];
+        let mut coded = vec![0; SET_BYTES];
         let written = SavedPages::write(&self.balloon, &mut coded);
         let pages = SavedPages {
             coded: &coded[..written.bytes],

@@ -4,8 +4,6 @@
 //!
 //! A page is known by its number alone, and holds a count of its writes.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use virtio_balloon_rs::error::Error;
 use virtio_balloon_rs::migration::dirty::{DirtyList, DirtyOptions, MACHINE, VERSION};
 
@@ -15,19 +13,82 @@ use crate::input::Input;
 const WRITERS: [usize; 3] = [0, 1, MACHINE];
 /// Where pages lie that are written to: in a few chunks of marks, and in two tables of them.
 const PLACES: [u64; 4] = [0, 32_700, 1 << 28, (1 << 40) - 2000];
+/// How far from such a place a write begins.
+const APART: u64 = 600;
 /// More than the smallest ring has room for.
 const MOST_AT_ONCE: u64 = 400;
+/// Pages of a place: as far as writes reach, and a few more.
+const SPAN: usize = 1024;
+const _: () = assert!(APART + MOST_AT_ONCE <= SPAN as u64);
+/// All pages that may be written to. The model numbers them through.
+const PAGES: usize = PLACES.len() * SPAN;
+/// Words with a bit for each.
+const WORDS: usize = PAGES / 64;
 /// Steps in a run; floods make a step long.
 const STEPS: usize = 200;
 
-type Copies = BTreeMap<u64, u32>;
+/// How often each page was written to when it was copied.
+#[derive(Clone, PartialEq)]
+struct Contents(Vec<u32>);
+
+impl Default for Contents {
+    fn default() -> Contents {
+        Contents(vec![0; PAGES])
+    }
+}
+
+/// Some of the pages.
+#[derive(Clone)]
+struct Pages([u64; WORDS]);
+
+impl Default for Pages {
+    fn default() -> Pages {
+        Pages([0; WORDS])
+    }
+}
+
+impl Pages {
+    /// Adds a page; whether it was not there before.
+    fn add(&mut self, number: usize) -> bool {
+        let (word, bit) = (&mut self.0[number / 64], 1 << (number % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+
+    fn remove(&mut self, number: usize) {
+        self.0[number / 64] &= !(1 << (number % 64));
+    }
+
+    fn take_first(&mut self) -> Option<usize> {
+        let word = self.0.iter().position(|&word| word != 0)?;
+        let number = word * 64 + self.0[word].trailing_zeros() as usize;
+        self.remove(number);
+        Some(number)
+    }
+
+    /// Moves all of `other` here.
+    fn take_all(&mut self, other: &mut Pages) {
+        for (word, from) in self.0.iter_mut().zip(&mut other.0) {
+            *word |= std::mem::take(from);
+        }
+    }
+}
+
+/// The number of a page, if it is one of those that are written to.
+fn number_of(page: u64) -> Option<usize> {
+    PLACES.iter().enumerate().find_map(|(place, start)| {
+        let at = page.checked_sub(*start)? as usize;
+        (at < SPAN).then_some(place * SPAN + at)
+    })
+}
 
 /// The consumer of the list, a tool that makes checkpoints.
 #[derive(Default)]
 struct Consumer {
     /// Whether the list notes for it, and has lost nothing.
     sound: bool,
-    copy: Copies,
+    copy: Contents,
     /// Fetched pages that are not cleared and copied yet.
     fetched: Vec<u64>,
 }
@@ -36,14 +97,14 @@ struct Consumer {
 #[derive(Default)]
 struct Migration {
     active: bool,
-    copy: Copies,
-    to_send: BTreeSet<u64>,
+    copy: Contents,
+    to_send: Pages,
 }
 
 struct Machine {
     list: DirtyList,
-    memory: Copies,
-    dirty: BTreeSet<u64>,
+    memory: Contents,
+    dirty: Pages,
     consumer: Consumer,
     migration: Migration,
 }
@@ -67,8 +128,8 @@ pub fn run(data: &[u8]) {
     };
     let mut machine = Machine {
         list,
-        memory: Copies::new(),
-        dirty: BTreeSet::new(),
+        memory: Contents::default(),
+        dirty: Pages::default(),
         consumer: Consumer::default(),
         migration: Migration::default(),
     };
@@ -101,16 +162,26 @@ impl Machine {
     /// A writer sets the bits of pages; those that were clear are noted, word by word as QEMU does.
     fn write(&mut self, input: &mut Input<'_>, most: u64) {
         let writer = input.pick(&WRITERS);
-        let first = input.pick(&PLACES) + input.below(600);
+        let place = input.index(PLACES.len());
+        let first = input.below(APART);
         let count = 1 + input.below(most);
-        let mut words = BTreeMap::<u64, u64>::new();
-        for page in first..first + count {
-            *self.memory.entry(page).or_default() += 1;
-            if self.dirty.insert(page) {
-                *words.entry(page / 64).or_default() |= 1 << (page % 64);
+        let mut word = (0, 0);
+        for at in first..first + count {
+            let (number, page) = (place * SPAN + at as usize, PLACES[place] + at);
+            self.memory.0[number] += 1;
+            if page / 64 != word.0 {
+                self.note(writer, word);
+                word = (page / 64, 0);
+            }
+            if self.dirty.add(number) {
+                word.1 |= 1 << (page % 64);
             }
         }
-        for (word, bits) in words {
+        self.note(writer, word);
+    }
+
+    fn note(&self, writer: usize, (word, bits): (u64, u64)) {
+        if bits != 0 {
             self.list.note(writer, word * 64, bits);
         }
     }
@@ -129,7 +200,7 @@ impl Machine {
         }
         self.list.stop();
         assert_eq!(self.list.start(), Ok(()));
-        self.dirty.clear();
+        self.dirty = Pages::default();
         self.consumer.copy = self.memory.clone();
         self.consumer.sound = true;
     }
@@ -168,9 +239,9 @@ impl Machine {
     /// The bits are cleared, and then the pages are read; a write in between is in the copy.
     fn copy_fetched(&mut self) {
         for page in std::mem::take(&mut self.consumer.fetched) {
-            self.dirty.remove(&page);
-            if let Some(&content) = self.memory.get(&page) {
-                self.consumer.copy.insert(page, content);
+            if let Some(number) = number_of(page) {
+                self.dirty.remove(number);
+                self.consumer.copy.0[number] = self.memory.0[number];
             }
         }
     }
@@ -183,7 +254,7 @@ impl Machine {
         if !self.migration.active {
             assert!(!listed, "a list that was just started has no page");
             self.migration.active = true;
-            self.migration.to_send = self.memory.keys().copied().collect();
+            self.migration.to_send = Pages([u64::MAX; WORDS]);
         }
         let mut out = vec![0; most];
         loop {
@@ -191,24 +262,22 @@ impl Machine {
             if count == 0 {
                 break;
             }
-            for page in &out[..count] {
-                self.dirty.remove(page);
-                self.migration.to_send.insert(*page);
+            for number in out[..count].iter().copied().filter_map(number_of) {
+                self.dirty.remove(number);
+                self.migration.to_send.add(number);
             }
         }
         if !listed {
-            self.migration.to_send.append(&mut self.dirty);
+            self.migration.to_send.take_all(&mut self.dirty);
         }
     }
 
     fn send(&mut self, most: usize) {
         for _ in 0..most {
-            let Some(page) = self.migration.to_send.pop_first() else {
+            let Some(number) = self.migration.to_send.take_first() else {
                 return;
             };
-            if let Some(&content) = self.memory.get(&page) {
-                self.migration.copy.insert(page, content);
-            }
+            self.migration.copy.0[number] = self.memory.0[number];
         }
     }
 

@@ -15,12 +15,11 @@ use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
 use virtio_balloon_rs::memory::{MemoryMap, Section};
 use virtio_balloon_rs::page::PAGE_SIZE;
-use virtio_balloon_rs::pageset::MAX_BYTES;
 use virtio_balloon_rs::queue::held::Flush;
 use virtio_balloon_rs::state::{SavedPages, State};
 use virtio_balloon_rs::wire::ByteOrder;
 
-use super::super::mock::{MockHost, part, section};
+use super::super::mock::{MockHost, SET_BYTES, part, section};
 
 /// 4 KiB pages of a huge page.
 pub(crate) const HUGE: u64 = 512;
@@ -269,7 +268,7 @@ impl World {
 
     /// The destination has memory for all pages, as if all had been sent.
     fn migrate(&mut self) {
-        let mut coded = vec![0; MAX_BYTES];
+        let mut coded = vec![0; SET_BYTES];
         let written = SavedPages::write(&self.balloon, &mut coded);
         let pages = SavedPages {
             coded: &coded[..written.bytes],
