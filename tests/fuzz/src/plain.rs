@@ -56,8 +56,8 @@ const TICKS: u64 = 100;
 
 /// Runs the loop.
 ///
-/// The input that is being run is always in the file `current` beside the findings, for the case
-/// that the whole process ends.
+/// The input that is being run is in the file `current` beside the findings, for the case that the
+/// whole process ends, where the target may do that.
 ///
 /// # Errors
 ///
@@ -65,20 +65,30 @@ const TICKS: u64 = 100;
 pub fn run(plan: &Plan) -> io::Result<Outcome> {
     fs::create_dir_all(&plan.findings)?;
     let path = plan.findings.join(format!("current-{}", plan.target.name));
-    let current = File::create(&path)?;
+    let current = plan.target.may_end.then(|| File::create(&path));
+    let current = current.transpose()?;
     let begun = Instant::now();
     let runs = AtomicU64::new(0);
     thread::scope(|scope| {
         let (done, ended) = std::sync::mpsc::channel::<()>();
         let runs = &runs;
         scope.spawn(move || watch(plan, &path, runs, &ended));
-        let outcome = turns(plan, &current, begun, runs);
+        // What a target says of its panics is not shown: some that the library catches are asked for.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let outcome = turns(plan, current.as_ref(), begun, runs);
+        std::panic::set_hook(hook);
         drop(done);
         outcome
     })
 }
 
-fn turns(plan: &Plan, current: &File, begun: Instant, runs: &AtomicU64) -> io::Result<Outcome> {
+fn turns(
+    plan: &Plan,
+    current: Option<&File>,
+    begun: Instant,
+    runs: &AtomicU64,
+) -> io::Result<Outcome> {
     let mut input = Vec::new();
     loop {
         let number = runs.load(Ordering::Relaxed);
@@ -94,8 +104,10 @@ fn turns(plan: &Plan, current: &File, begun: Instant, runs: &AtomicU64) -> io::R
             });
         }
         next_input(plan, number, &mut input);
-        current.set_len(input.len() as u64)?;
-        current.write_all_at(&input, 0)?;
+        if let Some(current) = current {
+            current.set_len(input.len() as u64)?;
+            current.write_all_at(&input, 0)?;
+        }
         if !is_sound(plan.target, &input) {
             let finding = keep(plan, &shorten(plan.target, input))?;
             return Ok(Outcome {
@@ -107,13 +119,8 @@ fn turns(plan: &Plan, current: &File, begun: Instant, runs: &AtomicU64) -> io::R
     }
 }
 
-/// What a target says of its panics is not shown: some that the library catches are asked for.
 fn is_sound(target: Target, input: &[u8]) -> bool {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let ran = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
-    std::panic::set_hook(hook);
-    ran.is_ok()
+    catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_ok()
 }
 
 /// The input of a turn depends on the seed, the corpus and the turn's number alone. The corpus as
@@ -206,6 +213,9 @@ fn watch(plan: &Plan, path: &Path, runs: &AtomicU64, ended: &std::sync::mpsc::Re
         if now != last {
             (last, since) = (now, used);
         } else if used.saturating_sub(since) > STUCK {
+            let mut input = Vec::new();
+            next_input(plan, now, &mut input);
+            let _ = fs::write(path, input);
             println!(
                 "{} does not come to an end: {}",
                 plan.target.name,
