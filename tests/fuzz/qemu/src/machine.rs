@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! One session: a machine, what its guest does and what its operator does.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fuzz::random::Random;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::driver::Driver;
 use crate::operator;
@@ -15,8 +16,8 @@ use crate::session::{Checked, Session, Wrong};
 use crate::transport::{Kind, SLOT, Transport};
 
 /// Steps of a session; one of a sanitized QEMU takes about a second to start.
-const STEPS: usize = 150;
-const KINDS: [Kind; 3] = [Kind::Modern, Kind::Legacy, Kind::Mmio];
+const STEPS: usize = 400;
+const KINDS: [Kind; 4] = [Kind::Modern, Kind::Legacy, Kind::Mmio, Kind::LegacyMmio];
 /// How long a migration to a file takes at most.
 const MIGRATION: Duration = Duration::from_secs(120);
 /// I/O ports of the chipset: which slots are ejected, and which DIMM is selected and ejected.
@@ -28,8 +29,10 @@ const EJECT_DIMM: &str = "outb 0xa14";
 pub(crate) struct Ended {
     /// What was told.
     pub(crate) script: Vec<String>,
-    /// How many batches the device worked off: a guest that gets nothing through tries nothing out.
-    pub(crate) work: u64,
+    /// What the device did: a guest that gets nothing through tries nothing out.
+    pub(crate) work: Work,
+    /// The most processor time that an answer of the monitor took.
+    pub(crate) longest: Duration,
     /// What is wrong, if anything.
     pub(crate) wrong: Option<Wrong>,
 }
@@ -45,7 +48,8 @@ pub(crate) fn session(qemu: &Path, dir: &Path, seed: u64) -> Ended {
         Err(wrong) => {
             return Ended {
                 script: vec![json!(arguments).to_string()],
-                work: 0,
+                work: Work::default(),
+                longest: Duration::ZERO,
                 wrong: Some(wrong),
             };
         }
@@ -57,14 +61,16 @@ pub(crate) fn session(qemu: &Path, dir: &Path, seed: u64) -> Ended {
         arguments,
         driver: Driver::new(),
         transport: None,
-        work: 0,
+        stopped: false,
+        work: Work::default(),
     };
     let ran = course.run(&mut session, &mut random);
-    let script = session.script.clone();
+    let (script, longest) = (session.script.clone(), session.longest);
     let wrong = ran.and_then(|()| session.end()).err();
     Ended {
         script,
         work: course.work,
+        longest,
         wrong,
     }
 }
@@ -76,8 +82,10 @@ struct Course<'a> {
     arguments: Vec<String>,
     driver: Driver,
     transport: Option<Transport>,
-    /// Batches that the device worked off, at the end.
-    work: u64,
+    /// The operator may have stopped the machine.
+    stopped: bool,
+    /// What devices did that are gone, and at the end all of it.
+    work: Work,
 }
 
 impl Course<'_> {
@@ -86,7 +94,7 @@ impl Course<'_> {
         for _ in 0..STEPS {
             self.step(session, random)?;
         }
-        self.work = work(session)?;
+        self.look(session)?;
         session.check_words()
     }
 
@@ -99,19 +107,28 @@ impl Course<'_> {
     }
 
     fn step(&mut self, session: &mut Session, random: &mut Random) -> Checked<()> {
+        if self.stopped && random.one_in(6) {
+            session.monitor(&json!({ "execute": "cont" }))?;
+            self.stopped = false;
+        }
         let what = random.below(100);
         if what >= 70 {
             return self.operate(what, session, random);
         }
         let Some(transport) = self.transport else {
-            return Ok(());
+            return match random.one_in(4) {
+                true => self.plug(session, random),
+                false => Ok(()),
+            };
         };
         match what {
             0..40 => self.driver.request(session, transport, random),
-            40..47 => transport.notify(session, random.number() % 9),
-            47..53 => self.driver.corrupt(session, random),
-            53..58 => transport.poke(session, random),
-            58..61 => transport.reset_queue(session, random.number() % 8),
+            40..44 => transport.notify(session, random.number() % 9),
+            44..50 => self.driver.recover(session, transport, random),
+            50..53 => self.driver.corrupt(session, random),
+            53..56 => transport.poke(session, random),
+            56..60 => self.driver.reset_queue(session, transport, random),
+            60 => self.driver.answer_hints(session, transport, random),
             61..66 => {
                 let value = random.number() & 0xffff_ffff;
                 transport.configure(session, random.number() % 5 * 4, value)
@@ -122,14 +139,17 @@ impl Course<'_> {
 
     fn operate(&mut self, what: usize, session: &mut Session, random: &mut Random) -> Checked<()> {
         match what {
-            70..85 => operator::command(session, random),
+            70..85 => {
+                self.stopped |= operator::command(session, random)?;
+                Ok(())
+            }
             85..95 => {
                 let step = random.number() % 30_000_000_000;
                 session.qtest(&format!("clock_step {step}")).map(drop)
             }
-            95 if self.kind != Kind::Mmio => self.unplug(session, random),
-            96 if self.kind != Kind::Mmio => self.plug(session, random),
-            97 if self.kind != Kind::Mmio => dimm(session, random),
+            95 if self.kind.is_pci() => self.unplug(session, random),
+            96 if self.kind.is_pci() => self.plug(session, random),
+            97 if self.kind.is_pci() => dimm(session, random),
             98 => self.migrate(session, random),
             _ => self.find(session, random),
         }
@@ -138,8 +158,19 @@ impl Course<'_> {
     fn unplug(&mut self, session: &mut Session, random: &mut Random) -> Checked<()> {
         session.monitor(&json!({ "execute": "device_del", "arguments": { "id": "balloon0" } }))?;
         if !random.one_in(4) {
+            self.look(session)?;
             session.qtest(&format!("{EJECT_SLOT} {:#x}", 1 << SLOT))?;
             self.transport = None;
+        }
+        Ok(())
+    }
+
+    /// Adds what the device did that there is now.
+    fn look(&mut self, session: &mut Session) -> Checked<()> {
+        for (name, count) in NAMES.iter().zip(&mut self.work.0) {
+            let get = json!({ "path": "/machine/peripheral/balloon0", "property": name });
+            let answer = session.monitor(&json!({ "execute": "qom-get", "arguments": get }))?;
+            *count += answer.and_then(|number| number.as_u64()).unwrap_or(0);
         }
         Ok(())
     }
@@ -149,7 +180,7 @@ impl Course<'_> {
         for (number, part) in self.device.split(',').enumerate() {
             match part.split_once('=') {
                 None if number == 0 => arguments["driver"] = part.into(),
-                Some((name, value)) => arguments[name] = value.into(),
+                Some((name, value)) => arguments[name] = typed(name, value),
                 None => {}
             }
         }
@@ -168,30 +199,74 @@ impl Course<'_> {
         if session.monitor(&migrate)?.is_none() {
             return Ok(());
         }
-        wait_migrated(session)?;
+        wait_migrated(session, |session| match self.transport {
+            Some(transport) => self.driver.answer_hints(session, transport, random),
+            None => Ok(()),
+        })?;
         let changes: Vec<String> = (0..random.below(4))
             .map(|_| format!("{}:{}", random.number() >> 16, random.byte()))
             .collect();
         let changes = changes.join(",");
         session.script.push(format!("load {changes}"));
         load(self.qemu, session, &self.arguments, &changes)?;
+        self.stopped = false;
         session.monitor(&json!({ "execute": "cont" })).map(drop)
     }
 }
 
-/// The batches of the device that there is now.
-fn work(session: &mut Session) -> Checked<u64> {
-    let get = json!({ "path": "/machine/peripheral/balloon0", "property": "batches" });
-    let answer = session.monitor(&json!({ "execute": "qom-get", "arguments": get }))?;
-    Ok(answer.and_then(|batches| batches.as_u64()).unwrap_or(0))
+/// The monitor wants properties with their types. A slot is a text.
+fn typed(name: &str, value: &str) -> Value {
+    match (value, value.parse::<u64>()) {
+        ("on", _) => true.into(),
+        ("off", _) => false.into(),
+        (_, Ok(number)) if name != "addr" => number.into(),
+        _ => value.into(),
+    }
 }
 
-/// Waits until a migration is over, whatever came of it. How often that takes a look is no part of
-/// the script.
-fn wait_migrated(session: &mut Session) -> Checked<()> {
-    let told = session.script.len();
+/// Counters of the device.
+const NAMES: [&str; 7] = [
+    "batches",
+    "requests",
+    "discards",
+    "reported-bytes",
+    "hint-rounds",
+    "hinted-bytes",
+    "malformed-messages",
+];
+
+/// What devices did, by their counters.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Work([u64; NAMES.len()]);
+
+impl Work {
+    pub(crate) fn add(&mut self, other: Work) {
+        for (count, more) in self.0.iter_mut().zip(other.0) {
+            *count += more;
+        }
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (name, count)) in NAMES.iter().zip(self.0).enumerate() {
+            let comma = if number > 0 { ", " } else { "" };
+            write!(f, "{comma}{name} {count}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a migration is over, whatever came of it, and does `meanwhile` again and again. How
+/// often that takes a look is no part of the script.
+fn wait_migrated(
+    session: &mut Session,
+    mut meanwhile: impl FnMut(&mut Session) -> Checked<()>,
+) -> Checked<()> {
     let deadline = Instant::now() + MIGRATION;
     loop {
+        meanwhile(session)?;
+        let told = session.script.len();
         let answer = session.monitor(&json!({ "execute": "query-migrate" }))?;
         let status = answer.map(|answer| answer["status"].to_string());
         let is_over = ["\"completed\"", "\"failed\"", "\"cancelled\"", "null"];
@@ -201,6 +276,7 @@ fn wait_migrated(session: &mut Session) -> Checked<()> {
         }
         // Without it a test machine's clock stands still.
         session.qtest("clock_step 100000000")?;
+        session.script.truncate(told);
         if Instant::now() > deadline {
             return Err("a migration to a file does not end".into());
         }
@@ -216,7 +292,7 @@ pub(crate) fn load(
     arguments: &[String],
     changes: &str,
 ) -> Checked<()> {
-    wait_migrated(session)?;
+    wait_migrated(session, |_| Ok(()))?;
     let path = session.dir().join("stream");
     let Ok(mut stream) = fs::read(&path) else {
         return Ok(());
@@ -243,7 +319,7 @@ pub(crate) fn load(
     let uri = format!("file:{}", path.display());
     let arguments = json!({ "uri": uri, "exit-on-error": false });
     to.monitor(&json!({ "execute": "migrate-incoming", "arguments": arguments }))?;
-    wait_migrated(&mut to)?;
+    wait_migrated(&mut to, |_| Ok(()))?;
     to.monitor(&json!({ "execute": "query-balloon" }))?;
     to.monitor(&json!({ "execute": "cont" }))?;
     to.qtest("clock_step 1000000000")?;
@@ -272,18 +348,22 @@ fn device(kind: Kind, random: &mut Random) -> String {
     let mut device = match kind {
         Kind::Modern => format!("virtio-balloon-rs-pci-non-transitional,addr={SLOT}"),
         Kind::Legacy => format!("virtio-balloon-rs-pci-transitional,addr={SLOT}"),
-        Kind::Mmio => "virtio-balloon-rs-device".into(),
+        Kind::Mmio | Kind::LegacyMmio => "virtio-balloon-rs-device".into(),
     };
     device += ",id=balloon0";
     let mut options = vec![
         "must-tell-host",
         "deflate-on-oom",
         "free-page-reporting",
-        "free-page-hint",
         "event_idx",
         "indirect_desc",
     ];
-    if kind != Kind::Legacy {
+    // Without hints a migration has nothing to ask.
+    device += &format!(
+        ",free-page-hint={}",
+        if random.one_in(4) { "off" } else { "on" }
+    );
+    if !kind.is_legacy() {
         options.extend(["packed", "in_order", "page-range", "host-request"]);
         options.extend(["balloon-chunks", "misc-queue", "queue_reset"]);
     }
@@ -300,10 +380,9 @@ fn device(kind: Kind, random: &mut Random) -> String {
 fn arguments(kind: Kind, device: &str, random: &mut Random) -> Vec<String> {
     let mut arguments: Vec<String> = Vec::new();
     let mut add = |name: &str, value: &str| arguments.extend([name.into(), value.into()]);
-    let machine = if kind == Kind::Mmio {
-        "microvm"
-    } else {
-        "pc,pit=off,hpet=off"
+    let machine = match kind.is_pci() {
+        true => "pc,pit=off,hpet=off",
+        false => "microvm",
     };
     add("-machine", &format!("{machine},memory-backend=ram0"));
     let backend = match random.below(3) {
@@ -312,14 +391,14 @@ fn arguments(kind: Kind, device: &str, random: &mut Random) -> Vec<String> {
         _ => "memory-backend-ram",
     };
     add("-object", &format!("{backend},id=ram0,size=64M"));
-    let memory = if kind == Kind::Mmio {
-        "64M"
-    } else {
-        "64M,slots=2,maxmem=256M"
+    let memory = match kind.is_pci() {
+        true => "64M,slots=2,maxmem=256M",
+        false => "64M",
     };
     add("-m", memory);
-    if kind == Kind::Mmio {
-        add("-global", "virtio-mmio.force-legacy=false");
+    if !kind.is_pci() {
+        let legacy = kind == Kind::LegacyMmio;
+        add("-global", &format!("virtio-mmio.force-legacy={legacy}"));
     }
     add("-device", device);
     arguments

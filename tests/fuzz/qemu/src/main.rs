@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
+use machine::Work;
 use session::{Checked, Session};
 
 /// Drives a QEMU that was built with sanitizers.
@@ -84,16 +85,22 @@ fn run(args: &RunArgs) -> Ended {
     fs::create_dir_all(&args.findings)?;
     let dir = scratch();
     let deadline = Instant::now() + Duration::from_secs(args.seconds);
-    let (mut sessions, mut told, mut work) = (0, 0, 0);
+    let (mut sessions, mut told, mut work) = (0, 0, Work::default());
+    let mut longest = Duration::ZERO;
     while Instant::now() < deadline {
         let seed = args.seed.wrapping_add(sessions);
         let ended = machine::session(&args.qemu, &dir, seed);
         sessions += 1;
         told += ended.script.len();
-        work += ended.work;
+        work.add(ended.work);
+        longest = longest.max(ended.longest);
         let _ = fs::remove_dir_all(&dir);
-        let all = format!("{sessions} sessions, {told} commands, {work} batches");
-        println!("qemu: {all}, from seed {} on", args.seed);
+        let all = format!("{sessions} sessions, {told} commands, {work}");
+        let longest = longest.as_millis();
+        println!(
+            "qemu: {all}; longest answer {longest} ms; from seed {} on",
+            args.seed
+        );
         if let Some(wrong) = ended.wrong {
             let path = args.findings.join(format!("qemu-{seed}"));
             fs::write(&path, ended.script.join("\n"))?;

@@ -32,9 +32,11 @@ const PROPERTIES: [&str; 8] = [
     "malformed-message-reason",
 ];
 
-/// Gives one command.
-pub(crate) fn command(session: &mut Session, random: &mut Random) -> Checked<()> {
-    session.monitor(&any(random)).map(drop)
+/// Gives one command; says whether that stopped the machine.
+pub(crate) fn command(session: &mut Session, random: &mut Random) -> Checked<bool> {
+    let command = any(random);
+    session.monitor(&command)?;
+    Ok(command["execute"] == "stop")
 }
 
 fn any(random: &mut Random) -> Value {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The registers of a virtio device: modern and legacy PCI, and MMIO (virtio 1.3, 4.1 and 4.2).
+//! The registers of a virtio device: PCI and MMIO, modern and legacy (virtio 1.3, 4.1 and 4.2).
 
 use fuzz::random::Random;
 
@@ -14,6 +14,8 @@ const MMIO: u64 = 0xfeb0_0000;
 const MMIO_STEP: u64 = 0x200;
 const MMIO_COUNT: u64 = 24;
 const BALLOON: u64 = 5;
+/// The alignment of a legacy queue, and the unit of its address.
+const LEGACY_PAGE: u64 = 0x1000;
 /// Bytes of registers that random writes go to.
 const REGISTERS: u64 = 0x100;
 
@@ -23,6 +25,19 @@ pub(crate) enum Kind {
     Modern,
     Legacy,
     Mmio,
+    LegacyMmio,
+}
+
+impl Kind {
+    /// Whether the machine has a PCI bus, and can be given memory and devices.
+    pub(crate) fn is_pci(self) -> bool {
+        matches!(self, Kind::Modern | Kind::Legacy)
+    }
+
+    /// Whether the device has legacy registers only.
+    pub(crate) fn is_legacy(self) -> bool {
+        matches!(self, Kind::Legacy | Kind::LegacyMmio)
+    }
 }
 
 /// Where its registers are.
@@ -36,11 +51,13 @@ pub(crate) enum Transport {
     },
     Legacy,
     Mmio(u64),
+    LegacyMmio(u64),
 }
 
 /// Where a queue lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
+    pub(crate) index: u64,
     pub(crate) size: u16,
     pub(crate) descriptors: u64,
     pub(crate) driver: u64,
@@ -51,14 +68,8 @@ impl Transport {
     /// Finds the device; none when there is none, as after its unplug.
     pub(crate) fn find(session: &mut Session, kind: Kind) -> Checked<Option<Transport>> {
         match kind {
-            Kind::Mmio => {
-                for at in (0..MMIO_COUNT).map(|n| MMIO + n * MMIO_STEP) {
-                    if session.number(&format!("readl {:#x}", at + 8))? == BALLOON {
-                        return Ok(Some(Transport::Mmio(at)));
-                    }
-                }
-                Ok(None)
-            }
+            Kind::Mmio => Ok(mmio(session)?.map(Transport::Mmio)),
+            Kind::LegacyMmio => Ok(mmio(session)?.map(Transport::LegacyMmio)),
             Kind::Legacy => {
                 pci_write(session, 0x10, IO_BAR as u32)?;
                 pci_write(session, 0x04, 7)?;
@@ -77,8 +88,18 @@ impl Transport {
         match self {
             Transport::Modern { common, .. } => write(session, 'b', common + 0x14, status),
             Transport::Legacy => io(session, 'b', 0x12, status),
-            Transport::Mmio(at) => write(session, 'l', at + 0x70, status),
+            Transport::Mmio(at) | Transport::LegacyMmio(at) => {
+                write(session, 'l', at + 0x70, status)
+            }
         }
+    }
+
+    pub(crate) fn status(self, session: &mut Session) -> Checked<u64> {
+        session.number(&match self {
+            Transport::Modern { common, .. } => format!("readb {:#x}", common + 0x14),
+            Transport::Legacy => format!("inb {:#x}", IO_BAR + 0x12),
+            Transport::Mmio(at) | Transport::LegacyMmio(at) => format!("readl {:#x}", at + 0x70),
+        })
     }
 
     pub(crate) fn offered(self, session: &mut Session) -> Checked<u64> {
@@ -91,7 +112,8 @@ impl Transport {
                     write(session, 'l', common, half)?;
                     session.number(&format!("readl {:#x}", common + 4))?
                 }
-                Transport::Mmio(at) => {
+                Transport::LegacyMmio(_) if half == 1 => 0,
+                Transport::Mmio(at) | Transport::LegacyMmio(at) => {
                     write(session, 'l', at + 0x14, half)?;
                     session.number(&format!("readl {:#x}", at + 0x10))?
                 }
@@ -105,19 +127,39 @@ impl Transport {
         for half in [0, 1] {
             let bits = features >> (32 * half) & 0xffff_ffff;
             match self {
-                Transport::Legacy if half == 1 => {}
+                Transport::Legacy | Transport::LegacyMmio(_) if half == 1 => {}
                 Transport::Legacy => io(session, 'l', 4, bits)?,
                 Transport::Modern { common, .. } => {
                     write(session, 'l', common + 8, half)?;
                     write(session, 'l', common + 0xc, bits)?;
                 }
-                Transport::Mmio(at) => {
+                Transport::Mmio(at) | Transport::LegacyMmio(at) => {
                     write(session, 'l', at + 0x24, half)?;
                     write(session, 'l', at + 0x20, bits)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The most entries that a queue may have; 0 where there is no such queue. A legacy one has as
+    /// many.
+    pub(crate) fn queue_size(self, session: &mut Session, index: u64) -> Checked<u16> {
+        let size = match self {
+            Transport::Modern { common, .. } => {
+                write(session, 'w', common + 0x16, index)?;
+                session.number(&format!("readw {:#x}", common + 0x18))?
+            }
+            Transport::Legacy => {
+                io(session, 'w', 0xe, index)?;
+                session.number(&format!("inw {:#x}", IO_BAR + 0xc))?
+            }
+            Transport::Mmio(at) | Transport::LegacyMmio(at) => {
+                write(session, 'l', at + 0x30, index)?;
+                session.number(&format!("readl {:#x}", at + 0x34))?
+            }
+        };
+        Ok(size.min(1024) as u16)
     }
 
     pub(crate) fn start_queue(
@@ -139,7 +181,7 @@ impl Transport {
             }
             Transport::Legacy => {
                 io(session, 'w', 0xe, index)?;
-                io(session, 'l', 8, place.descriptors >> 12)
+                io(session, 'l', 8, place.descriptors / LEGACY_PAGE)
             }
             Transport::Mmio(base) => {
                 write(session, 'l', base + 0x30, index)?;
@@ -150,6 +192,13 @@ impl Transport {
                 }
                 write(session, 'l', base + 0x44, 1)
             }
+            Transport::LegacyMmio(base) => {
+                write(session, 'l', base + 0x28, LEGACY_PAGE)?;
+                write(session, 'l', base + 0x30, index)?;
+                write(session, 'l', base + 0x38, place.size.into())?;
+                write(session, 'l', base + 0x3c, LEGACY_PAGE)?;
+                write(session, 'l', base + 0x40, place.descriptors / LEGACY_PAGE)
+            }
         }
     }
 
@@ -159,7 +208,9 @@ impl Transport {
                 write(session, 'w', notify + step * index, index)
             }
             Transport::Legacy => io(session, 'w', 0x10, index),
-            Transport::Mmio(at) => write(session, 'l', at + 0x50, index),
+            Transport::Mmio(at) | Transport::LegacyMmio(at) => {
+                write(session, 'l', at + 0x50, index)
+            }
         }
     }
 
@@ -177,6 +228,10 @@ impl Transport {
                 write(session, 'l', at + 0x30, index)?;
                 write(session, 'l', at + 0x44, 0)
             }
+            Transport::LegacyMmio(at) => {
+                write(session, 'l', at + 0x30, index)?;
+                write(session, 'l', at + 0x40, 0)
+            }
         }
     }
 
@@ -184,8 +239,23 @@ impl Transport {
         match self {
             Transport::Modern { device, .. } => write(session, 'l', device + at, value),
             Transport::Legacy => io(session, 'l', 0x14 + at, value),
-            Transport::Mmio(base) => write(session, 'l', base + 0x100 + at, value),
+            Transport::Mmio(base) | Transport::LegacyMmio(base) => {
+                write(session, 'l', base + 0x100 + at, value)
+            }
         }
+    }
+
+    /// The command of hints that the device shows.
+    pub(crate) fn hint_command(self, session: &mut Session) -> Checked<u32> {
+        let at = 8;
+        let command = session.number(&match self {
+            Transport::Modern { device, .. } => format!("readl {:#x}", device + at),
+            Transport::Legacy => format!("inl {:#x}", IO_BAR + 0x14 + at),
+            Transport::Mmio(base) | Transport::LegacyMmio(base) => {
+                format!("readl {:#x}", base + 0x100 + at)
+            }
+        })?;
+        Ok(command as u32)
     }
 
     /// Writes anything to any register, or reads it.
@@ -195,7 +265,7 @@ impl Transport {
         let at = random.number() % REGISTERS;
         let base = match self {
             Transport::Modern { common, device, .. } => [common, common, device][random.below(3)],
-            Transport::Mmio(base) => base,
+            Transport::Mmio(base) | Transport::LegacyMmio(base) => base,
             Transport::Legacy if random.one_in(4) => {
                 return session
                     .qtest(&format!("in{width} {:#x}", IO_BAR + at))
@@ -210,6 +280,15 @@ impl Transport {
             false => write(session, width, base + at, value),
         }
     }
+}
+
+fn mmio(session: &mut Session) -> Checked<Option<u64>> {
+    for at in (0..MMIO_COUNT).map(|n| MMIO + n * MMIO_STEP) {
+        if session.number(&format!("readl {:#x}", at + 8))? == BALLOON {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
 }
 
 fn modern(session: &mut Session) -> Checked<Option<Transport>> {
