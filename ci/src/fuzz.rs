@@ -14,8 +14,8 @@ use crate::paths::Paths;
 use crate::qemu::{self, Variant, Wanted};
 use crate::run::{Step, succeeds};
 use crate::stamp::{self, make_dir};
-use crate::test::rust;
 use crate::test::tally::Tally;
+use crate::test::{guests, rust};
 
 /// The package with the targets, and with tests of what is in their corpora.
 pub(crate) const PACKAGE: &str = "fuzz";
@@ -78,6 +78,9 @@ pub(crate) struct FuzzArgs {
     /// Once with the input in this file, of one target
     #[arg(long, value_name = "FILE", requires = "target")]
     once: Option<PathBuf>,
+    /// Record what guests of this line of Linux send, such as 7.3, for the targets to begin with
+    #[arg(long, value_name = "LINE", conflicts_with = "target")]
+    record: Option<String>,
 }
 
 /// Runs what was asked for; gives whether nothing was found.
@@ -85,6 +88,9 @@ pub(crate) struct FuzzArgs {
 /// # Errors
 /// When something cannot be built or started.
 pub(crate) fn run(paths: &Paths, args: &FuzzArgs) -> Result<bool> {
+    if let Some(line) = &args.record {
+        return record(paths, line).map(|()| true);
+    }
     let names = match &args.target {
         None => [&TARGETS[..], &[QEMU]].concat(),
         Some(name) => vec![known(name)?],
@@ -311,6 +317,18 @@ fn once(paths: &Paths, name: &str, file: &Path) -> Result<bool> {
     };
     let status = command.arg(&file).status().at("run it with", &file)?;
     Ok(status.success())
+}
+
+/// Writes anew what the targets know of guests of this line.
+fn record(paths: &Paths, line: &str) -> Result<()> {
+    let file = paths.top().join(format!("tests/fuzz/traffic/linux-{line}"));
+    if file.exists() {
+        fs::remove_file(&file).at("remove", &file)?;
+    }
+    let build = qemu::build(paths, &Wanted::default())?;
+    guests::record(paths, &build, line, &file)?;
+    println!("  {}", file.display());
+    Ok(())
 }
 
 /// QEMU with sanitizers.

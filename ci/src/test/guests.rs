@@ -3,6 +3,8 @@
 //! Linux guests, run by the crate `guest`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use super::rust;
@@ -11,7 +13,8 @@ use crate::apt::{self, Apt, Kind};
 use crate::error::{At, Error, Result};
 use crate::paths::Paths;
 use crate::qemu::Build;
-use crate::run::output;
+use crate::run::{Step, output};
+use crate::stamp::{make_dir, write_whole};
 
 /// The package with the tests.
 pub(super) const PACKAGE: &str = "guest";
@@ -21,6 +24,17 @@ const RELEASES: &[&str] = &["bookworm", "trixie", "trixie-backports", "forky", "
 const OF_OUR_DRIVER: &str = "founding";
 /// The newest line of Linux that guests are run with.
 const NEWEST: &str = "7.3";
+
+/// What a guest does while it is recorded, beside the life of its line: it moves with hints, and
+/// with pages in the balloon, and tells statistics.
+const RECORDED: [&str; 3] = [
+    "ways::hints_with_multifd",
+    "ballooned::ballooned_pages_are_not_sent",
+    "statistics_are_those_of_proc_meminfo",
+];
+
+/// Without MUST_TELL_HOST no set of pages moves.
+const RECORDED_DEVICE: &str = "virtio-balloon-rs,must-tell-host=on";
 
 /// Which guests to run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,6 +94,53 @@ fn of_line(
     let name = format!("guest of Linux {line}");
     tally += counted(paths, &name, &mut command, filter)?;
     Ok(tally)
+}
+
+/// Runs guests of this line with QEMU under gdb, which writes to `file` what they send through the
+/// balloon.
+///
+/// # Errors
+/// When there is no gdb or no such guest.
+pub(crate) fn record(paths: &Paths, build: &Build, line: &str, file: &Path) -> Result<()> {
+    let dir = paths.target().join("fuzz");
+    make_dir(&dir)?;
+    let script = paths.top().join("tests/fuzz/traffic/record.py");
+    let qemu = dir.join("recorded-qemu");
+    let text = format!(
+        "#!/bin/sh\nexec gdb -nx -batch -x {} --args {} \"$@\"\n",
+        script.display(),
+        build.binary().display()
+    );
+    write_whole(&qemu, &text)?;
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&qemu, mode).at("make executable", &qemu)?;
+    let mut command = command(paths, build, "test")?;
+    for program in ["kernels", "hints", "statistics"] {
+        command.args(["--test", program]);
+    }
+    let life = format!("a_life_with_linux_{}", line.replace('.', "_"));
+    command.args(["--no-fail-fast", "--", "--include-ignored", "--exact"]);
+    // One after the other, as they write to one file.
+    command
+        .args(["--test-threads", "1"])
+        .arg(life)
+        .args(RECORDED);
+    command.env("VBR_QEMU", &qemu).env("VBR_KERNEL", line);
+    command
+        .env("VBR_DEVICE", RECORDED_DEVICE)
+        .env("VBR_RECORD", file);
+    let ran = Step {
+        name: &format!("record a guest of Linux {line}"),
+        log: paths.log(&format!("fuzz-record-{line}")),
+        todo: "see its log; gdb is needed, too",
+    }
+    .run(&mut command);
+    match ran {
+        // QEMU is slow under gdb, and a guest may not get as far as its test wants.
+        Err(error) if file.exists() => println!("  {error}"),
+        ran => return ran,
+    }
+    Ok(())
 }
 
 fn of_machine(paths: &Paths, build: &Build, filter: Option<&str>) -> Result<Tally> {

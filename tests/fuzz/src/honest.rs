@@ -10,6 +10,7 @@ use virtio_balloon_rs::queue::held::Flush;
 use virtio_balloon_rs::wire::ByteOrder;
 
 use crate::input::Input;
+use crate::traffic::{self, Kind};
 use crate::worlds::migration::ram::{LOGS, MIGRATED, PAGES, Ram};
 use crate::worlds::migration::world::{Broken, Step as Move, World as Migration};
 use crate::worlds::model::format::{Format, Words};
@@ -96,6 +97,9 @@ fn request(input: &mut Input<'_>) -> Request {
         }
         pfns.extend(stretch);
     }
+    if input.one_in(8) {
+        pfns = recorded_pfns(input);
+    }
     let order = input.pick(&[ByteOrder::Little, ByteOrder::Big]);
     Request {
         pfns,
@@ -103,6 +107,15 @@ fn request(input: &mut Input<'_>) -> Request {
         style: input.pick(&[Words::Short, Words::Long, Words::Series]),
         flaw: flaw(input),
     }
+}
+
+/// Page numbers in the order in which a guest sent them, moved to where these machines have memory.
+fn recorded_pfns(input: &mut Input<'_>) -> Vec<u32> {
+    let queue = input.pick(&[Kind::Inflate, Kind::Deflate]);
+    let (room, base) = (END as u32, input.below(END) as u32);
+    let numbers = traffic::any(input, queue).chunks_exact(4);
+    let pfns = numbers.map(|pfn| u32::from_le_bytes([pfn[0], pfn[1], pfn[2], pfn[3]]));
+    pfns.map(|pfn| (pfn % room + base) % room).collect()
 }
 
 /// Pages one after the other: the first, how many, and how far apart.

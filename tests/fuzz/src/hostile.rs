@@ -21,6 +21,7 @@ use virtio_balloon_rs::wire::ByteOrder;
 use crate::bitmaps::{self, Bitmaps};
 use crate::input::Input;
 use crate::message::{self, Layout};
+use crate::traffic::{self, Kind};
 use crate::worlds::model::mock::{MAPS, sections};
 
 /// Steps of a run.
@@ -231,7 +232,10 @@ impl Machine {
 
     fn report(&mut self, input: &mut Input<'_>) {
         let count = input.below(6);
-        let segments: Vec<HostRange> = (0..count).map(|_| self.host_range(input)).collect();
+        let segments: Vec<HostRange> = match count {
+            0 => self.recorded_report(input),
+            _ => (0..count).map(|_| self.host_range(input)).collect(),
+        };
         let end = RequestEnd {
             descriptors: segments.len(),
             wrong_way: input.pick(&[0, 1]),
@@ -239,6 +243,23 @@ impl Machine {
         let answer = self.balloon.batch_add_report(segments, end);
         assert!(matches!(answer, Ok(()) | Err(Error::BatchInWork)));
         self.run_batch(input);
+    }
+
+    /// What a guest reported, as far as it is memory here.
+    fn recorded_report(&self, input: &mut Input<'_>) -> Vec<HostRange> {
+        let report = traffic::mostly(input, Kind::Report);
+        let in_host = |(first, count): (u64, u64)| {
+            let (start, bytes) = (first * PAGE_SIZE, count * PAGE_SIZE);
+            self.sections.iter().find_map(|section| {
+                let offset = start.checked_sub(section.gpa.start().0)?;
+                let left = section.gpa.bytes().checked_sub(offset)?;
+                Some(HostRange {
+                    host: section.host + offset as usize,
+                    bytes: bytes.min(left),
+                })
+            })
+        };
+        traffic::runs(&report).filter_map(in_host).collect()
     }
 
     /// A buffer of the guest's: QEMU maps it, so it lies in memory of the host's.
@@ -263,7 +284,14 @@ impl Machine {
     }
 
     fn stats(&mut self, input: &mut Input<'_>) {
-        let payload = input.bytes(200);
+        let recorded;
+        let payload = match input.bytes(200) {
+            [] => {
+                recorded = traffic::mostly(input, Kind::Stats);
+                &recorded
+            }
+            bytes => bytes,
+        };
         let buffer = StatsBuffer {
             len: input.pick(&[payload.len(), usize::MAX, 0]),
             order: input.pick(&[ByteOrder::Little, ByteOrder::Big]),
@@ -360,7 +388,10 @@ impl Machine {
         if input.one_in(3) {
             self.balloon.set_target(input.number(), input.number());
         }
-        self.balloon.write_config(input.bytes(20));
+        match input.bytes(20) {
+            [] => self.balloon.write_config(traffic::any(input, Kind::Config)),
+            bytes => self.balloon.write_config(bytes),
+        };
         let mut image = [0xff; 24];
         self.balloon.read_config(self.hints.shown_id(), &mut image);
         assert_eq!(image[16..], [0; 8]);
@@ -368,7 +399,13 @@ impl Machine {
 
     fn set_memory(&mut self, input: &mut Input<'_>) {
         let sections = match input.below(6) {
-            0..2 => sections(input.index(MAPS)),
+            0 => sections(input.index(MAPS)),
+            1 => traffic::runs(traffic::any(input, Kind::Memory))
+                .map(|(first, count)| {
+                    let (start, bytes) = (first * PAGE_SIZE, count * PAGE_SIZE);
+                    section(first as usize % 8, start, bytes, PAGE_SIZE)
+                })
+                .collect(),
             2 => vec![section(1, 0, ALL, PAGE_SIZE)],
             3 => vec![
                 section(bitmaps::BLOCK, 0, bitmaps::BYTES, PAGE_SIZE),

@@ -11,6 +11,8 @@
 //! - [`pageset`]: the coding of a set of pages
 //! - [`dirty`]: the dirty list
 //! - [`abi`]: calls of the C ABI in any order, with pointers that lead nowhere
+//!
+//! Some of what they send is what real guests sent ([`traffic`]).
 
 pub mod abi;
 mod bitmaps;
@@ -23,6 +25,7 @@ pub mod pageset;
 pub mod plain;
 pub mod random;
 pub mod state;
+pub mod traffic;
 mod worlds;
 
 use std::panic::{set_hook, take_hook};

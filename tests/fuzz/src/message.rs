@@ -2,6 +2,7 @@
 //! Payloads of requests and answers: most of them well formed, with numbers that are not.
 
 use crate::input::Input;
+use crate::traffic::{self, Kind};
 use crate::worlds::model::mock::{END, HUGE, LONG};
 
 /// How a payload is laid out.
@@ -24,8 +25,13 @@ const ENTRIES: u64 = 24;
 
 /// A payload.
 pub(crate) fn request(input: &mut Input<'_>, layout: Layout) -> Vec<u8> {
-    if input.one_in(10) {
-        return input.bytes(400).to_vec();
+    match input.below(10) {
+        8 if layout == Layout::Pfns => {
+            let queue = input.pick(&[Kind::Inflate, Kind::Deflate]);
+            return traffic::mostly(input, queue);
+        }
+        9 => return input.bytes(400).to_vec(),
+        _ => {}
     }
     if layout == Layout::Pfns {
         return pfns(input);

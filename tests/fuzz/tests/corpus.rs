@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use fuzz::TARGETS;
+use fuzz::pageset;
 use fuzz::plain::corpus;
+use fuzz::traffic::{self, Kind};
 
 #[test]
 fn every_input_of_the_corpus_is_handled() {
@@ -17,4 +19,10 @@ fn every_input_of_the_corpus_is_handled() {
             (target.run)(&input);
         }
     }
+}
+
+#[test]
+fn sets_that_moved_with_real_guests_are_read() {
+    assert!(traffic::all(Kind::Pages).count() > 0);
+    traffic::all(Kind::Pages).for_each(pageset::run);
 }
