@@ -44,9 +44,6 @@ pub enum Hostile {
     EmptyMigration,
 }
 
-/// RAM of the guest that migrates. Only what is in the balloon was ever touched, if at all.
-pub const MIGRATED_MIB: u64 = 64 << 10;
-
 /// Room for the longest buffer and all tables.
 pub const WINDOW_MIB: u64 = LONG_MIB + 16;
 /// The longest buffer.
@@ -133,13 +130,8 @@ impl Hostile {
             Hostile::Queries => {
                 format!("query-balloon: inflate {PFNS_A_KICK} random pages a kick")
             }
-            Hostile::Migration => format!(
-                "migration: every second page of {} GiB is in",
-                MIGRATED_MIB >> 10
-            ),
-            Hostile::EmptyMigration => {
-                format!("migration: {} GiB, nothing is in", MIGRATED_MIB >> 10)
-            }
+            Hostile::Migration => "migration, every second page is in".into(),
+            Hostile::EmptyMigration => "migration, nothing is in".into(),
         }
     }
 
@@ -181,6 +173,11 @@ impl Hostile {
             Hostile::Migration => Some(Hostile::EmptyMigration),
             _ => Some(Hostile::Nothing),
         }
+    }
+
+    /// Whether the machine migrates, which may be a large one.
+    pub fn migrates(self) -> bool {
+        matches!(self, Hostile::Migration | Hostile::EmptyMigration)
     }
 
     /// What the monitor is asked meanwhile.

@@ -27,10 +27,14 @@ pub struct Options {
     /// Only these inputs
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub input: Vec<Hostile>,
+    /// RAM of the guest that migrates, in GiB: nothing of it is touched
+    #[arg(long, value_name = "N", default_value_t = MIGRATED_GIB)]
+    pub migrated_gib: u64,
 }
 
 const RUNS: u32 = 3;
 const SECONDS: u64 = 4;
+const MIGRATED_GIB: u64 = 64;
 
 impl Default for Options {
     /// All of it.
@@ -39,6 +43,7 @@ impl Default for Options {
             runs: RUNS,
             seconds: SECONDS,
             input: Vec::new(),
+            migrated_gib: MIGRATED_GIB,
         }
     }
 }
@@ -63,9 +68,20 @@ pub struct Answers {
     pub ns: Vec<u64>,
     /// Whether all of the input was done in the time.
     pub ended: bool,
+    /// RAM of the guest, if it migrated.
+    pub migrated_gib: Option<u64>,
 }
 
 impl Answers {
+    /// In tables.
+    pub fn title(&self) -> String {
+        let title = self.input.title(self.device == Device::Stock.name());
+        match self.migrated_gib {
+            Some(gib) => format!("{gib} GiB: {title}"),
+            None => title,
+        }
+    }
+
     /// The time within which `part` (from 0 to 1) of the answers came, in milliseconds.
     pub fn percentile_ms(&self, part: f64) -> f64 {
         let index = (part * self.ns.len() as f64).ceil() as usize;
@@ -91,16 +107,15 @@ pub fn run(qemu: &Path, options: &Options, all: &mut Vec<Answers>) -> Result<()>
                 device: device.name(),
                 ns: Vec::new(),
                 ended: true,
+                migrated_gib: input.migrates().then_some(options.migrated_gib),
             })
             .collect();
         // In turn, so that all devices have the same share of what else the machine does.
         for _ in 0..options.runs {
             for (device, answers) in devices.iter().zip(&mut of_devices) {
-                let (ns, ended) = match input {
-                    Hostile::Migration | Hostile::EmptyMigration => {
-                        migration(qemu, options, input, *device)?
-                    }
-                    _ => one(qemu, options, input, *device)?,
+                let (ns, ended) = match input.migrates() {
+                    true => migration(qemu, options, input, *device)?,
+                    false => one(qemu, options, input, *device)?,
                 };
                 answers.ns.extend(ns);
                 answers.ended &= ended;
@@ -177,12 +192,12 @@ fn migration(
         qemu: qemu.into(),
         device,
         backing: Backing::Small,
-        ram_mib: hostile::MIGRATED_MIB,
+        ram_mib: options.migrated_gib << 10,
         window_mib: hostile::WINDOW_MIB,
     };
     let (mut machine, mut qmp) = Machine::start(&config)?;
     let work = Work::new(&mut machine, input, device)?;
-    let offsets = (MIB..hostile::MIGRATED_MIB * MIB).step_by(2 * 4096);
+    let offsets = (MIB..options.migrated_gib << 30).step_by(2 * 4096);
     let pages = offsets.map(|offset| (config.address(offset) >> 12) as u32);
     let pages: Vec<u32> = pages.collect();
     let is_full = input == Hostile::Migration;
@@ -301,7 +316,7 @@ fn line(answers: &Answers) -> String {
     let ms = |part| answers.percentile_ms(part);
     format!(
         "{:<54}{:<8}{:>9.3}{:>9.3}{:>9.3}{:>10.3}{:>9}{}",
-        answers.input.title(answers.device == Device::Stock.name()),
+        answers.title(),
         answers.device,
         ms(0.5),
         ms(0.99),
@@ -323,6 +338,7 @@ mod tests {
             device: device.name(),
             ns: vec![ms * 1_000_000],
             ended: true,
+            migrated_gib: None,
         };
         let all = [
             answers(Hostile::Migration, Device::Stock, 60),
@@ -342,6 +358,7 @@ mod tests {
             device: "ours",
             ns: (1..=1000).map(|n| n * 1_000_000).collect(),
             ended: true,
+            migrated_gib: None,
         };
         let parts = [0.5, 0.99, 0.999, 1.0].map(|part| answers.percentile_ms(part));
         assert_eq!(parts, [500.0, 990.0, 999.0, 1000.0]);

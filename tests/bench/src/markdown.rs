@@ -99,7 +99,7 @@ fn latency(text: &mut String, all: &[Answers]) {
     ];
     head(text, &columns);
     for answers in all {
-        let title = answers.input.title(answers.device == Device::Stock.name());
+        let title = answers.title();
         let mut cells = vec![title, answers.device.to_string()];
         let parts = [0.5, 0.99, 0.999, 1.0];
         cells.extend(parts.map(|part| cell(Some(answers.percentile_ms(part)))));

@@ -164,7 +164,7 @@ fn latency(body: &mut String, all: &[Answers]) -> Result<()> {
         let ms = |part| answers.percentile_ms(part);
         let is_stock = answers.device == stock;
         Row {
-            name: answers.input.title(is_stock),
+            name: answers.title(),
             marks: vec![Mark {
                 series: usize::from(!is_stock),
                 ends: (ms(0.5), ms(1.0)),
@@ -177,7 +177,7 @@ fn latency(body: &mut String, all: &[Answers]) -> Result<()> {
     let head = ["device", "p50", "p99", "p99.9", "longest", "answers"];
     let row = |answers: &Answers| {
         let ms = |part| Some(format!("{:.3}", answers.percentile_ms(part)));
-        let name = answers.input.title(answers.device == stock);
+        let name = answers.title();
         let device = Some(answers.device.to_string());
         let count = Some(answers.ns.len().to_string());
         let row = vec![device, ms(0.5), ms(0.99), ms(0.999), ms(1.0), count];
