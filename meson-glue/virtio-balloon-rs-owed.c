@@ -49,7 +49,11 @@ void vbr_owed_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
     }
     /* What the library refuses, or has to leave, it is asked for again. */
     vbr_failed(s, vbr_owed_discard(s->device, inhibit, &done));
-    watch(s, !done);
+    if (done) {
+        watch(s, false);
+    } else {
+        qemu_bh_schedule(s->bh);
+    }
 }
 
 /* A stopped machine looks when it goes on. */

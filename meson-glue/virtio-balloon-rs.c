@@ -241,6 +241,8 @@ static void vbr_reset(VirtIODevice *vdev)
     if (missed_changes) {
         vbr_parts_tell(s);
     }
+    /* The sets of pages were emptied; their memory goes bit by bit. */
+    qemu_bh_schedule(s->bh);
     if (changed) {
         vbr_announce_actual(s);
     }

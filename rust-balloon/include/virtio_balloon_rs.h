@@ -62,9 +62,31 @@
 #define VBR_DIRTY_VERSION 1
 
 /**
+ * What it costs besides, in words, where the bits of a word change: in the bitmap and in a set.
+ */
+#define CHANGED_WORDS 3
+
+/**
+ * What it costs besides where anything of a part changes: a set may need memory for it, or have
+ * some to free.
+ */
+#define CHANGED_PART_WORDS 512
+
+/**
+ * What it costs, in words, to free a piece of the memory of a set.
+ */
+#define FREED_WORDS 64
+
+/**
  * How long the first pass may be held back by default, in milliseconds.
  */
 #define VBR_DEFAULT_WINDOW_MS 4000
+
+/**
+ * Pieces of memory, 4 KiB each, of sets of pages that are freed in a slice: more than a slice can
+ * make room for, so there is never more to be freed than full sets take.
+ */
+#define MAX_FREED 512
 
 /**
  * The most bytes that a user may let wait. All of them are given back at once when the machine
@@ -1343,9 +1365,10 @@ enum VbrStatus vbr_owed_bytes(const struct VbrDevice *device,
                               uint64_t *bytes);
 
 /**
- * Gives those back to the host, for one slice. `done` gets false when there is more to do: call
- * again, after letting the main loop run. Otherwise there is nothing to do, or nothing while
- * `inhibit` lasts: ask again in a while, as long as some are owed.
+ * Gives those back to the host, for one slice, and frees some of the memory that sets of pages do
+ * not need any more. `done` gets false when there is more to do: call again, after letting the main
+ * loop run. Otherwise there is nothing to do, or nothing while `inhibit` lasts: ask again in a while,
+ * as long as some are owed.
  *
  * # Safety
  *

@@ -37,6 +37,8 @@ impl Budget {
     const STEP_NS: u64 = 250;
     /// Making room for the single pages of a piece of a set of pages.
     const ROOM_NS: u64 = 2_000;
+    /// Freeing the memory of such a piece, where the kernel takes it back.
+    const FREE_NS: u64 = 1_200;
     /// A range's share in sorting all of a batch.
     const SORT_NS: u64 = 30;
     /// A system call on guest memory, with what QEMU does around it.
@@ -69,6 +71,11 @@ impl Budget {
     /// Accounts for room that was made in sets of pages, so often.
     pub fn spend_room(&mut self, times: u64) {
         self.spend(times.saturating_mul(Budget::ROOM_NS));
+    }
+
+    /// Accounts for freeing so many pieces of memory of sets of pages.
+    pub fn spend_free(&mut self, pieces: usize) {
+        self.spend((pieces as u64).saturating_mul(Budget::FREE_NS));
     }
 
     /// Accounts for sorting so many ranges.

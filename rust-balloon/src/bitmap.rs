@@ -4,7 +4,8 @@
 //! Bits live in chunks of 32768 bits, each of 64 lines of 512. A chunk in which each line is full or
 //! empty takes 24 bytes; any other, 4 KiB besides, until it is full or empty. So an empty bitmap costs
 //! nothing, one of long runs little, and no bitmap more than an eighth of a byte per bit and those 24
-//! bytes per chunk; up to 32 KiB are kept to be used again.
+//! bytes per chunk. Memory that is not needed any more is kept to be used again, and all but 32 KiB
+//! of it is freed by [`PageBitmap::trim`].
 
 mod chunk;
 mod runs;
@@ -22,22 +23,14 @@ const WORD_BITS: u64 = u64::BITS as u64;
 /// # Invariants
 ///
 /// `set` is the sum of what the chunks have; none of it is at or past `limit`.
+///
+/// There is no way to copy one as a whole, or to free one that is in use: of a large guest that takes
+/// longer than a call may. [`PageBitmap::copy_piece`] and [`PageBitmap::trim`] do a part of it.
 pub struct PageBitmap {
     limit: u64,
     chunks: Vec<Chunk>,
     spare: Spare,
     set: u64,
-}
-
-impl Clone for PageBitmap {
-    fn clone(&self) -> PageBitmap {
-        PageBitmap {
-            limit: self.limit,
-            chunks: self.chunks.clone(),
-            spare: Spare::default(),
-            set: self.set,
-        }
-    }
 }
 
 /// The part of `range` that lies in each chunk, as (chunk number, bits within the chunk).
@@ -100,8 +93,7 @@ impl PageBitmap {
         size_of_val(self) + chunks + words + self.spare.memory()
     }
 
-    /// How often a chunk needed words since the set was last emptied as a whole, which costs as
-    /// much as changing many indices.
+    /// How often a chunk needed words so far, which costs as much as changing many indices.
     pub fn words_taken(&self) -> u64 {
         self.spare.taken()
     }
@@ -266,11 +258,48 @@ impl PageBitmap {
         })
     }
 
-    /// Takes everything out and frees the memory: one piece of it for each chunk.
+    /// Takes everything out. The memory is freed by [`PageBitmap::trim`].
     pub fn clear_all(&mut self) {
-        self.chunks = Vec::new();
-        self.spare = Spare::default();
+        for chunk in std::mem::take(&mut self.chunks) {
+            self.spare.put(chunk.words);
+        }
         self.set = 0;
+    }
+
+    /// Takes over the memory of `other`, to be used again or freed.
+    pub fn reuse(&mut self, mut other: PageBitmap) {
+        other.clear_all();
+        self.spare.append(&mut other.spare);
+    }
+
+    /// Frees `pieces` pieces of 4 KiB at most of the memory that is not needed any more; returns how
+    /// many these were.
+    pub fn trim(&mut self, pieces: usize) -> usize {
+        self.spare.trim(pieces)
+    }
+
+    /// How many such pieces there are.
+    pub fn surplus(&self) -> usize {
+        self.spare.surplus()
+    }
+
+    /// Makes the indices around `index`, of a piece of the set, the same as in `other`, which has the
+    /// same limit; returns where the next piece begins.
+    pub fn copy_piece(&mut self, other: &PageBitmap, index: u64) -> u64 {
+        let number = index / CHUNK_BITS;
+        let end = (number + 1).saturating_mul(CHUNK_BITS);
+        match other.chunks.get(number as usize) {
+            Some(from) => {
+                let (chunk, spare) = self.make(number as usize);
+                let before = std::mem::replace(chunk, Chunk::copy_of(from, spare));
+                spare.put(before.words);
+                self.set = self.set - before.set + from.set;
+            }
+            None => {
+                self.clear(number * CHUNK_BITS..end);
+            }
+        }
+        end
     }
 
     /// Whether every index of `range` is in the set; true for an empty range.

@@ -21,7 +21,9 @@ use crate::page::{GpaRange, PAGE_SIZE};
 use crate::queue::ballooned::BalloonedPages;
 use crate::queue::held::Flush;
 use crate::queue::stats::Stats;
-use crate::queue::{Advice, Asked, Refusals, Work, deflate, held, inflate, owed, report};
+use crate::queue::{
+    Advice, Asked, MAX_FREED, Refusals, Work, deflate, held, inflate, owed, report,
+};
 use crate::wire::ByteOrder;
 use answers::Answer;
 
@@ -293,7 +295,8 @@ impl Balloon {
     /// stays, and is looked at again by the next slice behind the one that is done.
     pub fn discard_owed(&mut self, host: &mut dyn Host, inhibit: Inhibit) -> Progress {
         let done = self.slice(host, inhibit, |work, _| owed::slice(work));
-        Progress::of(done)
+        // Memory of the sets themselves goes in the same slices.
+        Progress::of(done && self.balloon.is_trimmed())
     }
 
     /// Gives back to the host, for one slice, pages that wait for their neighbours.
@@ -316,6 +319,8 @@ impl Balloon {
         handle: impl FnOnce(&mut Work<'_>, &mut Batch) -> R,
     ) -> R {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
+        let mut budget = Budget::slice();
+        budget.spend_free(self.balloon.trim(MAX_FREED));
         let mut work = Work {
             memory: &self.memory,
             last_section: None,
@@ -327,7 +332,7 @@ impl Balloon {
             asked: &mut self.asked,
             refusals: &mut self.refusals,
             counters: &mut self.counters,
-            budget: Budget::slice(),
+            budget,
             room_paid: 0,
         };
         work.room_paid = work.room_made();

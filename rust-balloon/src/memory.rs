@@ -193,10 +193,9 @@ pub struct MemoryMap {
     sections: Vec<Section>,
     /// Indices into `sections`, sorted by host address.
     by_host: Vec<usize>,
-    /// What the sections cover, merged: a guest may ask often whether a long range is RAM.
-    spans: Vec<GpaRange>,
-    /// The 4 KiB pages that are there of sections that come in parts.
-    parts: Parts,
+    /// The 4 KiB pages that are there: all of those sections that do not come in parts, too, as a guest
+    /// may ask in each entry of a message whether a range over all sections is RAM.
+    there: Parts,
     /// The same as the sections, by block and offset, without overlaps.
     by_block: Vec<BlockPiece>,
 }
@@ -270,32 +269,39 @@ impl MemoryMap {
         }
         let mut by_host: Vec<usize> = (0..sections.len()).collect();
         by_host.sort_unstable_by_key(|&index| sections[index].host);
-        let mut spans: Vec<GpaRange> = sections.iter().map(|section| section.gpa).collect();
-        spans.dedup_by(|next, last| last.try_merge(*next));
+        let mut there = Parts::default();
+        for section in sections.iter().filter(|section| !section.backing.in_parts) {
+            let (first, end) = section.gpa.page_indices();
+            there.add(first..end);
+        }
         let by_block = by_block(&sections);
         Ok(MemoryMap {
             sections,
             by_host,
-            spans,
+            there,
             by_block,
-            ..MemoryMap::default()
         })
     }
 
     /// Takes over from the map before this one which parts are there of the sections that are the
     /// same in both.
     pub fn take_parts_of(&mut self, old: &mut MemoryMap) {
-        let mut parts = std::mem::take(&mut old.parts);
-        let in_parts = old.sections.iter().filter(|old| old.backing.in_parts);
-        let stays = |old: &&Section| {
+        let mut there = std::mem::take(&mut old.there);
+        let stays = |old: &Section| {
             let new = self.section_at(old.gpa.start());
             new.is_some_and(|new| new.backing.in_parts && new.is_same_memory(old))
         };
-        for gone in in_parts.filter(|old| !stays(old)) {
-            let (first, end) = gone.gpa.page_indices();
-            parts.clear(first..end);
+        for old in &old.sections {
+            if !(old.backing.in_parts && stays(old)) {
+                let (first, end) = old.gpa.page_indices();
+                there.clear(first..end);
+            }
         }
-        self.parts = parts;
+        for new in self.sections.iter().filter(|new| !new.backing.in_parts) {
+            let (first, end) = new.gpa.page_indices();
+            there.add(first..end);
+        }
+        self.there = there;
     }
 
     /// A part of a section that comes in parts is there now, or not any more.
@@ -306,34 +312,21 @@ impl MemoryMap {
         if is_there {
             let first = range.start().0.div_ceil(PAGE_SIZE);
             let end = range.end().0 / PAGE_SIZE;
-            self.parts.add(first..end.max(first));
+            self.there.add(first..end.max(first));
         } else {
-            self.parts.clear(first..end);
+            self.there.clear(first..end);
         }
     }
 
     /// Whether all of `range` is guest RAM.
     pub fn is_ram(&self, range: GpaRange) -> bool {
-        let next = self
-            .spans
-            .partition_point(|span| span.end() <= range.start());
-        let span = self.spans.get(next);
-        span.is_some_and(|span| span.intersect(range) == Some(range)) && self.has_parts_of(range)
+        let (first, end) = range.page_indices();
+        self.there.contains_all(first..end)
     }
 
-    /// Whether all parts of `range` are there that lie in sections that come in parts.
-    fn has_parts_of(&self, range: GpaRange) -> bool {
-        let next = self
-            .sections
-            .partition_point(|section| section.gpa.end() <= range.start());
-        let touched = self.sections[next..]
-            .iter()
-            .map_while(|section| Some((section, section.gpa.intersect(range)?)));
-        let mut in_parts = touched.filter(|(section, _)| section.backing.in_parts);
-        in_parts.all(|(_, part)| {
-            let (first, end) = part.page_indices();
-            self.parts.contains_all(first..end)
-        })
+    /// In how many runs the memory is: to look one up takes as many steps as that number has bits.
+    pub fn runs(&self) -> usize {
+        self.there.runs()
     }
 
     fn section_at(&self, gpa: Gpa) -> Option<&Section> {
@@ -393,7 +386,7 @@ impl MemoryMap {
     /// The first addresses of `range`, which lies in `section`, that are all there, or all not.
     fn front_part(&self, range: GpaRange, section: &Section) -> Piece {
         let (first, end) = range.page_indices();
-        let (is_there, past) = self.parts.front(first..end);
+        let (is_there, past) = self.there.front(first..end);
         let part = GpaRange::of_page_indices(first..past).and_then(|part| part.intersect(range));
         match part {
             Some(part) if is_there => Piece::Ram(part, *section),

@@ -40,9 +40,20 @@ pub fn encode(runs: impl IntoIterator<Item = Range<u64>>, out: &mut [u8]) -> Wri
     let mut bytes = 0;
     let mut end = 0;
     for run in runs {
+        let (gap, len) = (run.start - end, run.end - run.start);
+        // Where there are many runs most are of this kind.
+        if gap < 0x80
+            && len < 0x80
+            && let Some(place) = out.get_mut(bytes..bytes + 2)
+        {
+            place.copy_from_slice(&[gap as u8, len as u8]);
+            bytes += 2;
+            end = run.end;
+            continue;
+        }
         let mut coded = [0; 2 * NUMBER_BYTES];
-        let gap = put(&mut coded, 0, run.start - end);
-        let len = put(&mut coded, gap, run.end - run.start);
+        let behind = put(&mut coded, 0, gap);
+        let len = put(&mut coded, behind, len);
         let Some(place) = out.get_mut(bytes..bytes + len) else {
             return Written {
                 bytes,

@@ -165,17 +165,29 @@ impl SavedPages<'_> {
             pages: PageBitmap::new(PAGE_LIMIT),
             complete: self.complete,
         };
+        let memory = balloon.memory();
+        // The next run mostly lies in the same piece of RAM as the last.
+        let mut last = 0..0;
         for run in pageset::decode(self.coded) {
-            let mut rest = GpaRange::of_page_indices(run?);
+            let run = run?;
+            if last.start <= run.start && run.end <= last.end {
+                ballooned.pages.add(run);
+                continue;
+            }
+            let mut rest = GpaRange::of_page_indices(run);
             while let Some(range) = rest {
-                let part = match balloon.memory().front(range) {
+                let part = match memory.front(range) {
                     Piece::NotRam(part) => {
                         ballooned.complete = false;
                         part
                     }
-                    Piece::Ram(part, _) => {
+                    Piece::Ram(part, section) => {
                         let (first, end) = part.page_indices();
                         ballooned.pages.add(first..end);
+                        last = match section.backing.in_parts {
+                            true => first..end,
+                            false => section.gpa.page_indices().0..section.gpa.page_indices().1,
+                        };
                         part
                     }
                 };

@@ -15,7 +15,8 @@ pub(super) type Line = [u64; LINE_WORDS];
 pub(super) type Words = [u64; CHUNK_WORDS];
 
 /// Words of chunks that do not need them any more, for others: so that a set that grows and shrinks does not
-/// allocate each time. They are all 0, and few.
+/// allocate each time. What they hold is of no use. They are freed by [`Spare::trim`] only: a set of a
+/// large guest can become empty in one call, and to free its memory takes longer than that call may.
 #[derive(Default)]
 pub(super) struct Spare {
     words: Vec<Box<Words>>,
@@ -24,8 +25,8 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// More than that are not kept.
-    const MOST: usize = 8;
+    /// So many are kept.
+    const KEPT: usize = 8;
 
     /// Bytes of memory that they take.
     pub(super) fn memory(&self) -> usize {
@@ -37,20 +38,37 @@ impl Spare {
         self.taken
     }
 
+    /// Words that are all 0.
     fn take(&mut self) -> Box<Words> {
         self.taken += 1;
-        self.words
-            .pop()
-            .unwrap_or_else(|| Box::new([0; CHUNK_WORDS]))
+        match self.words.pop() {
+            Some(mut words) => {
+                words.fill(0);
+                words
+            }
+            None => Box::new([0; CHUNK_WORDS]),
+        }
     }
 
-    fn put(&mut self, words: Option<Box<Words>>) {
-        if let Some(mut words) = words
-            && self.words.len() < Spare::MOST
-        {
-            words.fill(0);
-            self.words.push(words);
-        }
+    pub(super) fn put(&mut self, words: Option<Box<Words>>) {
+        self.words.extend(words);
+    }
+
+    /// Takes over those of `other`.
+    pub(super) fn append(&mut self, other: &mut Spare) {
+        self.words.append(&mut other.words);
+    }
+
+    /// How many are to be freed.
+    pub(super) fn surplus(&self) -> usize {
+        self.words.len().saturating_sub(Spare::KEPT)
+    }
+
+    /// Frees `most` of those at most; returns how many.
+    pub(super) fn trim(&mut self, most: usize) -> usize {
+        let freed = self.surplus().min(most);
+        self.words.truncate(self.words.len() - freed);
+        freed
     }
 }
 
@@ -61,7 +79,7 @@ impl Spare {
 /// `set` is the number of indices that are in the chunk. Without `words` those are the lines whose
 /// bits `lines` has, as a whole. With `words` they are the ones there; a line whose bit `lines` has
 /// not is empty then, the others may be anything. A chunk that is full or empty has no `words`.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Chunk {
     pub(super) words: Option<Box<Words>>,
     pub(super) lines: u64,
@@ -133,6 +151,16 @@ fn ones(words: &[u64]) -> u64 {
 }
 
 impl Chunk {
+    /// The same indices as in `other`, whose words are copied.
+    pub(super) fn copy_of(other: &Chunk, spare: &mut Spare) -> Chunk {
+        let words = other.words.as_ref().map(|words| {
+            let mut copy = spare.take();
+            copy.copy_from_slice(&words[..]);
+            copy
+        });
+        Chunk { words, ..*other }
+    }
+
     /// Adds `bits`, which is not empty, and says how many of them were new.
     pub(super) fn add(&mut self, bits: Range<u64>, spare: &mut Spare) -> u64 {
         let touched = touched(&bits);

@@ -79,18 +79,40 @@ fn memory_is_given_back() {
     // The words of eight chunks are kept for others.
     let most = 8 * (CHUNK_BITS as usize / 8) + 6000;
     bitmap.clear(0..100 * CHUNK_BITS);
+    assert_eq!(bitmap.surplus(), 92);
+    assert_eq!(bitmap.trim(60), 60);
+    assert_eq!(bitmap.trim(60), 32);
+    assert_eq!((bitmap.trim(60), bitmap.surplus()), (0, 0));
     assert!(bitmap.memory() < most, "{} bytes", bitmap.memory());
     in_part(&mut bitmap);
     // Full, piece by piece, is as good as empty.
     for index in 0..100 * CHUNK_BITS {
         bitmap.add(index..index + 1);
     }
+    bitmap.trim(usize::MAX);
     assert!(bitmap.memory() < most, "{} bytes", bitmap.memory());
     let full = bitmap.memory();
     bitmap.clear(CHUNK_BITS + 7..CHUNK_BITS + 8);
     assert!(bitmap.memory() <= full, "kept words are used");
+    in_part(&mut bitmap);
     bitmap.clear_all();
-    assert!(bitmap.memory() < 100, "{} bytes", bitmap.memory());
+    bitmap.trim(usize::MAX);
+    assert!(bitmap.memory() < most, "{} bytes", bitmap.memory());
+}
+
+#[test]
+fn memory_of_one_is_used_by_another() {
+    let (mut from, mut to) = (PageBitmap::new(1 << 32), PageBitmap::new(1 << 32));
+    for chunk in 0..20 {
+        from.add(chunk * CHUNK_BITS..chunk * CHUNK_BITS + 7);
+    }
+    to.add(3..4);
+    to.reuse(from);
+    assert_eq!((to.surplus(), runs(&to)), (12, vec![(3, 4)]));
+    to.add(CHUNK_BITS + 9..CHUNK_BITS + 10);
+    assert_eq!(to.surplus(), 11);
+    // Nothing is left of what was there.
+    assert_eq!(runs(&to), [(3, 4), (CHUNK_BITS + 9, CHUNK_BITS + 10)]);
 }
 
 #[test]
@@ -126,6 +148,9 @@ enum Step {
     Clear(Range<u64>),
     AddWord(usize, u64),
     ClearWord(usize, u64),
+    /// Makes a piece of it as that of another, which has every 997th index from a first one on.
+    Copy(u64, u64),
+    Trim(usize),
 }
 
 fn of_word(word: usize, bits: u64) -> impl Iterator<Item = u64> {
@@ -153,6 +178,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         bits().prop_map(Step::Clear),
         (word.clone(), any::<u64>()).prop_map(|(word, bits)| Step::AddWord(word, bits)),
         (word, any::<u64>()).prop_map(|(word, bits)| Step::ClearWord(word, bits)),
+        (0..LIMIT + 9, 0..LIMIT).prop_map(|(index, first)| Step::Copy(index, first)),
+        (0..3usize).prop_map(Step::Trim),
     ];
     prop::collection::vec(step, 1..12)
 }
@@ -239,6 +266,18 @@ proptest! {
                     model.retain(|index| !range.contains(index));
                     prop_assert_eq!(bitmap.clear(range), (before - model.len()) as u64);
                 }
+                Step::Copy(index, first) => {
+                    let others = (first..LIMIT).step_by(997);
+                    let piece = index / CHUNK_BITS * CHUNK_BITS..(index / CHUNK_BITS + 1) * CHUNK_BITS;
+                    let mut other = PageBitmap::new(LIMIT);
+                    for index in others.clone() {
+ other.add(index..index + 1);
+ }
+                    prop_assert_eq!(bitmap.copy_piece(&other, index), piece.end);
+                    model.retain(|index| !piece.contains(index));
+                    model.extend(others.filter(|index| piece.contains(index)));
+                }
+                Step::Trim(pieces) => prop_assert!(bitmap.trim(pieces) <= pieces),
                 Step::AddWord(word, bits) => {
                     model.extend(of_word(word, bits).filter(|&index| index < LIMIT));
                     prop_assert_eq!(bitmap.add_word(word, bits), (model.len() - before) as u64);

@@ -8,7 +8,6 @@ use crate::config::ConfigState;
 use crate::features::{FOUNDING, Features, Numbering};
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::Asked;
-use crate::queue::ballooned::BalloonedPages;
 use crate::queue::stats::Stats;
 
 /// What a device begins anew with.
@@ -106,6 +105,8 @@ impl Balloon {
     /// driver.
     fn begin(&mut self, beginning: Beginning) {
         let old = std::mem::replace(self, Balloon::new(self.options));
+        let mut balloon = old.balloon;
+        balloon.begin(beginning.ballooned.pages, beginning.ballooned.complete);
         *self = Balloon {
             options: old.options,
             memory: old.memory,
@@ -116,11 +117,7 @@ impl Balloon {
             negotiated: beginning.negotiated,
             config: beginning.config,
             stats: beginning.stats,
-            balloon: BalloonedPages::of(
-                beginning.ballooned.pages,
-                beginning.ballooned.complete,
-                old.options.hold_bytes,
-            ),
+            balloon,
 
             // Of what was under way nothing is left.
             skip_stats: false,

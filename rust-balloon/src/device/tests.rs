@@ -272,7 +272,7 @@ fn what_is_unplugged_is_forgotten() {
 
     balloon.plug(part);
     assert!(balloon.memory.is_ram(part));
-    balloon.balloon = BalloonedPages::of(set(first..end), true, 0);
+    balloon.balloon.begin(set(first..end), true);
     let range = HostRange {
         host: section.host + (2 << 20),
         bytes: 2 << 20,

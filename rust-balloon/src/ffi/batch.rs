@@ -286,9 +286,10 @@ pub unsafe extern "C" fn vbr_owed_bytes(device: *const VbrDevice, bytes: *mut u6
     unsafe { number_of_bytes(device, bytes, |balloon| balloon.owed_bytes()) }
 }
 
-/// Gives those back to the host, for one slice. `done` gets false when there is more to do: call
-/// again, after letting the main loop run. Otherwise there is nothing to do, or nothing while
-/// `inhibit` lasts: ask again in a while, as long as some are owed.
+/// Gives those back to the host, for one slice, and frees some of the memory that sets of pages do
+/// not need any more. `done` gets false when there is more to do: call again, after letting the main
+/// loop run. Otherwise there is nothing to do, or nothing while `inhibit` lasts: ask again in a while,
+/// as long as some are owed.
 ///
 /// # Safety
 ///

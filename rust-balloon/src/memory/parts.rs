@@ -78,7 +78,6 @@ impl Parts {
     }
 
     /// In how many runs they are.
-    #[cfg(test)]
     pub(super) fn runs(&self) -> usize {
         self.runs.len()
     }

@@ -48,6 +48,28 @@ impl Waiting {
         }
     }
 
+    /// Takes all pages out.
+    pub(super) fn clear_all(&mut self) {
+        self.set.clear_all();
+        self.from = PAGE_LIMIT;
+    }
+
+    /// Makes the pages around `page` the same as in `set`; returns where those behind them begin.
+    fn copy_piece(&mut self, set: &PageBitmap, page: u64) -> u64 {
+        self.from = self.from.min(page);
+        self.set.copy_piece(set, page)
+    }
+
+    /// See [`PageBitmap::trim`].
+    pub(super) fn trim(&mut self, pieces: usize) -> usize {
+        self.set.trim(pieces)
+    }
+
+    /// See [`PageBitmap::surplus`].
+    pub(super) fn surplus(&self) -> usize {
+        self.set.surplus()
+    }
+
     pub(super) fn first_run(&mut self) -> Option<Range<u64>> {
         let run = self.set.next_run(self.from);
         self.from = run.as_ref().map_or(PAGE_LIMIT, |run| run.start);
@@ -64,7 +86,8 @@ impl Waiting {
 ///
 /// # Invariants
 ///
-/// What is in `held` or `owed` is in `set`.
+/// What is in `held` or `owed` is in `set`. `brought` is the number of pages of `set` from
+/// `brought_from` on, and none of `owed` is there.
 pub struct BalloonedPages {
     set: PageBitmap,
     /// Whether `set` holds all pages in the balloon: not after a migration that carried no set or a
@@ -75,6 +98,12 @@ pub struct BalloonedPages {
     /// Those that could not be given back when they came: discards were inhibited, or a migration
     /// brought them.
     owed: Waiting,
+    /// From this page on all that is in `set` is owed, too: a migration brought it, and so much cannot
+    /// be copied at once. A page that came later, and was given back then, is so once more, which does
+    /// no harm: it is in the balloon.
+    brought_from: u64,
+    /// How many pages that are.
+    brought: u64,
     /// Those of them below this page were passed by: they are forbidden while others are not.
     owed_passed: u64,
 }
@@ -82,24 +111,28 @@ pub struct BalloonedPages {
 impl BalloonedPages {
     /// None, of which never more than `hold_bytes` wait for their neighbours.
     pub fn new(hold_bytes: u64) -> BalloonedPages {
-        BalloonedPages::of(PageBitmap::new(PAGE_LIMIT), true, hold_bytes)
+        BalloonedPages {
+            set: PageBitmap::new(PAGE_LIMIT),
+            complete: true,
+            held: Held::new(hold_bytes),
+            owed: Waiting::none(),
+            brought_from: PAGE_LIMIT,
+            brought: 0,
+            owed_passed: 0,
+        }
     }
 
-    /// Those of `set`, which a migration brought.
+    /// Begins anew with `set`, which a migration brought.
     ///
     /// All of it is still to be given back here: what the source gave back, and what was sent
     /// before the guest gave it away.
-    pub fn of(set: PageBitmap, complete: bool, hold_bytes: u64) -> BalloonedPages {
-        BalloonedPages {
-            owed: Waiting {
-                set: set.clone(),
-                from: 0,
-            },
-            owed_passed: 0,
-            set,
-            complete,
-            held: Held::new(hold_bytes),
-        }
+    pub fn begin(&mut self, set: PageBitmap, complete: bool) {
+        self.forget(complete);
+        self.brought_from = 0;
+        self.brought = set.count();
+        self.end_if_all_is_noted();
+        let old = std::mem::replace(&mut self.set, set);
+        self.set.reuse(old);
     }
 
     /// The pages.
@@ -129,7 +162,42 @@ impl BalloonedPages {
 
     /// How many pages are still to be given back, besides those that are held.
     pub fn owed(&self) -> u64 {
-        self.owed.count()
+        self.owed.count() + self.brought
+    }
+
+    /// Whether some of what a migration brought is not noted as owed page by page yet.
+    pub(super) fn has_brought(&self) -> bool {
+        self.brought > 0
+    }
+
+    /// Notes the next piece of that.
+    pub(super) fn bring(&mut self) {
+        if let Some(first) = self.set.find_next(self.brought_from) {
+            let before = self.owed.count();
+            self.brought_from = self.owed.copy_piece(&self.set, first);
+            self.brought -= self.owed.count() - before;
+        }
+        self.end_if_all_is_noted();
+    }
+
+    /// What comes from now on was not brought.
+    fn end_if_all_is_noted(&mut self) {
+        if self.brought == 0 {
+            self.brought_from = PAGE_LIMIT;
+        }
+    }
+
+    /// Frees `pieces` pieces at most of the memory that the sets do not need any more; returns how
+    /// many these were.
+    pub fn trim(&mut self, pieces: usize) -> usize {
+        let mut freed = self.set.trim(pieces);
+        freed += self.owed.trim(pieces - freed);
+        freed + self.held.trim(pieces - freed)
+    }
+
+    /// Whether there is such memory.
+    pub fn is_trimmed(&self) -> bool {
+        self.set.surplus() + self.owed.surplus() + self.held.surplus() == 0
     }
 
     /// The next of them that were not passed by; `None` where they end, and then, or when nothing
@@ -162,13 +230,18 @@ impl BalloonedPages {
     /// The guest gives `range` away.
     pub(super) fn give(&mut self, range: GpaRange) {
         let (first, end) = range.page_indices();
-        self.set.add(first..end);
+        let border = self.brought_from.clamp(first, end);
+        self.set.add(first..border);
+        self.brought += self.set.add(border..end);
     }
 
     /// The guest gets `range` back, or it is not the same memory any more.
     pub fn take_back(&mut self, range: GpaRange) {
         let (first, end) = range.page_indices();
-        self.set.clear(first..end);
+        let border = self.brought_from.clamp(first, end);
+        self.set.clear(first..border);
+        self.brought -= self.set.clear(border..end);
+        self.end_if_all_is_noted();
         self.held.cancel(range);
         self.owed.clear(first..end);
     }
@@ -177,6 +250,8 @@ impl BalloonedPages {
     /// balloon.
     pub(super) fn owe(&mut self, range: GpaRange) {
         let (mut from, end) = range.page_indices();
+        // Behind that they are owed already.
+        let end = end.min(self.brought_from);
         while from < end {
             let (is_in, to) = self.set.front(from..end);
             if is_in {
@@ -203,7 +278,9 @@ impl BalloonedPages {
         self.set.clear_all();
         self.complete = complete;
         self.held.cancel_all();
-        self.owed = Waiting::none();
+        self.owed.clear_all();
+        self.brought_from = PAGE_LIMIT;
+        self.brought = 0;
         self.owed_passed = 0;
     }
 }

@@ -87,9 +87,21 @@ impl Held {
 
     /// Takes all pages out.
     pub fn cancel_all(&mut self) {
-        self.young = Waiting::none();
-        self.aged = Waiting::none();
+        self.young.clear_all();
+        self.aged.clear_all();
         self.overflowed = false;
+    }
+
+    /// Frees `pieces` pieces at most of the memory that is not needed any more; returns how many these
+    /// were.
+    pub fn trim(&mut self, pieces: usize) -> usize {
+        let freed = self.young.trim(pieces);
+        freed + self.aged.trim(pieces - freed)
+    }
+
+    /// How many such pieces there are.
+    pub fn surplus(&self) -> usize {
+        self.young.surplus() + self.aged.surplus()
     }
 
     fn add(&mut self, range: GpaRange) {

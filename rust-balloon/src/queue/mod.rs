@@ -22,6 +22,10 @@ use ballooned::BalloonedPages;
 /// not split just because a slice was over.
 const HUGE_PAGE_SIZE: u64 = 2 << 20;
 
+/// Pieces of memory, 4 KiB each, of sets of pages that are freed in a slice: more than a slice can
+/// make room for, so there is never more to be freed than full sets take.
+pub const MAX_FREED: usize = 256;
+
 /// How often the host may refuse in a row to discard from a block before it is asked no more: QEMU
 /// prints a line for each refusal, and a guest can cause as many as it likes.
 const MAX_REFUSALS: u32 = 16;

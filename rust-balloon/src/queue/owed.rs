@@ -22,12 +22,21 @@ pub fn slice(work: &mut Work<'_>) -> bool {
             .balloon
             .as_mut()
             .and_then(|balloon| balloon.next_owed(inhibit));
-        let Some(range) = owed else {
+        if owed.is_none()
+            && !work
+                .balloon
+                .as_ref()
+                .is_some_and(|balloon| balloon.has_brought())
+        {
             return true;
-        };
+        }
         if !work.budget.is_left() {
             return false;
         }
+        let Some(range) = owed else {
+            bring(work);
+            continue;
+        };
         work.step();
         match work.front(range) {
             Piece::NotRam(part) => settle(work, part),
@@ -50,6 +59,14 @@ pub fn slice(work: &mut Work<'_>) -> bool {
             }
         }
     }
+}
+
+/// Has a part of what a migration brought be the next that is owed.
+fn bring(work: &mut Work<'_>) {
+    if let Some(balloon) = &mut work.balloon {
+        balloon.bring();
+    }
+    work.step();
 }
 
 /// Notes that `part` is done, also if the host refuses: that is counted, and would be the same at

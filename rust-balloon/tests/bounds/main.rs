@@ -2,12 +2,14 @@
 //! No call works longer than its bound, whatever is in the balloon and however large the guest is.
 //!
 //! Work is counted, not timed: in bits that a call changed, in calls that it took to look at all,
-//! and in pieces of memory that were allocated.
+//! and in pieces of memory that were allocated or freed. `docs/bounds.md` has a line for each bound,
+//! and `cargo xtask bench bounds` says what it means in time.
 
 mod arming;
 mod guest;
 mod hints;
 mod idle;
+mod sets;
 mod slices;
 mod sweep;
 mod warm;
@@ -17,11 +19,30 @@ use std::cell::Cell;
 
 thread_local! {
     static ALLOCATED: Cell<u64> = const { Cell::new(0) };
+    static FREED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Allocations of this thread so far.
 pub(crate) fn allocations() -> u64 {
     ALLOCATED.get()
+}
+
+/// How many pieces of memory it has allocated and freed while it did this.
+pub(crate) fn pieces<R>(work: impl FnOnce() -> R) -> (Pieces, R) {
+    let before = (ALLOCATED.get(), FREED.get());
+    let result = work();
+    let pieces = Pieces {
+        allocated: ALLOCATED.get() - before.0,
+        freed: FREED.get() - before.1,
+    };
+    (pieces, result)
+}
+
+/// Pieces of memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pieces {
+    pub(crate) allocated: u64,
+    pub(crate) freed: u64,
 }
 
 struct Counting;
@@ -41,6 +62,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        FREED.set(FREED.get() + 1);
         // SAFETY: as above.
         unsafe { System.dealloc(memory, layout) }
     }

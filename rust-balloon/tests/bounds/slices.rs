@@ -13,7 +13,7 @@ use crate::idle::Idle;
 
 /// Pieces of memory that are asked for in a slice: of those that take 2 µs each as many as fit
 /// into half a millisecond; and some for lists that grow.
-const MOST_PIECES: u64 = 250 + 40;
+pub(crate) const MOST_PIECES: u64 = 250 + 40;
 /// Pages that are looked up in a slice, at 250 ns each; a few of them have neighbours.
 const MOST_PAGES: u64 = 2050;
 
