@@ -82,7 +82,7 @@ void vbr_migration_counters(VbrSkipCounters *counters, uint64_t *wait_bytes)
 #define PAUSE_US 500
 
 /* So often hints are taken before a pass, however fast they come. */
-#define MAX_TAKES 32
+#define MAX_TAKES 64
 
 /* All of these but the callbacks of RAMSkipOps are called with m.lock held. */
 

@@ -218,10 +218,11 @@ pub unsafe extern "C" fn vbr_ram_begin(ram: *mut VbrRam) -> VbrStatus {
     // SAFETY: NULL or live by contract.
     let ram = unsafe { ram.as_ref() };
     with_ram(ram, |skips, _| {
-        skips.begin();
         if let Some(ram) = ram {
-            ram.left_out_mut().clear();
+            let announced = std::mem::take(&mut *ram.left_out_mut());
+            skips.free_later(announced.into_iter().map(|(_, set)| set));
         }
+        skips.begin();
         Ok(())
     })
 }

@@ -85,7 +85,7 @@ pub use hinted::Hint;
 
 use super::arming::{Arm, Arming, Epoch, MAX_SLICES_BEFORE_ROUND};
 use super::bitmaps::{BlockView, DirtyBitmaps};
-use super::sweep::{Ballooned, PART_PAGES, STEP_WORDS, Sets};
+use super::sweep::{BLOCK_WORDS, Ballooned, FREED_WORDS, PART_PAGES, STEP_WORDS, Sets};
 use crate::bitmap::PageBitmap;
 use crate::counters::Tally;
 use crate::memory::BlockId;
@@ -169,6 +169,8 @@ pub struct Skips {
     sweep: Option<Place>,
     /// From here on the sweep behind the synchronization before the last did not come.
     doubt: Option<Place>,
+    /// Sets whose memory is still to be freed: a step of a sweep does a part of it.
+    spent: Vec<PageBitmap>,
     counters: Tally<SkipCounters>,
 }
 
@@ -181,15 +183,41 @@ impl Skips {
             slices: 0,
             sweep: None,
             doubt: None,
+            spent: Vec::new(),
             counters: Tally::default(),
         }
     }
 
     /// A new migration: what was left out of the last one is forgotten.
     pub fn begin(&mut self) {
-        self.blocks.clear();
+        for (_, block) in std::mem::take(&mut self.blocks) {
+            let sets = block.hinted.into_iter().chain(block.ballooned);
+            self.free_later(sets.chain(block.done));
+        }
         self.sweep = None;
         self.doubt = None;
+    }
+
+    /// Has the memory of `sets` be freed by the sweeps to come: of a large guest it takes longer than
+    /// a call may.
+    pub fn free_later(&mut self, sets: impl IntoIterator<Item = PageBitmap>) {
+        for mut set in sets {
+            set.clear_all();
+            self.spent.push(set);
+        }
+    }
+
+    /// Frees the memory of sets that are not needed any more, for as long as there are `words` left.
+    fn free_spent(&mut self, words: &mut usize) {
+        while let Some(set) = self.spent.last_mut()
+            && *words > 0
+        {
+            let pieces = set.trim(words.div_ceil(FREED_WORDS));
+            *words = words.saturating_sub(pieces * FREED_WORDS);
+            if set.surplus() == 0 {
+                self.spent.pop();
+            }
+        }
     }
 
     /// What was left out.
@@ -250,6 +278,7 @@ impl Skips {
         balloon: Option<&Ballooned<'_>>,
         change: &mut DirtyChange,
     ) -> bool {
+        self.free_spent(&mut words);
         while let Some(place) = self.sweep {
             if words == 0 {
                 return true;
@@ -262,6 +291,7 @@ impl Skips {
                 let part = if block == place.block { place.part } else { 0 };
                 let next =
                     self.sweep_block(&mut words, BlockId(block), part, bitmaps, balloon, change);
+                words = words.saturating_sub(BLOCK_WORDS);
                 match next {
                     Some(part) => Some(Place { block, part }),
                     None => Some(Place {
@@ -272,7 +302,8 @@ impl Skips {
             });
         }
         self.doubt = None;
-        false
+        self.free_spent(&mut words);
+        !self.spent.is_empty()
     }
 
     /// Does parts of a block for as long as there are `words` left; returns the part to go on
@@ -289,7 +320,8 @@ impl Skips {
         let (shift, doubt) = (self.page_shift, self.doubt);
         let block = self.block(id);
         let Some(mut view) = bitmaps.view(id) else {
-            (block.hinted, block.ballooned) = (None, None);
+            let sets = [block.hinted.take(), block.ballooned.take()];
+            self.free_later(sets.into_iter().flatten());
             return None;
         };
         let parts = view.pages.div_ceil(PART_PAGES);

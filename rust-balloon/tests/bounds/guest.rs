@@ -6,8 +6,7 @@ use std::ops::Range;
 use virtio_balloon_rs::bitmap::PageBitmap;
 use virtio_balloon_rs::memory::{Backing, BlockId, MemoryMap, Section};
 use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
-use virtio_balloon_rs::migration::skips::{DirtyChange, Skips};
-use virtio_balloon_rs::migration::sweep::Ballooned;
+use virtio_balloon_rs::migration::skips::Skips;
 use virtio_balloon_rs::page::GpaRange;
 use virtio_balloon_rs::pageset::PAGE_LIMIT;
 
@@ -48,6 +47,8 @@ pub(crate) struct Guest {
     unarmed: Vec<u64>,
     pages: u64,
     pub(crate) looked_up: u64,
+    /// Its block is not migrated any more.
+    pub(crate) is_gone: bool,
 }
 
 impl Guest {
@@ -58,6 +59,7 @@ impl Guest {
             unarmed: vec![u64::MAX; (pages >> CHUNK_SHIFT).div_ceil(64) as usize],
             pages,
             looked_up: 0,
+            is_gone: false,
         }
     }
 
@@ -93,31 +95,17 @@ impl Guest {
         pages
     }
 
-    /// A sweep to its end, with these pages in the balloon; returns what each step changed.
-    pub(crate) fn sweep(
-        &mut self,
-        skips: &mut Skips,
-        balloon: Option<(&PageBitmap, &MemoryMap)>,
-    ) -> Vec<DirtyChange> {
-        let balloon = balloon.map(|(pages, memory)| Ballooned { pages, memory });
+    /// The bitmap was synchronized: the log is to be armed anew.
+    pub(crate) fn synced(&mut self, skips: &mut Skips) {
         self.unarmed.fill(u64::MAX);
         skips.synced();
-        let mut steps = Vec::new();
-        loop {
-            let mut change = DirtyChange::default();
-            let more = skips.sweep(self, balloon.as_ref(), &mut change);
-            steps.push(change);
-            if !more {
-                return steps;
-            }
-        }
     }
 }
 
 impl DirtyBitmaps for Guest {
     fn view(&mut self, block: BlockId) -> Option<BlockView<'_>> {
         self.looked_up += 1;
-        (block == BLOCK).then_some(BlockView {
+        (block == BLOCK && !self.is_gone).then_some(BlockView {
             dirty: &mut self.dirty,
             pages: self.pages,
             unarmed: &self.unarmed,

@@ -10,6 +10,7 @@ use virtio_balloon_rs::queue::hint::{Hints, MAX_TAKEN, MAX_TAKEN_HINTS};
 use virtio_balloon_rs::wire::ByteOrder;
 
 use crate::guest::{BLOCK, GIB, Guest, HOST, SIZES, random};
+use crate::sweep::sweep;
 
 /// A round of hints that the guest has begun to answer.
 fn started() -> Hints {
@@ -27,7 +28,7 @@ fn started() -> Hints {
 /// A guest whose log is armed as far as it is before hints come.
 fn armed(gib: u64) -> (Guest, Skips) {
     let (mut guest, mut skips) = (Guest::new(gib), Skips::new(12));
-    guest.sweep(&mut skips, None);
+    sweep(&mut guest, &mut skips, None);
     while skips.arm(&mut guest, BLOCK, Arm::All) {}
     skips.trust(0);
     (guest, skips)
