@@ -15,8 +15,8 @@ use crate::qemu::{self, Wanted};
 use crate::run::Step;
 use crate::test::rust;
 
-/// How the line before the tables of the bitmap's benchmark begins.
-const BITMAP_TABLES: &str = "Measured on ";
+/// How the line before the tables of a benchmark of the library begins.
+const TABLES: &str = "Measured on ";
 
 /// One benchmark, or what the device costs in all respects.
 #[derive(Args)]
@@ -57,6 +57,17 @@ pub(crate) enum Bench {
     Dirty(CostArgs),
     /// The bitmap of pages beside fixedbitset and roaring; takes two minutes
     Bitmap,
+    /// The longest call of each kind, with the worst set of pages of guests of 64 GiB and 1 TiB:
+    /// the figures of docs/bounds.md; takes two minutes
+    Bounds(BoundsArgs),
+}
+
+/// The benchmark knows the rows.
+#[derive(Args)]
+pub(crate) struct BoundsArgs {
+    /// Only rows that have one of these words in their name
+    #[arg(value_name = "WORD")]
+    words: Vec<OsString>,
 }
 
 /// The crate `guest` checks what is in the lists.
@@ -127,7 +138,8 @@ pub(crate) fn run(paths: &Paths, benches: Benches) -> Result<()> {
         Bench::Guest(args) => costs::run(paths, "guest", args),
         Bench::Cost(args) => costs::run(paths, "cost", args),
         Bench::Dirty(args) => costs::run(paths, "dirty", args),
-        Bench::Bitmap => bitmap(paths),
+        Bench::Bitmap => library(paths, "bitmap", &[]),
+        Bench::Bounds(args) => library(paths, "bounds", &args.words),
     }
 }
 
@@ -158,18 +170,21 @@ fn protocols(paths: &Paths, args: ProtocolsArgs) -> Result<()> {
 }
 
 /// Criterion has a lot to say; only the tables that come last are shown.
-fn bitmap(paths: &Paths) -> Result<()> {
+fn library(paths: &Paths, bench: &str, words: &[OsString]) -> Result<()> {
+    let name = format!("bench {bench}");
     let mut tables = Vec::new();
     let mut command = rust::cargo(paths);
     command.args(["bench", "--locked", "-p", "virtio-balloon-rs"]);
-    command.args(["--bench", "bitmap", "--", "--quiet"]);
+    command
+        .args(["--bench", bench, "--", "--quiet"])
+        .args(words);
     Step {
-        name: "bench bitmap",
-        log: paths.log("bench-bitmap"),
+        name: &name,
+        log: paths.log(&format!("bench-{bench}")),
         todo: "see its message and run this again",
     }
     .run_lines(&mut command, &mut |line| {
-        if !tables.is_empty() || line.starts_with(BITMAP_TABLES) {
+        if !tables.is_empty() || line.starts_with(TABLES) {
             tables.push(line.to_owned());
         }
     })?;
