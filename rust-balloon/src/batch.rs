@@ -29,8 +29,9 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Length of a slice: with gathering a batch, a quarter of the two milliseconds that a guest may stall
-    /// the main loop for; long against the few microseconds that a turn of the main loop costs.
+    /// Length of a slice: with gathering a batch, a quarter of the two milliseconds that a guest
+    /// may stall the main loop for; long against the few microseconds that a turn of the main loop
+    /// costs.
     const SLICE_NS: u64 = 500_000;
     /// Looking up a range and keeping account of it, where every range lies somewhere else in a
     /// guest of 1 TiB.
@@ -180,9 +181,9 @@ impl Batch {
         self.runs.push(range);
     }
 
-    /// Takes the room of `bytes` bytes of a message, which the caller keeps to, whether they were of use
-    /// or not: a guest can send more nonsense than the main loop may read at a time. An entry is longer
-    /// than a PFN, so there are no more of them than there may be pages.
+    /// Takes the room of `bytes` bytes of a message, which the caller keeps to, whether they were
+    /// of use or not: a guest can send more nonsense than the main loop may read at a time. An
+    /// entry is longer than a PFN, so there are no more of them than there may be pages.
     pub fn spend(&mut self, bytes: usize) {
         self.pfns += bytes.div_ceil(PFN_BYTES);
     }

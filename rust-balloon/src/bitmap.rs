@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A sparse bitmap of 64-bit indices that knows nothing about pages.
 //!
-//! Bits live in chunks of 32768 bits, each of 64 lines of 512. A chunk in which each line is full or
-//! empty takes 24 bytes; any other, 4 KiB besides, until it is full or empty. So an empty bitmap costs
-//! nothing, one of long runs little, and no bitmap more than an eighth of a byte per bit and those 24
-//! bytes per chunk. Memory that is not needed any more is kept to be used again, and all but 32 KiB
-//! of it is freed by [`PageBitmap::trim`].
+//! Bits live in chunks of 32768 bits, each of 64 lines of 512. A chunk in which each line is full
+//! or empty takes 24 bytes; any other, 4 KiB besides, until it is full or empty. So an empty bitmap
+//! costs nothing, one of long runs little, and no bitmap more than an eighth of a byte per bit and
+//! those 24 bytes per chunk. Memory that is not needed any more is kept to be used again, and all
+//! but 32 KiB of it is freed by [`PageBitmap::trim`].
 
 mod chunk;
 mod runs;
@@ -24,8 +24,9 @@ const WORD_BITS: u64 = u64::BITS as u64;
 ///
 /// `set` is the sum of what the chunks have; none of it is at or past `limit`.
 ///
-/// There is no way to copy one as a whole, or to free one that is in use: of a large guest that takes
-/// longer than a call may. [`PageBitmap::copy_piece`] and [`PageBitmap::trim`] do a part of it.
+/// There is no way to copy one as a whole, or to free one that is in use: of a large guest that
+/// takes longer than a call may. [`PageBitmap::copy_piece`] and [`PageBitmap::trim`] do a part of
+/// it.
 pub struct PageBitmap {
     limit: u64,
     chunks: Vec<Chunk>,
@@ -180,8 +181,8 @@ impl PageBitmap {
         gone
     }
 
-    /// Adds the indices that `bits` has set, counted from 64 times `word`, and returns how many of them
-    /// were new. Those at or past the limit are left out.
+    /// Adds the indices that `bits` has set, counted from 64 times `word`, and returns how many of
+    /// them were new. Those at or past the limit are left out.
     pub fn add_word(&mut self, word: usize, bits: u64) -> u64 {
         let first = (word as u64).saturating_mul(WORD_BITS);
         let room = self.limit.saturating_sub(first).min(WORD_BITS);
@@ -195,8 +196,8 @@ impl PageBitmap {
         new
     }
 
-    /// Takes out the indices that `bits` has set, counted from 64 times `word`, and returns how many of
-    /// them were in the set.
+    /// Takes out the indices that `bits` has set, counted from 64 times `word`, and returns how
+    /// many of them were in the set.
     pub fn clear_word(&mut self, word: usize, bits: u64) -> u64 {
         let Some(chunk) = self.chunks.get_mut(word / CHUNK_WORDS) else {
             return 0;
@@ -272,8 +273,8 @@ impl PageBitmap {
         self.spare.append(&mut other.spare);
     }
 
-    /// Frees `pieces` pieces of 4 KiB at most of the memory that is not needed any more; returns how
-    /// many these were.
+    /// Frees `pieces` pieces of 4 KiB at most of the memory that is not needed any more; returns
+    /// how many these were.
     pub fn trim(&mut self, pieces: usize) -> usize {
         self.spare.trim(pieces)
     }
@@ -283,8 +284,8 @@ impl PageBitmap {
         self.spare.surplus()
     }
 
-    /// Makes the indices around `index`, of a piece of the set, the same as in `other`, which has the
-    /// same limit; returns where the next piece begins.
+    /// Makes the indices around `index`, of a piece of the set, the same as in `other`, which has
+    /// the same limit; returns where the next piece begins.
     pub fn copy_piece(&mut self, other: &PageBitmap, index: u64) -> u64 {
         let number = index / CHUNK_BITS;
         let end = (number + 1).saturating_mul(CHUNK_BITS);
@@ -353,8 +354,8 @@ impl PageBitmap {
         self.find::<false>(from).unwrap_or(past.max(from))
     }
 
-    /// The first index from `from` on, of those that there are chunks for, that is in the set, or with
-    /// `IN_SET` false is not.
+    /// The first index from `from` on, of those that there are chunks for, that is in the set, or
+    /// with `IN_SET` false is not.
     fn find<const IN_SET: bool>(&self, from: u64) -> Option<u64> {
         let (first, ..) = place(from);
         let mut bit = from % CHUNK_BITS;

@@ -36,8 +36,8 @@ pub struct Options {
     pub numbering: Numbering,
     /// How reported memory is given back, where it can be so.
     pub reporting_advice: Advice,
-    /// How many bytes of inflated memory may wait for their neighbours before they are given back; 0 for
-    /// none.
+    /// How many bytes of inflated memory may wait for their neighbours before they are given back;
+    /// 0 for none.
     pub hold_bytes: u64,
     /// Whether the configuration space has the size that QEMU 4.0 gave it.
     pub qemu_4_0_config_size: bool,
@@ -310,8 +310,8 @@ impl Balloon {
         self.balloon.held().bytes()
     }
 
-    /// Does a slice of work: calls `handle` with what handlers need and the batch, and then has the host do
-    /// what it was asked for.
+    /// Does a slice of work: calls `handle` with what handlers need and the batch, and then has the
+    /// host do what it was asked for.
     fn slice<R>(
         &mut self,
         host: &mut dyn Host,
@@ -352,11 +352,11 @@ impl Balloon {
 
     /// Gives up what is left of the batch, and knows no more which pages are in the balloon.
     ///
-    /// Its requests will either be acknowledged although they were not carried out, or never be, and
-    /// not come again; that holds too for a request of which a part is still to come. A deflate could
-    /// then leave pages in the set that the guest uses from now on, and so could an inflate that the
-    /// guest does not know of. Pages that are not in the set are never discarded by mistake, so the
-    /// whole of it is forgotten.
+    /// Its requests will either be acknowledged although they were not carried out, or never be,
+    /// and not come again; that holds too for a request of which a part is still to come. A deflate
+    /// could then leave pages in the set that the guest uses from now on, and so could an inflate
+    /// that the guest does not know of. Pages that are not in the set are never discarded by
+    /// mistake, so the whole of it is forgotten.
     pub fn batch_abandon(&mut self) {
         self.forget_pages();
         self.batch.clear();
@@ -394,8 +394,8 @@ impl Balloon {
         &self.stats
     }
 
-    /// A reset of the whole machine, unlike a wake-up: the statistics are forgotten, and a host that
-    /// refused to discard is asked again. A driver cannot have that as often as it likes.
+    /// A reset of the whole machine, unlike a wake-up: the statistics are forgotten, and a host
+    /// that refused to discard is asked again. A driver cannot have that as often as it likes.
     pub fn machine_reset(&mut self) {
         self.stats = Stats::default();
         self.refusals = Refusals::default();

@@ -145,8 +145,8 @@ impl Section {
         self.shrink_to(range, self.page_size)
     }
 
-    /// The whole stretches of `size` bytes, a power of two, of the block inside of `range`, or `None` when it
-    /// holds none.
+    /// The whole stretches of `size` bytes, a power of two, of the block inside of `range`, or
+    /// `None` when it holds none.
     pub fn shrink_to(&self, range: GpaRange, size: u64) -> Option<GpaRange> {
         let start = self.offset_of(range.start()).checked_add(size - 1)? & !(size - 1);
         let end = self.offset_of(range.end()) & !(size - 1);
@@ -159,8 +159,8 @@ impl Section {
         self.grow_to(range, self.page_size)
     }
 
-    /// The whole stretches of `size` bytes of the block that `range` touches, without those that the section
-    /// holds only in part; `None` when there are none.
+    /// The whole stretches of `size` bytes of the block that `range` touches, without those that
+    /// the section holds only in part; `None` when there are none.
     pub fn grow_to(&self, range: GpaRange, size: u64) -> Option<GpaRange> {
         let start = self.offset_of(range.start());
         let end = self.offset_of(range.end()).checked_add(size - 1)? & !(size - 1);
@@ -193,8 +193,8 @@ pub struct MemoryMap {
     sections: Vec<Section>,
     /// Indices into `sections`, sorted by host address.
     by_host: Vec<usize>,
-    /// The 4 KiB pages that are there: all of those sections that do not come in parts, too, as a guest
-    /// may ask in each entry of a message whether a range over all sections is RAM.
+    /// The 4 KiB pages that are there: all of those sections that do not come in parts, too, as a
+    /// guest may ask in each entry of a message whether a range over all sections is RAM.
     there: Parts,
     /// The same as the sections, by block and offset, without overlaps.
     by_block: Vec<BlockPiece>,

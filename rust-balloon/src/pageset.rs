@@ -2,8 +2,8 @@
 //! The bytes that carry a set of pages in a migration stream.
 //!
 //! The set's runs ascend, and each is two numbers: how many pages lie between the run before, or
-//! page 0, and this one; and how many it holds. A number is LEB128: seven bits to a byte, the lowest
-//! first, all bytes but the last with their top bit set.
+//! page 0, and this one; and how many it holds. A number is LEB128: seven bits to a byte, the
+//! lowest first, all bytes but the last with their top bit set.
 //!
 //! A set has one coding only, and what is not one is refused by name: a stream that was damaged, or
 //! made up, is seen to be so.

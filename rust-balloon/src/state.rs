@@ -32,8 +32,8 @@ pub struct State {
     pub stats_last_update: i64,
     /// How often the statistics are polled, in seconds; 0 for not at all.
     pub stats_polling_interval: i64,
-    /// The founding protocols that the driver speaks, by their private bits: what other bits mean, the
-    /// two ends may see differently.
+    /// The founding protocols that the driver speaks, by their private bits: what other bits mean,
+    /// the two ends may see differently.
     pub founding: u64,
     /// Whether the field below was sent: only to a device like this one, and where `num_pages` does
     /// not say it.
@@ -144,8 +144,8 @@ impl SavedPages<'_> {
         }
     }
 
-    /// The set as it is for `balloon`, without the pages that are not RAM here: whatever memory gets
-    /// to be at their addresses later was never in the balloon.
+    /// The set as it is for `balloon`, without the pages that are not RAM here: whatever memory
+    /// gets to be at their addresses later was never in the balloon.
     ///
     /// What it takes of the host's memory is bounded by the guest's RAM, whatever the stream says.
     ///

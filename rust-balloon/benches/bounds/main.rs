@@ -33,8 +33,8 @@ pub(crate) fn timed<R>(calls: &mut Calls, call: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The processor time of this thread, with what the kernel does for it: another program that has the
-/// processor meanwhile is not part of it.
+/// The processor time of this thread, with what the kernel does for it: another program that has
+/// the processor meanwhile is not part of it.
 fn processor_time() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,

@@ -14,9 +14,10 @@ pub(super) const CHUNK_BITS: u64 = CHUNK_WORDS as u64 * WORD_BITS;
 pub(super) type Line = [u64; LINE_WORDS];
 pub(super) type Words = [u64; CHUNK_WORDS];
 
-/// Words of chunks that do not need them any more, for others: so that a set that grows and shrinks does not
-/// allocate each time. What they hold is of no use. They are freed by [`Spare::trim`] only: a set of a
-/// large guest can become empty in one call, and to free its memory takes longer than that call may.
+/// Words of chunks that do not need them any more, for others: so that a set that grows and shrinks
+/// does not allocate each time. What they hold is of no use. They are freed by [`Spare::trim`]
+/// only: a set of a large guest can become empty in one call, and to free its memory takes longer
+/// than that call may.
 #[derive(Default)]
 pub(super) struct Spare {
     words: Vec<Box<Words>>,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Batches of requests.
 //!
-//! The caller pops requests while `vbr_batch_room` says so, adds each, runs the batch slice by slice
-//! until it is done, and then acknowledges its requests all together.
+//! The caller pops requests while `vbr_batch_room` says so, adds each, runs the batch slice by
+//! slice until it is done, and then acknowledges its requests all together.
 
 use super::guard::{VbrDevice, output, slice, with_device};
 use super::host_ops::VbrHost;
@@ -20,7 +20,8 @@ use std::ffi::c_void;
 pub const VBR_BATCH_MAX_REQUESTS: usize = 128;
 const _: () = assert!(VBR_BATCH_MAX_REQUESTS == MAX_REQUESTS);
 
-/// A part of the payload of an inflate or deflate request. All parts but the last are a multiple of 4 long.
+/// A part of the payload of an inflate or deflate request. All parts but the last are a multiple of
+/// 4 long.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct VbrPart {
@@ -226,8 +227,9 @@ pub unsafe extern "C" fn vbr_batch_cancel(device: *mut VbrDevice) -> VbrStatus {
     })
 }
 
-/// Gives up what is left of the batch, whose requests will be acknowledged now, or neither that nor come
-/// again. Nothing more is discarded, and no page that the guest uses is taken for one in the balloon.
+/// Gives up what is left of the batch, whose requests will be acknowledged now, or neither that nor
+/// come again. Nothing more is discarded, and no page that the guest uses is taken for one in the
+/// balloon.
 ///
 /// # Safety
 ///
@@ -253,8 +255,9 @@ pub unsafe extern "C" fn vbr_held_bytes(device: *const VbrDevice, bytes: *mut u6
     unsafe { number_of_bytes(device, bytes, |balloon| balloon.held_bytes()) }
 }
 
-/// Gives back, for one slice, what waits for its neighbours, all of it or what does so for long; `done` gets
-/// false when there is more to do. May be called at any time, also between the slices of a batch.
+/// Gives back, for one slice, what waits for its neighbours, all of it or what does so for long;
+/// `done` gets false when there is more to do. May be called at any time, also between the slices
+/// of a batch.
 ///
 /// # Safety
 ///
@@ -287,9 +290,9 @@ pub unsafe extern "C" fn vbr_owed_bytes(device: *const VbrDevice, bytes: *mut u6
 }
 
 /// Gives those back to the host, for one slice, and frees some of the memory that sets of pages do
-/// not need any more. `done` gets false when there is more to do: call again, after letting the main
-/// loop run. Otherwise there is nothing to do, or nothing while `inhibit` lasts: ask again in a while,
-/// as long as some are owed.
+/// not need any more. `done` gets false when there is more to do: call again, after letting the
+/// main loop run. Otherwise there is nothing to do, or nothing while `inhibit` lasts: ask again in
+/// a while, as long as some are owed.
 ///
 /// # Safety
 ///

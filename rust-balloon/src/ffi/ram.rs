@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What a migration leaves out.
 //!
-//! All of these functions but `vbr_ram_new`, `vbr_ram_free` and `vbr_ram_is_left_out` are called with the migration's bitmap
-//! lock held: nobody else looks at the dirty bitmaps meanwhile.
+//! All of these functions but `vbr_ram_new`, `vbr_ram_free` and `vbr_ram_is_left_out` are called
+//! with the migration's bitmap lock held: nobody else looks at the dirty bitmaps meanwhile.
 
 use super::guard::{Guarded, VbrDevice, contain, guard, output, with_device};
 use super::hints::{VbrHints, with_hints};
@@ -31,15 +31,15 @@ pub struct VbrRamView {
     pub chunk_shift: u32,
 }
 
-/// What the library asks of the migration. Called only from inside the functions of this file, and must
-/// not call back into the library.
+/// What the library asks of the migration. Called only from inside the functions of this file, and
+/// must not call back into the library.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct VbrRamOps {
     /// Handed to each callback as it is.
     pub opaque: *mut c_void,
-    /// The bitmaps of `block`; false when it is not migrated or not a block. They stay as they are until
-    /// the call of the library returns, but for what `arm` does.
+    /// The bitmaps of `block`; false when it is not migrated or not a block. They stay as they are
+    /// until the call of the library returns, but for what `arm` does.
     pub view: Option<
         unsafe extern "C" fn(opaque: *mut c_void, block: *mut c_void, out: *mut VbrRamView) -> bool,
     >,
@@ -52,8 +52,8 @@ pub struct VbrRamOps {
             offset: *mut u64,
         ) -> bool,
     >,
-    /// Arms the dirty log of `count` pages of `block` from `first` on; with `whole_chunk` their chunk is
-    /// armed with them.
+    /// Arms the dirty log of `count` pages of `block` from `first` on; with `whole_chunk` their
+    /// chunk is armed with them.
     pub arm: Option<
         unsafe extern "C" fn(
             opaque: *mut c_void,
@@ -69,8 +69,8 @@ pub struct VbrRamOps {
 pub struct VbrRam {
     ops: VbrRamOps,
     pub(super) skips: Guarded<Skips>,
-    /// What was left out when postcopy began. Pages are sent by two threads then, one of them without
-    /// the bitmap lock.
+    /// What was left out when postcopy began. Pages are sent by two threads then, one of them
+    /// without the bitmap lock.
     left_out: RwLock<Vec<(BlockId, PageBitmap)>>,
 }
 
@@ -100,8 +100,8 @@ impl DirtyBitmaps for Bitmaps<'_> {
         }
         let chunk_shift = raw.chunk_shift.clamp(6, 31);
         let words = raw.pages.div_ceil(64) as usize;
-        // SAFETY: a bitmap of that many pages by the callback's contract, which only we look at while
-        // the view borrows `self`.
+        // SAFETY: a bitmap of that many pages by the callback's contract, which only we look at
+        // while the view borrows `self`.
         let dirty = unsafe { std::slice::from_raw_parts_mut(raw.dirty, words) };
         let unarmed = if raw.unarmed.is_null() {
             &[]
@@ -150,8 +150,8 @@ fn with_ram(
     ram.skips.enter(|skips| body(skips, &mut bitmaps))
 }
 
-/// Runs `body` with a place for the change of the number of dirty pages. It is right also when `body`
-/// panics: it grows with every bit that changes.
+/// Runs `body` with a place for the change of the number of dirty pages. It is right also when
+/// `body` panics: it grows with every bit that changes.
 fn with_change(
     ram: Option<&VbrRam>,
     change: Option<&mut DirtyChange>,
@@ -167,8 +167,8 @@ fn with_change(
 ///
 /// # Safety
 ///
-/// `ops` is NULL or valid, `out` NULL or writable. The callbacks can be called with `ops->opaque` during
-/// every call below.
+/// `ops` is NULL or valid, `out` NULL or writable. The callbacks can be called with `ops->opaque`
+/// during every call below.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_ram_new(
     ops: *const VbrRamOps,
@@ -197,7 +197,8 @@ pub unsafe extern "C" fn vbr_ram_new(
 ///
 /// # Safety
 ///
-/// `ram` is NULL or from `vbr_ram_new` and not freed, no call is inside, and it is not used afterwards.
+/// `ram` is NULL or from `vbr_ram_new` and not freed, no call is inside, and it is not used
+/// afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_ram_free(ram: *mut VbrRam) {
     if ram.is_null() {
@@ -311,7 +312,8 @@ pub unsafe extern "C" fn vbr_ram_arm(
     })
 }
 
-/// Says that all that was armed so far was armed before hints of an epoch later than `epoch` were posted:
+/// Says that all that was armed so far was armed before hints of an epoch later than `epoch` were
+/// posted:
 /// 0 before the round is asked for, else what `vbr_hints_view` says after the arming.
 ///
 /// # Safety
@@ -327,8 +329,9 @@ pub unsafe extern "C" fn vbr_ram_trust(ram: *mut VbrRam, epoch: u64) -> VbrStatu
     })
 }
 
-/// Takes the hints that came and leaves their memory out. Called under the lock of `hints`, too, so that no
-/// synchronization comes in between. `wanted` says whether chunks are to be armed for later hints.
+/// Takes the hints that came and leaves their memory out. Called under the lock of `hints`, too, so
+/// that no synchronization comes in between. `wanted` says whether chunks are to be armed for later
+/// hints.
 ///
 /// # Safety
 ///
@@ -392,8 +395,8 @@ pub unsafe extern "C" fn vbr_ram_postcopy(
     })
 }
 
-/// Whether `page` of `block` was left out when postcopy began. May be called from any thread, without the
-/// bitmap lock; false on any doubt.
+/// Whether `page` of `block` was left out when postcopy began. May be called from any thread,
+/// without the bitmap lock; false on any doubt.
 ///
 /// # Safety
 ///

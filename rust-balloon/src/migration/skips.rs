@@ -198,8 +198,8 @@ impl Skips {
         self.doubt = None;
     }
 
-    /// Has the memory of `sets` be freed by the sweeps to come: of a large guest it takes longer than
-    /// a call may.
+    /// Has the memory of `sets` be freed by the sweeps to come: of a large guest it takes longer
+    /// than a call may.
     pub fn free_later(&mut self, sets: impl IntoIterator<Item = PageBitmap>) {
         for mut set in sets {
             set.clear_all();
@@ -207,7 +207,8 @@ impl Skips {
         }
     }
 
-    /// Frees the memory of sets that are not needed any more, for as long as there are `words` left.
+    /// Frees the memory of sets that are not needed any more, for as long as there are `words`
+    /// left.
     fn free_spent(&mut self, words: &mut usize) {
         while let Some(set) = self.spent.last_mut()
             && *words > 0

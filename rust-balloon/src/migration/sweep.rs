@@ -14,12 +14,14 @@ use std::ops::Range;
 /// millisecond. What takes longer counts as more words: see `docs/bounds.md`.
 pub const STEP_WORDS: usize = 1 << 17;
 
-/// What it costs besides, in words, where the bits of a word change: 20 ns, in the bitmap and in a set.
+/// What it costs besides, in words, where the bits of a word change: 20 ns, in the bitmap and in a
+/// set.
 pub const CHANGED_WORDS: usize = 3;
 /// What it costs besides where anything of a part changes: a set may need memory for it, or have
 /// some to free. The bitmap and that memory are in no cache then: 10 µs.
 pub const CHANGED_PART_WORDS: usize = 1024;
-/// What it costs, in words, to free a piece of the memory of a set, which the kernel takes back: 1.2 µs.
+/// What it costs, in words, to free a piece of the memory of a set, which the kernel takes back:
+/// 1.2 µs.
 pub const FREED_WORDS: usize = 192;
 /// What it costs, in words, to look for a block.
 pub(super) const BLOCK_WORDS: usize = 64;

@@ -98,9 +98,9 @@ pub struct BalloonedPages {
     /// Those that could not be given back when they came: discards were inhibited, or a migration
     /// brought them.
     owed: Waiting,
-    /// From this page on all that is in `set` is owed, too: a migration brought it, and so much cannot
-    /// be copied at once. A page that came later, and was given back then, is so once more, which does
-    /// no harm: it is in the balloon.
+    /// From this page on all that is in `set` is owed, too: a migration brought it, and so much
+    /// cannot be copied at once. A page that came later, and was given back then, is so once more,
+    /// which does no harm: it is in the balloon.
     brought_from: u64,
     /// How many pages that are.
     brought: u64,

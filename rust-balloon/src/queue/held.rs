@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Pages in the balloon that are given back later, together with their neighbours.
 //!
-//! A Linux guest inflates 1 MiB at a time. To discard half of a huge page splits it, at forty times the cost
-//! for each page. So the ragged ends of a request wait a little for the pages beside them.
+//! A Linux guest inflates 1 MiB at a time. To discard half of a huge page splits it, at forty times
+//! the cost for each page. So the ragged ends of a request wait a little for the pages beside them.
 //!
 //! No page that the guest uses is ever discarded:
 //!
@@ -13,8 +13,8 @@
 //!   hears of it: a deflate, a reset, a batch that is given up, new features, other memory behind the address.
 //! - A huge page is discarded as a whole only if all of its pages are in the set of pages in the balloon.
 //!
-//! A guest that starts another kernel without a reset, or another word to the device, is not seen to have its
-//! pages back. PCI devices lose the bus then, which the C side takes for a reset.
+//! A guest that starts another kernel without a reset, or another word to the device, is not seen
+//! to have its pages back. PCI devices lose the bus then, which the C side takes for a reset.
 
 use super::ballooned::Waiting;
 use super::{HUGE_PAGE_SIZE, Work};
@@ -34,9 +34,9 @@ pub const MAX_HOLD_MS: u32 = 1000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub enum Flush {
-    /// Those that were held already when this was last done: asked at regular intervals, a page waits for
-    /// one interval at least and for two at most. So where a guest inflates all the time, the place that it
-    /// has come to is not cut.
+    /// Those that were held already when this was last done: asked at regular intervals, a page
+    /// waits for one interval at least and for two at most. So where a guest inflates all the time,
+    /// the place that it has come to is not cut.
     Aged = 0,
     /// All.
     All = 1,
@@ -92,8 +92,8 @@ impl Held {
         self.overflowed = false;
     }
 
-    /// Frees `pieces` pieces at most of the memory that is not needed any more; returns how many these
-    /// were.
+    /// Frees `pieces` pieces at most of the memory that is not needed any more; returns how many
+    /// these were.
     pub fn trim(&mut self, pieces: usize) -> usize {
         let freed = self.young.trim(pieces);
         freed + self.aged.trim(pieces - freed)
@@ -130,7 +130,8 @@ impl Held {
     }
 }
 
-/// Discards of `part`, whose pages are in the balloon, all that makes whole huge pages, and holds the rest.
+/// Discards of `part`, whose pages are in the balloon, all that makes whole huge pages, and holds
+/// the rest.
 pub fn inflate(work: &mut Work<'_>, section: &Section, part: GpaRange) {
     let inner = section.shrink_to(part, HUGE_PAGE_SIZE);
     let ends = match inner {
@@ -159,9 +160,9 @@ pub fn inflate(work: &mut Work<'_>, section: &Section, part: GpaRange) {
     }
 }
 
-/// The range to discard now because of `end`, a part of one huge page: the whole of that if all of it is in
-/// the balloon, or `end` itself if the section does not have the whole of it, or it lies where no set of
-/// pages reaches. Else `end` is held.
+/// The range to discard now because of `end`, a part of one huge page: the whole of that if all of
+/// it is in the balloon, or `end` itself if the section does not have the whole of it, or it lies
+/// where no set of pages reaches. Else `end` is held.
 fn complete_or_hold(work: &mut Work<'_>, section: &Section, end: GpaRange) -> Option<GpaRange> {
     let balloon = work.balloon.as_mut()?;
     let huge = section.grow_to(end, HUGE_PAGE_SIZE);
@@ -184,8 +185,8 @@ pub fn make_room(work: &mut Work<'_>) -> bool {
     !is_full || flush(work, Flush::All)
 }
 
-/// Gives pages that are held back to the host, for the rest of the slice; says whether none is left of those
-/// that `flush` means.
+/// Gives pages that are held back to the host, for the rest of the slice; says whether none is left
+/// of those that `flush` means.
 pub fn flush(work: &mut Work<'_>, flush: Flush) -> bool {
     loop {
         let Some(held) = work.held() else {

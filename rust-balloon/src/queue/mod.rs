@@ -130,8 +130,8 @@ enum Call {
     Populate,
 }
 
-/// What the host was asked for in this slice and has not done yet: one call for many ranges costs much less
-/// than one for each.
+/// What the host was asked for in this slice and has not done yet: one call for many ranges costs
+/// much less than one for each.
 #[derive(Default)]
 pub struct Asked {
     to: Option<(BlockId, Call)>,
@@ -264,8 +264,8 @@ impl Work<'_> {
 
     /// Has the host do what it was asked for.
     ///
-    /// The callers of [`Work::discard`] have shown that the guest allows the discard until the next request is
-    /// acknowledged, which nobody does within a slice.
+    /// The callers of [`Work::discard`] have shown that the guest allows the discard until the next
+    /// request is acknowledged, which nobody does within a slice.
     pub fn carry_out(&mut self) {
         let Some((block, call)) = self.asked.to.take() else {
             return;

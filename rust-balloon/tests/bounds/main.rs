@@ -2,8 +2,8 @@
 //! No call works longer than its bound, whatever is in the balloon and however large the guest is.
 //!
 //! Work is counted, not timed: in bits that a call changed, in calls that it took to look at all,
-//! and in pieces of memory that were allocated or freed. `docs/bounds.md` has a line for each bound,
-//! and `cargo xtask bench bounds` says what it means in time.
+//! and in pieces of memory that were allocated or freed. `docs/bounds.md` has a line for each
+//! bound, and `cargo xtask bench bounds` says what it means in time.
 
 mod arming;
 mod guest;

@@ -146,8 +146,8 @@ fn memory_of_the_set_is_freed_in_slices() {
     }
 }
 
-/// A guest that fills its balloon and resets the device, again and again, does not make it keep more
-/// than full sets take.
+/// A guest that fills its balloon and resets the device, again and again, does not make it keep
+/// more than full sets take.
 #[test]
 fn what_is_not_freed_yet_is_used_again() {
     let gib = SIZES[0];

@@ -43,8 +43,9 @@ pub(crate) fn sweep(
     }
 }
 
-/// With `changes` the words may all be others behind it than before. Each step keeps to the bound, and there are about as many as it takes: fewer would be longer
-/// ones, and with more of them a migration would not come to its end.
+/// With `changes` the words may all be others behind it than before. Each step keeps to the bound,
+/// and there are about as many as it takes: fewer would be longer ones, and with more of them a
+/// migration would not come to its end.
 fn are_bounded(what: &str, words: u64, changes: bool, steps: &[DirtyChange]) {
     for step in steps {
         let bits = step.set + step.cleared;

@@ -39,8 +39,8 @@ pub enum Hostile {
     /// The balloon that a migration has most to do for, and a page goes in or out all the time
     /// while the machine migrates.
     Migration,
-    /// The same machine migrates with nothing in the balloon, and nobody touches that: no device can be
-    /// better.
+    /// The same machine migrates with nothing in the balloon, and nobody touches that: no device
+    /// can be better.
     EmptyMigration,
 }
 
@@ -365,8 +365,8 @@ impl Work {
     }
 }
 
-/// A message of a range that is all of RAM, or of more that are one half and the other in turn, a page
-/// apart: none of them touches the one before.
+/// A message of a range that is all of RAM, or of more that are one half and the other in turn, a
+/// page apart: none of them touches the one before.
 fn ranges(count: u32) -> Vec<u8> {
     let pages = RAM_MIB * MIB / 4096 - FIRST_PFN;
     let mut bytes = vec![0, 1, 0, 0];

@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 const MAX_PENDING: usize = 65536;
 
 /// Bytes of hints taken at a time: a guest may hint at all of its memory again and again, and who
-/// takes hints holds locks that the main loop waits for. In one hint so many take 0.6 ms, and half of
-/// them 1.1 in hints of 4 MiB all over a guest of 1 TiB.
+/// takes hints holds locks that the main loop waits for. In one hint so many take 0.6 ms, and half
+/// of them 1.1 in hints of 4 MiB all over a guest of 1 TiB.
 pub const MAX_TAKEN: u64 = 16 << 30;
 /// Hints taken at a time, for the same reason: where each of them lies alone in a guest of 1 TiB,
 /// so many take 0.7 ms.
