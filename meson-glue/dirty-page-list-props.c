@@ -143,6 +143,8 @@ void dirty_list_props_init(ObjectClass *oc)
 #ifdef VBR_INJECT
     object_class_property_add_str(oc, "x-inject", vbr_get_inject,
                                   vbr_put_inject);
+    object_class_property_add_str(oc, "x-inject-used", vbr_get_inject_used,
+                                  NULL);
 #endif
     dirty_stall_props_init(oc);
     for (i = 0; i < ARRAY_SIZE(counts); i++) {

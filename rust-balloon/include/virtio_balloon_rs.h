@@ -1974,6 +1974,21 @@ enum VbrStatus vbr_inject_set(const char *text);
 
 #if defined(VBR_INJECT)
 /**
+ * Writes the names of the functions that were called since `vbr_inject_set`, each with a space
+ * behind it, to `out`, which has room for `len` bytes, as a C string. An invalid argument where
+ * that is too little, or for NULL.
+ *
+ * # Safety
+ *
+ * `out` is NULL or writable for `len` initialised bytes.
+ */
+VBR_MUST_CHECK
+enum VbrStatus vbr_inject_used(char *out,
+                               size_t len);
+#endif
+
+#if defined(VBR_INJECT)
+/**
  * Whether a fault that was asked for is still to come.
  */
 bool vbr_inject_pending(void);
@@ -2231,10 +2246,10 @@ enum VbrStatus vbr_state_save(const struct VbrDevice *device,
                               struct VbrState *out);
 
 /**
- * The state of a device that broke, for a stream whose driver accepted the feature bits `accepted`, as in
- * `vbr_device_set_features`: the host's target, the guest's `actual` and the statistics, and of what
- * protocols the bits are. `vbr_state_save_pages` does not answer then: no page is known to be in the
- * balloon.
+ * The state of a device that broke, for a stream whose driver accepted the feature bits
+ * `accepted`, as in `vbr_device_set_features`: the host's target, the guest's `actual` and the
+ * statistics, and of what protocols the bits are. `vbr_state_save_pages` does not answer then: no
+ * page is known to be in the balloon.
  *
  * # Safety
  *

@@ -5,9 +5,10 @@
 //! Which function it is that is called is told by the type of the closure that it hands to the
 //! guard: no function can forget to give its name.
 
-use super::guard::contain;
+use super::guard::{contain, output_slice};
 use super::status::VbrStatus;
 use std::any::type_name;
+use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
@@ -36,6 +37,8 @@ struct Plan {
 
 static PLAN: Mutex<Option<Plan>> = Mutex::new(None);
 static ENVIRONMENT: Once = Once::new();
+/// The functions that were called since it was last said what is to fail.
+static USED: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
 /// `FUNCTION:USE`, and behind another `:` one of `panic`, which is what happens where nothing is
 /// said, `behind`, `busy` and `invalid`. None where it is nothing like that.
@@ -73,8 +76,13 @@ fn function_of<F>() -> Option<&'static str> {
     Some(function.split(':').next().unwrap_or(function))
 }
 
+fn used() -> MutexGuard<'static, BTreeSet<&'static str>> {
+    USED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Counts a use; what is to happen now.
-fn use_of(function: &str) -> Option<Fault> {
+fn use_of(function: &'static str) -> Option<Fault> {
+    used().insert(function);
     let mut plan = plan();
     let uses = plan.as_mut().filter(|plan| plan.function == function)?;
     uses.uses -= 1;
@@ -117,10 +125,33 @@ pub unsafe extern "C" fn vbr_inject_set(text: *const c_char) -> VbrStatus {
         let wanted = parse(&text);
         if wanted.is_some() || text.is_empty() {
             *plan() = wanted;
+            used().clear();
             status = VbrStatus::Ok;
         }
     });
     status
+}
+
+/// Writes the names of the functions that were called since `vbr_inject_set`, each with a space
+/// behind it, to `out`, which has room for `len` bytes, as a C string. An invalid argument where
+/// that is too little, or for NULL.
+///
+/// # Safety
+///
+/// `out` is NULL or writable for `len` initialised bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vbr_inject_used(out: *mut c_char, len: usize) -> VbrStatus {
+    // SAFETY: NULL or writable for `len` by contract.
+    let Ok(out) = (unsafe { output_slice(out.cast(), len) }) else {
+        return VbrStatus::InvalidArgument;
+    };
+    let names: String = used().iter().map(|name| format!("{name} ")).collect();
+    if names.len() >= out.len() {
+        return VbrStatus::InvalidArgument;
+    }
+    out[..names.len()].copy_from_slice(names.as_bytes());
+    out[names.len()] = 0;
+    VbrStatus::Ok
 }
 
 /// Whether a fault that was asked for is still to come.
@@ -179,6 +210,7 @@ mod tests {
             vbr_some_free(Dropped(&drops));
             assert!(plan().is_none() && drops.get() == 1, "{how}");
         }
+        assert!(used().contains("vbr_some_free"));
     }
 
     fn vbr_some_function() -> Option<&'static str> {

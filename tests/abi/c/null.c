@@ -100,6 +100,7 @@ struct arguments {
     X(counters_device, vbr_device_counters(NULL, RAM, &a->counters))           \
     X(counters_out, vbr_device_counters(a->device, RAM, NULL))                 \
     X(inject_text, vbr_inject_set(NULL))                                        \
+    X(inject_used_out, vbr_inject_used(NULL, 64))                              \
     X(log_function, vbr_log_set(NULL, 5))                                      \
     X(save_device, vbr_state_save(NULL, 1, &a->state))                         \
     X(save_out, vbr_state_save(a->device, 1, NULL))                            \
