@@ -16,7 +16,7 @@ void vbr_pages_forget(VirtIOBalloonRs *s)
     s->pages = (VbrPagesState) {};
 }
 
-/* A device that is broken is saved as one, for a driver that resets it there. */
+/* A broken device is saved as one, for a driver that resets it there. */
 static VbrStatus save_state(VirtIOBalloonRs *s)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(s);

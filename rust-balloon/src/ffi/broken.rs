@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! What a panic in the device, in the hints, in the account of what a migration leaves out, or in the dirty list
-//! costs: that, and no more.
+//! What a panic in the device, in the hints, in the account of what a migration leaves out, or in
+//! the dirty list costs: that, and no more.
 
 use super::config::*;
 use super::dirty::*;

@@ -67,14 +67,14 @@ impl<T> Guarded<T> {
         })
     }
 
-    /// Runs `look`, unless a call is inside already. If an earlier one panicked it looks at what that
-    /// left, which stays broken.
+    /// Runs `look`, unless a call is inside already. If an earlier one panicked it looks at what
+    /// that left, which stays broken.
     pub(super) fn look_at_broken(&self, look: impl FnOnce(&T) -> Result<(), Error>) -> VbrStatus {
         self.call(true, |inner, _| look(inner))
     }
 
-    /// Runs `body`, and says to it whether an earlier call panicked. If one did, only a `body` that is
-    /// `for_broken` runs.
+    /// Runs `body`, and says to it whether an earlier call panicked. If one did, only a `body` that
+    /// is `for_broken` runs.
     fn call(
         &self,
         for_broken: bool,

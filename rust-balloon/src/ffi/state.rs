@@ -44,10 +44,10 @@ pub unsafe extern "C" fn vbr_state_save(
     })
 }
 
-/// The state of a device that broke, for a stream whose driver accepted the feature bits `accepted`, as in
-/// `vbr_device_set_features`: the host's target, the guest's `actual` and the statistics, and of what
-/// protocols the bits are. `vbr_state_save_pages` does not answer then: no page is known to be in the
-/// balloon.
+/// The state of a device that broke, for a stream whose driver accepted the feature bits
+/// `accepted`, as in `vbr_device_set_features`: the host's target, the guest's `actual` and the
+/// statistics, and of what protocols the bits are. `vbr_state_save_pages` does not answer then: no
+/// page is known to be in the balloon.
 ///
 /// # Safety
 ///

@@ -405,8 +405,8 @@ impl Hints {
         }
     }
 
-    /// The same for hints that broke. A guest that hints has its pages back; one that answers may be in
-    /// the middle of an answer, which must not be taken for that to another request.
+    /// The same for hints that broke. A guest that hints has its pages back; one that answers may
+    /// be in the middle of an answer, which must not be taken for that to another request.
     pub fn save_broken(&self) -> HintRecord {
         let status = match self.source {
             FreePageSource::FreePageHint => 3,
