@@ -127,6 +127,28 @@ uint16_t vbr_queue_index(VbrDev *d, VbrQueue q)
     return index;
 }
 
+/* The register of a modern PCI device that enables the selected queue. */
+#define QUEUE_ENABLE offsetof(struct virtio_pci_common_cfg, queue_enable)
+
+void vbr_ring_setup(VbrDev *d, VbrQueue q)
+{
+    uint16_t index = vbr_queue_index(d, q);
+    QVirtQueue *vq = d->ring[q].vq;
+    QVirtioPCIDevice *pci = d->pci;
+
+    d->ring[q] = (VbrRing) { .vq = vq };
+    if (!vq) {
+        d->ring[q].vq = qvirtqueue_setup(d->vdev, d->alloc, index);
+        return;
+    }
+    vq->vdev = d->vdev;
+    qtest_memset(d->qts, vq->avail, 0, vq->used + 4 - vq->avail);
+    d->vdev->bus->queue_select(d->vdev, index);
+    d->vdev->bus->set_queue_address(d->vdev, vq);
+    qpci_io_writew(pci->pdev, pci->bar, pci->common_cfg_offset + QUEUE_ENABLE,
+                   1);
+}
+
 void vbr_start(VbrDev *d, uint64_t refuse)
 {
     unsigned int i;
@@ -139,8 +161,7 @@ void vbr_start(VbrDev *d, uint64_t refuse)
     for (i = 0; i < VBR_NQUEUES; i++) {
         d->ring[i] = (VbrRing) { };
         if (vbr_offers_queue(d, i)) {
-            d->ring[i].vq = qvirtqueue_setup(d->vdev, d->alloc,
-                                             vbr_queue_index(d, i));
+            vbr_ring_setup(d, i);
         }
     }
     qvirtio_set_driver_ok(d->vdev);

@@ -82,6 +82,11 @@ typedef struct VbrSeg {
 
 /* Reads what is offered, accepts all of it but @refuse, starts the device. */
 void vbr_start(VbrDev *d, uint64_t refuse);
+/*
+ * Sets up a queue. A ring that it has had is emptied and used again, as setting
+ * up another one takes two commands for each descriptor; for modern PCI only.
+ */
+void vbr_ring_setup(VbrDev *d, VbrQueue q);
 /* Resets the device and starts it again on fresh rings. */
 void vbr_restart(VbrDev *d, uint64_t refuse);
 /* Resets the machine and makes the device reachable again. */

@@ -124,7 +124,7 @@ VbrVm *vbr_microvm(const char *props)
     return vm;
 }
 
-void vbr_vm_reset_queue(VbrVm *vm, VbrQueue q)
+void vbr_vm_reset_only(VbrVm *vm, VbrQueue q)
 {
     QVirtioPCIDevice *pci = vm->pci;
     uint64_t cfg = pci->common_cfg_offset;
@@ -134,6 +134,13 @@ void vbr_vm_reset_queue(VbrVm *vm, VbrQueue q)
     qpci_io_writew(pci->pdev, pci->bar, cfg + QUEUE_RESET, 1);
     g_assert_cmpuint(qpci_io_readw(pci->pdev, pci->bar, cfg + QUEUE_RESET),
                      ==, 0);
+}
+
+void vbr_vm_reset_queue(VbrVm *vm, VbrQueue q)
+{
+    uint16_t index = vbr_queue_index(&vm->d, q);
+
+    vbr_vm_reset_only(vm, q);
     qvirtqueue_cleanup(vm->d.vdev->bus, vm->d.ring[q].vq, vm->d.alloc);
     vm->d.ring[q] = (VbrRing) {
         .vq = qvirtqueue_setup(vm->d.vdev, vm->d.alloc, index),

@@ -33,7 +33,9 @@ VbrVm *vbr_microvm(const char *props);
 void vbr_vm_find(VbrVm *vm, int slot);
 /* Finds it and brings it up to the point where a driver starts. */
 void vbr_vm_attach(VbrVm *vm, int slot);
-/* Resets one queue of a modern PCI device and sets it up on a fresh ring. */
+/* Resets one queue of a modern PCI device. */
+void vbr_vm_reset_only(VbrVm *vm, VbrQueue q);
+/* The same, and sets it up on a fresh ring. */
 void vbr_vm_reset_queue(VbrVm *vm, VbrQueue q);
 void vbr_vm_free(VbrVm *vm);
 
