@@ -12,7 +12,7 @@ use super::tally::Tally;
 use crate::apt::{self, Apt, Kind};
 use crate::error::{At, Error, Result};
 use crate::paths::Paths;
-use crate::qemu::Build;
+use crate::qemu::{self, Build, Wanted};
 use crate::run::{Step, output};
 use crate::stamp::{make_dir, write_whole};
 
@@ -22,6 +22,8 @@ pub(super) const PACKAGE: &str = "guest";
 const RELEASES: &[&str] = &["bookworm", "trixie", "trixie-backports", "forky", "sid"];
 /// The tests of our own driver, which a kernel without headers cannot have.
 const OF_OUR_DRIVER: &str = "founding";
+/// The test of a device that breaks, which needs a QEMU for tests.
+const OF_A_FAULT: &str = "a_guest_whose_device_broke";
 /// The newest line of Linux that guests are run with.
 const NEWEST: &str = "7.3";
 
@@ -141,6 +143,25 @@ pub(crate) fn record(paths: &Paths, build: &Build, line: &str, file: &Path) -> R
         ran => return ran,
     }
     Ok(())
+}
+
+/// Runs the test of a device that breaks, with a QEMU in which it can be made to.
+///
+/// # Errors
+/// When it does not build, or when it did not run.
+pub(crate) fn broken(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
+    let build = qemu::build(paths, wanted)?;
+    let mut command = command(paths, &build, "test")?;
+    // QEMU does not free all that is its own when it ends.
+    command.env("ASAN_OPTIONS", "detect_leaks=0");
+    let tally = counted(paths, "guest-broken", &mut command, Some(OF_A_FAULT))?;
+    match tally.skipped.first() {
+        None => Ok(tally),
+        Some(why) => Err(Error::new(
+            why.clone(),
+            "see whether the build can make calls of the library fail",
+        )),
+    }
 }
 
 fn of_machine(paths: &Paths, build: &Build, filter: Option<&str>) -> Result<Tally> {

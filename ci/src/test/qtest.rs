@@ -44,6 +44,10 @@ exec "@QEMU@" "$@"
 const HANGS_NESTED: &str = "dirty_ring";
 /// In seconds: four times what the longest of these programs takes where nothing else runs.
 const LIMIT: &str = "2400";
+/// The tests that have each call of the library fail, one after the other.
+const FAULTS: &str = "/x86_64/virtio-balloon-rs/fault";
+/// The same for these: each part of them has a limit of its own.
+const FAULTS_LIMIT: &str = "14400";
 
 /// Builds and runs our device tests.
 ///
@@ -63,8 +67,13 @@ pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
         .iter()
         .for_each(|name| args.extend(["-p", name.as_str()]));
     tally += program(paths, &build, QOS, &args)?;
+    let inject = wanted.variant == Some(Variant::Inject);
     for name in programs {
-        tally += program(paths, &build, &name, &[])?;
+        let others: &[&str] = if inject { &["-s", FAULTS] } else { &[] };
+        tally += program(paths, &build, &name, others)?;
+        if inject {
+            tally += faults(paths, &build, &name)?;
+        }
     }
     Ok(tally)
 }
@@ -221,10 +230,15 @@ fn our_qos_tests(paths: &Paths, build: &Build) -> Result<Vec<String>> {
 }
 
 fn in_build(paths: &Paths, build: &Build, program: &Path) -> Command {
+    in_build_for(LIMIT, paths, build, program)
+}
+
+/// The same with another limit.
+fn in_build_for(limit: &str, paths: &Paths, build: &Build, program: &Path) -> Command {
     let leaks = paths.top().join("ci/leaks.supp");
     let mut command = Command::new("timeout");
     command
-        .arg(LIMIT)
+        .arg(limit)
         .arg(build.dir.join(program))
         .current_dir(&build.dir)
         .env("QTEST_QEMU_BINARY", build.binary())
@@ -243,6 +257,20 @@ fn in_build(paths: &Paths, build: &Build, program: &Path) -> Command {
 fn program(paths: &Paths, build: &Build, name: &str, args: &[&str]) -> Result<Tally> {
     let mut command = in_build(paths, build, Path::new(name));
     run(paths, build, name, command.args(["--tap", "-k"]).args(args))
+}
+
+/// Runs the tests of faults, in one process: at their end it says which functions never failed.
+fn faults(paths: &Paths, build: &Build, name: &str) -> Result<Tally> {
+    let mut command = in_build_for(FAULTS_LIMIT, paths, build, Path::new(name));
+    // What QEMU leaks is looked at; the test program itself leaks its queues, and half of the time
+    // would go by on saying where.
+    command.env("ASAN_OPTIONS", "detect_leaks=0");
+    run(
+        paths,
+        build,
+        &format!("{name}-faults"),
+        command.args(["--tap", "-k", "-p", FAULTS]),
+    )
 }
 
 fn run(paths: &Paths, build: &Build, name: &str, command: &mut Command) -> Result<Tally> {

@@ -43,20 +43,22 @@ pub(super) fn all(paths: &Paths, build: &Build, run: &mut Run) {
     run.section("guests of the newest Linux", || {
         guests::newest(paths, build)
     });
-    for (variant, heading) in [
-        (
-            Variant::Inject,
-            "with sanitizers, and a library whose calls are made to fail",
-        ),
-        (Variant::Rust, "with QEMU's own Rust in the same binary"),
-    ] {
-        let wanted = Wanted {
-            series: Some(build.series.name.to_owned()),
-            variant: Some(variant),
-            ..Wanted::default()
-        };
-        run.section(heading, || qtest::ours(paths, &wanted));
-    }
+    let special = |variant| Wanted {
+        series: Some(build.series.name.to_owned()),
+        variant: Some(variant),
+        ..Wanted::default()
+    };
+    let inject = special(Variant::Inject);
+    run.section(
+        "with sanitizers, and a library whose calls are made to fail",
+        || qtest::ours(paths, &inject),
+    );
+    run.section("a guest whose device breaks", || {
+        guests::broken(paths, &inject)
+    });
+    run.section("with QEMU's own Rust in the same binary", || {
+        qtest::ours(paths, &special(Variant::Rust))
+    });
     run.section("undefined behaviour, in miri", || rust::miri(paths));
     run.section("random input for the whole binary, with sanitizers", || {
         fuzz::short_qemu(paths)
