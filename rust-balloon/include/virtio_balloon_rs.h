@@ -62,33 +62,9 @@
 #define VBR_DIRTY_VERSION 1
 
 /**
- * What it costs besides, in words, where the bits of a word change: 20 ns, in the bitmap and in a
- * set.
- */
-#define CHANGED_WORDS 3
-
-/**
- * What it costs besides where anything of a part changes: a set may need memory for it, or have
- * some to free. The bitmap and that memory are in no cache then: 10 µs.
- */
-#define CHANGED_PART_WORDS 1024
-
-/**
- * What it costs, in words, to free a piece of the memory of a set, which the kernel takes back:
- * 1.2 µs.
- */
-#define FREED_WORDS 192
-
-/**
  * How long the first pass may be held back by default, in milliseconds.
  */
 #define VBR_DEFAULT_WINDOW_MS 4000
-
-/**
- * Pieces of memory, 4 KiB each, of sets of pages that are freed in a slice: more than a slice can
- * make room for, so there is never more to be freed than full sets take.
- */
-#define MAX_FREED 256
 
 /**
  * The most bytes that a user may let wait. All of them are given back at once when the machine
