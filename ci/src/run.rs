@@ -5,8 +5,11 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use crate::error::{At, Error, Result};
 use crate::progress::{self, Progress};
@@ -57,35 +60,80 @@ impl Step<'_> {
         command: &mut Command,
         seen: &mut dyn FnMut(&str),
     ) -> Result<()> {
+        self.run_side_by_side(std::slice::from_mut(command), seen)
+    }
+
+    /// The same for several commands at the same time; those behind the first have logs of their
+    /// own, with a number in the name.
+    pub(crate) fn run_side_by_side(
+        &self,
+        commands: &mut [Command],
+        seen: &mut dyn FnMut(&str),
+    ) -> Result<()> {
         let mut progress = Progress::new(self.name);
-        let mut tail = VecDeque::with_capacity(TAIL);
-        let status = stream(command, &self.log, &mut |line| {
-            progress.line(line);
-            seen(line);
-            // What else ninja ran beside the failed command only hides its message.
-            if progress::ninja(line).is_some() {
-                return;
+        let mut tails = vec![VecDeque::with_capacity(TAIL); commands.len()];
+        let (tell, told) = mpsc::channel();
+        let ends: Vec<_> = thread::scope(|scope| {
+            let start = |(at, command)| {
+                let (tell, log) = (tell.clone(), self.log_of(at));
+                scope.spawn(move || {
+                    // Nobody listens only where this thread's fellow has panicked.
+                    let mut line_came = |line: &str| drop(tell.send((at, line.to_owned())));
+                    stream(command, &log, &mut line_came)
+                })
+            };
+            let running: Vec<_> = commands.iter_mut().enumerate().map(start).collect();
+            drop(tell);
+            for (at, line) in told {
+                progress.line(&line);
+                seen(&line);
+                add_to_tail(&mut tails[at], &line);
             }
-            if tail.len() == TAIL {
-                tail.pop_front();
+            let end = |it: thread::ScopedJoinHandle<'_, _>| {
+                it.join().unwrap_or_else(|p| resume_unwind(p))
+            };
+            running.into_iter().map(end).collect()
+        });
+        let mut failure = Ok(());
+        for (at, end) in ends.into_iter().enumerate() {
+            let status: ExitStatus = end?;
+            if !status.success() && failure.is_ok() {
+                failure = Err((at, status));
             }
-            tail.push_back(line.chars().take(WIDTH).collect::<String>());
-        })?;
-        if status.success() {
+        }
+        let Err((at, status)) = failure else {
             progress.end("done");
             return Ok(());
-        }
+        };
         progress.end("failed");
-        for line in &tail {
+        for line in &tails[at] {
             eprintln!("    {line}");
         }
-        let what = format!(
-            "{} failed ({status}), log in {}",
-            self.name,
-            self.log.display()
-        );
+        let log = self.log_of(at);
+        let what = format!("{} failed ({status}), log in {}", self.name, log.display());
         Err(Error::new(what, self.todo))
     }
+
+    /// The log of a command that runs beside others.
+    fn log_of(&self, at: usize) -> PathBuf {
+        let mut name = self.log.clone().into_os_string();
+        if at > 0 {
+            name.push(format!("-{}", at + 1));
+        }
+        name.into()
+    }
+}
+
+/// Keeps the last lines of a command, as they are shown when it fails.
+fn add_to_tail(tail: &mut VecDeque<String>, line: &str) {
+    // What else ninja ran beside the failed command only hides its message.
+    if progress::ninja(line).is_some() {
+        return;
+    }
+    if tail.len() == TAIL {
+        tail.pop_front();
+    }
+    tail.push_back(line.chars().take(WIDTH).collect());
 }
 
 /// Runs a command with both outputs going to `log` and to `seen`, a line at a time.
@@ -184,6 +232,35 @@ mod tests {
                 .ends_with("one\ntwo\n")
         );
         std::fs::remove_file(log).unwrap();
+    }
+
+    #[test]
+    fn commands_beside_each_other_all_run_and_a_failure_is_seen() {
+        let name = format!("xtask-beside-{}.log", std::process::id());
+        let step = Step {
+            name: "some",
+            log: std::env::temp_dir().join(name),
+            todo: "see its log",
+        };
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let mut lines = Vec::new();
+        let mut commands = [
+            shell("echo one"),
+            shell("echo two; exit 3"),
+            shell("echo three"),
+        ];
+        let result = step.run_side_by_side(&mut commands, &mut |line| lines.push(line.to_owned()));
+        lines.sort();
+        assert_eq!(lines, ["one", "three", "two"]);
+        let said = result.unwrap_err().to_string();
+        assert!(said.contains(".log-2"), "{said}");
+        for at in 0..commands.len() {
+            std::fs::remove_file(step.log_of(at)).unwrap();
+        }
     }
 
     #[test]

@@ -3,9 +3,12 @@
 //! QEMU's device tests: ours in its test library, and its own that could notice us.
 
 use std::fs::Permissions;
+use std::num::NonZero;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::slice;
+use std::thread::available_parallelism;
 
 use super::tally::Tally;
 use crate::error::{At, Error, Result};
@@ -57,22 +60,21 @@ pub(crate) fn ours(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
     qemu::build(paths, wanted)?;
     let build = qemu::build_where(paths, wanted, |goal| goal == QOS || is_our_program(goal))?.0;
     let mut tally = faults_only_where_wanted(&build, wanted)?;
-    let names = our_qos_tests(paths, &build)?;
+    let inject = wanted.variant == Some(Variant::Inject);
+    let mut names = listed(paths, &build, QOS)?;
+    names.retain(|name| name.contains(OURS));
     let programs = our_programs(&build);
     if names.is_empty() || programs.is_empty() {
         return Err(none_ran(if names.is_empty() { QOS } else { OURS }, &build));
     }
-    let mut args = Vec::new();
-    names
-        .iter()
-        .for_each(|name| args.extend(["-p", name.as_str()]));
-    tally += program(paths, &build, QOS, &args)?;
-    let inject = wanted.variant == Some(Variant::Inject);
+    tally += side_by_side(paths, &build, QOS, &names)?;
     for name in programs {
-        let others: &[&str] = if inject { &["-s", FAULTS] } else { &[] };
-        tally += program(paths, &build, &name, others)?;
-        if inject {
-            tally += faults(paths, &build, &name)?;
+        let (faults, others): (Vec<_>, Vec<_>) = listed(paths, &build, &name)?
+            .into_iter()
+            .partition(|test| inject && test.starts_with(FAULTS));
+        tally += side_by_side(paths, &build, &name, &others)?;
+        if !faults.is_empty() {
+            tally += run_faults(paths, &build, &name)?;
         }
     }
     Ok(tally)
@@ -129,14 +131,14 @@ fn migration(paths: &Paths, wanted: &Wanted) -> Result<Tally> {
             build.target
         )));
     }
-    let list = output(in_build(paths, &build, Path::new(MIGRATION)).arg("-l"))?;
+    let names = listed(paths, &build, MIGRATION)?;
     let mut tally = Tally::default();
     let mut args = Vec::new();
-    for name in list.lines().filter(|name| name.starts_with('/')) {
+    for name in &names {
         if name.contains(HANGS_NESTED) {
             tally += Tally::skip(format!("{name}: hangs where KVM is nested"));
         } else {
-            args.extend(["-p", name]);
+            args.extend(["-p", name.as_str()]);
         }
     }
     let mut command = in_build(paths, &build, Path::new(MIGRATION));
@@ -215,18 +217,11 @@ fn our_programs(build: &Build) -> Vec<String> {
     names
 }
 
-/// The full names of our tests in QEMU's driver library: it runs nothing for a part of a name,
-/// and that passes.
-fn our_qos_tests(paths: &Paths, build: &Build) -> Result<Vec<String>> {
-    if !build.dir.join(QOS).exists() {
-        return Ok(Vec::new());
-    }
-    let list = output(in_build(paths, build, Path::new(QOS)).arg("-l"))?;
-    Ok(list
-        .lines()
-        .filter(|name| name.starts_with('/') && name.contains(OURS))
-        .map(str::to_owned)
-        .collect())
+/// The full names of a program's tests: it runs nothing for a part of a name, and that passes.
+fn listed(paths: &Paths, build: &Build, program: &str) -> Result<Vec<String>> {
+    let list = output(in_build(paths, build, Path::new(program)).arg("-l"))?;
+    let names = list.lines().filter(|name| name.starts_with('/'));
+    Ok(names.map(str::to_owned).collect())
 }
 
 fn in_build(paths: &Paths, build: &Build, program: &Path) -> Command {
@@ -253,14 +248,14 @@ fn in_build_for(limit: &str, paths: &Paths, build: &Build, program: &Path) -> Co
     command
 }
 
-/// Runs one test program; one that ends badly counts as a failed test.
+/// Runs one test program.
 fn program(paths: &Paths, build: &Build, name: &str, args: &[&str]) -> Result<Tally> {
     let mut command = in_build(paths, build, Path::new(name));
     run(paths, build, name, command.args(["--tap", "-k"]).args(args))
 }
 
 /// Runs the tests of faults, in one process: at their end it says which functions never failed.
-fn faults(paths: &Paths, build: &Build, name: &str) -> Result<Tally> {
+fn run_faults(paths: &Paths, build: &Build, name: &str) -> Result<Tally> {
     let mut command = in_build_for(FAULTS_LIMIT, paths, build, Path::new(name));
     // What QEMU leaks is looked at; the test program itself leaks its queues, and half of the time
     // would go by on saying where.
@@ -273,16 +268,37 @@ fn faults(paths: &Paths, build: &Build, name: &str) -> Result<Tally> {
     )
 }
 
+/// Runs these tests of one program, a part of them for each processor. What they share of the
+/// host, its huge pages, they take in turn.
+fn side_by_side(paths: &Paths, build: &Build, name: &str, tests: &[String]) -> Result<Tally> {
+    let parts = available_parallelism().map_or(1, NonZero::get);
+    let mut commands = Vec::new();
+    for part in 0..parts.min(tests.len()) {
+        let mut command = in_build(paths, build, Path::new(name));
+        command.args(["--tap", "-k"]);
+        for test in tests.iter().skip(part).step_by(parts) {
+            command.args(["-p", test]);
+        }
+        commands.push(command);
+    }
+    run_all(paths, build, name, &mut commands)
+}
+
 fn run(paths: &Paths, build: &Build, name: &str, command: &mut Command) -> Result<Tally> {
+    run_all(paths, build, name, slice::from_mut(command))
+}
+
+/// Runs test programs beside each other; one that ends badly counts as a failed test.
+fn run_all(paths: &Paths, build: &Build, name: &str, commands: &mut [Command]) -> Result<Tally> {
     let short = name.trim_start_matches("tests/qtest/");
     let log = paths.log(&format!("{short}-{}-{}", build.series.name, build.name()));
     let mut tally = Tally::default();
     let step = Step {
         name: short,
-        log: log.clone(),
+        log,
         todo: "see its log",
     };
-    let result = step.run_lines(command, &mut |line| tally.tap_line(line));
+    let result = step.run_side_by_side(commands, &mut |line| tally.tap_line(line));
     if let Err(error) = result {
         println!("  {error}");
         tally.failed = tally.failed.max(1);
