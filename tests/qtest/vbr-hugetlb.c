@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/file.h>
 #include "qemu/units.h"
 #include "tests/qtest/libqtest.h"
 #include "vbr-hugetlb.h"
@@ -13,7 +14,9 @@
 static struct {
     uint64_t page_size;
     uint64_t before;
-} pool;
+    /* Locked: a pool has one size, and tests run beside each other. */
+    int lock;
+} pool = { .lock = -1 };
 
 static char *pool_file(uint64_t page_size, const char *name)
 {
@@ -49,16 +52,36 @@ static void give_back(void *unused)
     set_size(pool.page_size, pool.before);
 }
 
+/* Waits until no other test has reserved pages of this size. */
+static void lock_pool(uint64_t page_size)
+{
+    g_autofree char *file = pool_file(page_size, "nr_hugepages");
+
+    pool.lock = open(file, O_RDONLY | O_CLOEXEC);
+    while (pool.lock >= 0 && flock(pool.lock, LOCK_EX) < 0 && errno == EINTR) {
+    }
+}
+
+static void unlock_pool(void)
+{
+    if (pool.lock >= 0) {
+        close(pool.lock);
+        pool.lock = -1;
+    }
+}
+
 bool vbr_hugetlb_reserve(uint64_t page_size, uint64_t n)
 {
     g_autofree char *why = NULL;
     uint64_t have;
 
+    lock_pool(page_size);
     if (!read_number(page_size, "nr_hugepages", &pool.before) ||
         !read_number(page_size, "free_hugepages", &have)) {
         why = g_strdup_printf("this host has no huge pages of %" PRIu64 " MiB",
                               page_size / (uint64_t)MiB);
         g_test_skip(why);
+        unlock_pool();
         return false;
     }
     pool.page_size = page_size;
@@ -80,6 +103,7 @@ bool vbr_hugetlb_reserve(uint64_t page_size, uint64_t n)
 void vbr_hugetlb_release(void)
 {
     give_back(NULL);
+    unlock_pool();
     qtest_remove_abrt_handler(&pool);
 }
 
