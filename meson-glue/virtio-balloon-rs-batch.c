@@ -15,80 +15,76 @@ VirtQueue *vbr_queues_batch_vq(VirtIOBalloonRs *s)
     return s->vq[s->batch_queue];
 }
 
-/* Requests that were taken from the device: who has them ends them. */
-typedef struct Requests {
-    VirtQueue *vq;
-    unsigned int count;
-    VirtQueueElement *elem[VBR_BATCH_MAX_REQUESTS];
-} Requests;
+/* Nothing is held any more of which the driver is still owed an answer. */
+static void end_batch(VirtIOBalloonRs *s)
+{
+    s->n_held = 0;
+    s->partial = false;
+    s->working = false;
+}
 
 /*
- * Takes the first @count held requests. They are not the device's any more
- * before anything is done with them, so whatever that leads to, nobody finds
- * them there a second time.
+ * Answers the first @count requests, without a notification; they are held no
+ * more then. Says whether the turn goes on.
+ *
+ * A ring can lie on registers of another device, and what is written there can
+ * reset this one, or unplug it. That drops what is held, while the rings are
+ * still there. So a request leaves its place before it is answered, to be found
+ * by nobody else, and behind each the turn may be over.
  */
-static void take_held(VirtIOBalloonRs *s, unsigned int count, Requests *taken)
+static bool answer(VirtIOBalloonRs *s, unsigned int count, unsigned int life)
 {
-    taken->vq = vbr_queues_batch_vq(s);
-    taken->count = count;
-    memcpy(taken->elem, s->held, count * sizeof(s->held[0]));
+    VirtQueue *vq = vbr_queues_batch_vq(s);
+
+    RCU_READ_LOCK_GUARD();
+    for (unsigned int i = 0; i < count; i++) {
+        g_autofree VirtQueueElement *elem = g_steal_pointer(&s->held[i]);
+
+        virtqueue_fill(vq, elem, 0, i);
+        if (vbr_turn_is_over(s, life)) {
+            return false;
+        }
+    }
     s->n_held -= count;
     memmove(s->held, s->held + count, s->n_held * sizeof(s->held[0]));
-    if (!s->n_held) {
-        s->partial = false;
-    }
-}
-
-static void take_batch(VirtIOBalloonRs *s, Requests *taken)
-{
-    take_held(s, s->n_held, taken);
-    s->working = false;
-    qemu_bh_cancel(s->bh);
-}
-
-/* Without a notification. */
-static void answer(Requests *taken)
-{
-    RCU_READ_LOCK_GUARD();
-    for (unsigned int i = 0; i < taken->count; i++) {
-        virtqueue_fill(taken->vq, taken->elem[i], 0, i);
-        g_free(taken->elem[i]);
-    }
-    virtqueue_flush(taken->vq, taken->count);
+    virtqueue_flush(vq, count);
+    return !vbr_turn_is_over(s, life);
 }
 
 void vbr_queues_drop(VirtIOBalloonRs *s)
 {
-    Requests taken;
+    VirtQueue *vq = vbr_queues_batch_vq(s);
+    unsigned int count = s->n_held;
 
-    if (s->n_held) {
-        trace_virtio_balloon_rs_drop(s->batch_queue, s->n_held);
+    if (count) {
+        trace_virtio_balloon_rs_drop(s->batch_queue, count);
     }
-    take_batch(s, &taken);
-    for (unsigned int i = 0; i < taken.count; i++) {
-        virtqueue_detach_element(taken.vq, taken.elem[i], 0);
-        g_free(taken.elem[i]);
+    end_batch(s);
+    for (unsigned int i = 0; i < count; i++) {
+        g_autofree VirtQueueElement *elem = g_steal_pointer(&s->held[i]);
+
+        if (elem) {
+            virtqueue_detach_element(vq, elem, 0);
+        }
     }
 }
 
-/*
- * Gives the batch up and answers its requests. Returns the queue that the
- * driver is to be notified of; NULL if there is none, or the device broke.
- */
-VirtQueue *vbr_queues_give_up(VirtIOBalloonRs *s)
+void vbr_queues_give_up(VirtIOBalloonRs *s)
 {
-    Requests taken;
+    unsigned int life = vbr_turn_begin(s);
+    VirtQueue *vq = vbr_queues_batch_vq(s);
 
     /*
      * Before the requests are answered: a page whose deflate was acknowledged
      * is the guest's, and must not be taken for one in the balloon.
      */
     if (vbr_undone(s, vbr_batch_abandon(s->device)) || !s->n_held) {
-        return NULL;
+        return;
     }
-    take_batch(s, &taken);
-    answer(&taken);
-    return taken.vq;
+    if (answer(s, s->n_held, life)) {
+        end_batch(s);
+        vbr_notify(s, vq, life);
+    }
 }
 
 /*
@@ -97,45 +93,37 @@ VirtQueue *vbr_queues_give_up(VirtIOBalloonRs *s)
  *
  * A packed ring cannot take back a request of several descriptors. A batch
  * with such a request is given up instead and answered: what was not
- * discarded yet stays with the guest's machine. Returns its queue then, for
- * the driver to be notified.
+ * discarded yet stays with the guest's machine.
  */
-static VirtQueue *give_back(VirtIOBalloonRs *s)
+void vbr_queues_give_back(VirtIOBalloonRs *s)
 {
+    VirtQueue *vq = vbr_queues_batch_vq(s);
     bool packed = virtio_vdev_has_feature(VIRTIO_DEVICE(s),
                                           VIRTIO_F_RING_PACKED);
     bool possible = true;
-    Requests taken;
+    unsigned int count = s->n_held;
 
-    if (!s->n_held) {
-        return NULL;
+    if (!count) {
+        return;
     }
-    for (unsigned int i = 0; i < s->n_held; i++) {
+    for (unsigned int i = 0; i < count; i++) {
         possible &= !packed || s->held[i]->ndescs == 1;
     }
     if (!possible) {
-        return vbr_queues_give_up(s);
+        vbr_queues_give_up(s);
+        return;
     }
-    trace_virtio_balloon_rs_give_back(s->batch_queue, s->n_held);
+    trace_virtio_balloon_rs_give_back(s->batch_queue, count);
     if (vbr_undone(s, vbr_batch_cancel(s->device))) {
-        return NULL;
+        return;
     }
-    take_batch(s, &taken);
-    for (unsigned int i = taken.count; i > 0; i--) {
-        virtqueue_unpop(taken.vq, taken.elem[i - 1], 0);
-        g_free(taken.elem[i - 1]);
+    end_batch(s);
+    for (unsigned int i = count; i > 0; i--) {
+        g_autofree VirtQueueElement *elem = g_steal_pointer(&s->held[i - 1]);
+
+        virtqueue_unpop(vq, elem, 0);
     }
     s->kicked |= 1u << s->batch_queue;
-    return NULL;
-}
-
-void vbr_queues_give_back(VirtIOBalloonRs *s)
-{
-    VirtQueue *answered = give_back(s);
-
-    if (answered) {
-        vbr_notify(s, answered);
-    }
 }
 
 /*
@@ -145,35 +133,33 @@ void vbr_queues_give_back(VirtIOBalloonRs *s)
  */
 void vbr_queues_reset(VirtIOBalloonRs *s, VirtQueue *vq)
 {
-    VirtQueue *answered = NULL;
+    unsigned int life = vbr_turn_begin(s);
 
     if (s->n_held && vq == vbr_queues_batch_vq(s)) {
         vbr_queues_drop(s);
     } else {
-        answered = give_back(s);
+        vbr_queues_give_back(s);
     }
-    vbr_undone(s, vbr_batch_abandon(s->device));
-    vbr_queues_kick(s);
-    if (answered) {
-        vbr_notify(s, answered);
+    /* A device that was reset by that has forgotten all, and may be gone. */
+    if (!vbr_was_reset(s, life)) {
+        vbr_undone(s, vbr_batch_abandon(s->device));
+        vbr_queues_kick(s);
     }
 }
 
-/*
- * Answers the batch; a request that goes on in the next one stays. Says whether
- * the driver is to be notified.
- */
-bool vbr_queues_complete(VirtIOBalloonRs *s)
+void vbr_queues_complete(VirtIOBalloonRs *s, unsigned int life)
 {
+    VirtQueue *vq = vbr_queues_batch_vq(s);
     unsigned int count = s->n_held - s->partial;
-    Requests taken;
 
-    s->working = false;
-    take_held(s, count, &taken);
-    if (count) {
-        answer(&taken);
+    if (!count) {
+        s->working = false;
+    } else if (answer(s, count, life)) {
+        s->working = false;
+        vbr_notify(s, vq, life);
+    } else if (!vbr_was_reset(s, life)) {
+        vbr_queues_drop_broken(s);
     }
-    return count;
 }
 
 void vbr_queues_drop_broken(VirtIOBalloonRs *s)

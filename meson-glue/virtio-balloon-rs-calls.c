@@ -100,9 +100,10 @@ static void unref_kept(void *opaque)
  * mark that the device is at work. So its memory stays for this turn of the
  * main loop.
  *
- * QEMU itself notifies the driver when it finds a ring bad, in the middle of
- * taking a request. So whoever takes requests keeps the device before, and asks
- * behind that whether it is still the one that it was.
+ * A ring, too, can lie on registers, where an answer is written, and QEMU itself
+ * notifies the driver when it finds a ring bad, in the middle of taking a
+ * request. So whoever takes or answers requests keeps the device before, and
+ * asks behind that whether it is still the one that it was.
  */
 static void keep_for_this_turn(VirtIOBalloonRs *s)
 {
@@ -126,9 +127,14 @@ unsigned int vbr_turn_begin(VirtIOBalloonRs *s)
     return s->life;
 }
 
+bool vbr_was_reset(VirtIOBalloonRs *s, unsigned int life)
+{
+    return s->life != life;
+}
+
 bool vbr_turn_is_over(VirtIOBalloonRs *s, unsigned int life)
 {
-    return s->life != life || VIRTIO_DEVICE(s)->broken;
+    return vbr_was_reset(s, life) || VIRTIO_DEVICE(s)->broken;
 }
 
 VirtQueueElement *vbr_pop(VirtIOBalloonRs *s, VirtQueue *vq, unsigned int life)
@@ -138,10 +144,11 @@ VirtQueueElement *vbr_pop(VirtIOBalloonRs *s, VirtQueue *vq, unsigned int life)
            ? NULL : virtqueue_pop(vq, sizeof(VirtQueueElement));
 }
 
-void vbr_notify(VirtIOBalloonRs *s, VirtQueue *vq)
+void vbr_notify(VirtIOBalloonRs *s, VirtQueue *vq, unsigned int life)
 {
-    keep_for_this_turn(s);
-    virtio_notify(VIRTIO_DEVICE(s), vq);
+    if (!vbr_was_reset(s, life)) {
+        virtio_notify(VIRTIO_DEVICE(s), vq);
+    }
 }
 
 void vbr_notify_config(VirtIOBalloonRs *s)

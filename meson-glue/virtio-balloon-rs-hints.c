@@ -160,8 +160,8 @@ static void vbr_hints_turn(void *opaque)
         vbr_migration_wake();
         vbr_notify_config(s);
     }
-    if (descriptors && !vbr_turn_is_over(s, life)) {
-        vbr_notify(s, vq);
+    if (descriptors) {
+        vbr_notify(s, vq, life);
     }
 }
 

@@ -39,12 +39,18 @@ static VbrInhibit inhibit_of_backends(VirtIOBalloonRs *s)
                           : VBR_INHIBIT_NO;
 }
 
+bool vbr_background_snapshot(VirtIOBalloonRs *s)
+{
+    /* QEMU frees its migration first, and runs other things for a while. */
+    return !s->qemu_ends && migration_in_bg_snapshot();
+}
+
 VbrInhibit vbr_inhibit(VirtIOBalloonRs *s)
 {
     if (migration_in_incoming_postcopy()) {
         return VBR_INHIBIT_INCOMING_POSTCOPY;
     }
-    if (migration_in_bg_snapshot()) {
+    if (vbr_background_snapshot(s)) {
         return VBR_INHIBIT_BACKGROUND_SNAPSHOT;
     }
     return ram_block_discard_is_disabled() ? VBR_INHIBIT_PINNED
@@ -164,17 +170,12 @@ static bool next_queue(VirtIOBalloonRs *s)
  */
 static void not_taken(VirtIOBalloonRs *s, VbrStatus status)
 {
-    VirtQueue *answered = NULL;
-
     if (vbr_failed(s, status) && !VIRTIO_DEVICE(s)->broken) {
-        if (status == VBR_STATUS_BUSY) {
-            qemu_bh_schedule(s->bh);
-        } else {
-            answered = vbr_queues_give_up(s);
+        /* For this batch, or what else waits. */
+        qemu_bh_schedule(s->bh);
+        if (status != VBR_STATUS_BUSY) {
+            vbr_queues_give_up(s);
         }
-    }
-    if (answered) {
-        vbr_notify(s, answered);
     }
 }
 
@@ -213,12 +214,12 @@ static void vbr_queues_turn(void *opaque)
     int64_t end = get_clock() + TURN_NS;
     unsigned int life;
     /* A batch that is in work goes on for one slice at least. */
-    bool more = true, done = false, answered;
+    bool more = true, done = false;
     VbrInhibit inhibit;
     VbrStatus status;
-    VirtQueue *vq;
 
-    if (!vdev->vm_running) {
+    /* Of a machine that ends nobody wants memory back any more. */
+    if (!vdev->vm_running || s->qemu_ends) {
         return;
     }
     if (vdev->broken) {
@@ -226,7 +227,6 @@ static void vbr_queues_turn(void *opaque)
         return;
     }
     life = vbr_turn_begin(s);
-    /* Not of a machine that ends: there is no migration to ask then. */
     inhibit = vbr_inhibit(s);
     if (vbr_hold_turn(s, inhibit)) {
         qemu_bh_schedule(s->bh);
@@ -267,13 +267,12 @@ static void vbr_queues_turn(void *opaque)
                                   done);
     vbr_hold_watch(s);
     vbr_owed_watch(s, inhibit);
-    vq = vbr_queues_batch_vq(s);
-    answered = done && vbr_queues_complete(s);
     if (!done || s->partial || s->kicked) {
         qemu_bh_schedule(s->bh);
     }
-    if (answered) {
-        vbr_notify(s, vq);
+    /* Last: to answer can reset the device, or unplug it. */
+    if (done) {
+        vbr_queues_complete(s, life);
     }
 }
 

@@ -231,8 +231,8 @@ static void vbr_requests_turn(void *opaque)
     }
     /* May reset the device, or even unplug it: last. */
     for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
-        if (used[i] && !vbr_turn_is_over(s, life) && get_queue(s, i, &q)) {
-            vbr_notify(s, q.vq);
+        if (used[i] && get_queue(s, i, &q)) {
+            vbr_notify(s, q.vq, life);
         }
     }
 }
@@ -266,42 +266,48 @@ static void give_back(Queue *q)
 {
     VirtQueueElement *message = q->state->message, *buffer = q->state->buffer;
     VbrStatus given_up = VBR_STATUS_OK, lost;
-    bool used = false;
 
     if (message && can_unpop(q, message)) {
         unpop(q, &q->state->message);
         q->state->popped_since--;
-    } else if (message) {
-        push(q, &q->state->message, 0);
-        used = true;
-        vbr_migration_lock();
-        given_up = vbr_request_give_up_answer(q->s->hints, q->s->device);
-        vbr_migration_unlock();
     }
     if (buffer && !q->state->popped_since && can_unpop(q, buffer)) {
         unpop(q, &q->state->buffer);
-    } else if (buffer) {
-        /* Only a driver that has sent messages behind its buffer gets here. */
-        push(q, &q->state->buffer, 0);
-        used = true;
     }
-    *q->state = (VbrRequestQueue) {};
+    message = q->state->message;
+    /* Left only by a driver that has sent messages behind its buffer. */
+    buffer = q->state->buffer;
     vbr_migration_lock();
+    if (message) {
+        given_up = vbr_request_give_up_answer(q->s->hints, q->s->device);
+    }
     lost = vbr_request_lost(q->s->hints, q->source);
     vbr_migration_unlock();
     vbr_failed(q->s, given_up);
     vbr_failed(q->s, lost);
-    if (used) {
-        vbr_notify(q->s, q->vq);
+    /* Last: to answer can reset the device, or unplug it. That drops them. */
+    if (message) {
+        push(q, &q->state->message, 0);
+    }
+    if (buffer && !vbr_was_reset(q->s, q->life)) {
+        push(q, &q->state->buffer, 0);
+    }
+    if (!vbr_was_reset(q->s, q->life)) {
+        *q->state = (VbrRequestQueue) {};
+    }
+    if (message || buffer) {
+        vbr_notify(q->s, q->vq, q->life);
     }
 }
 
 void vbr_requests_give_back(VirtIOBalloonRs *s)
 {
+    unsigned int life = vbr_turn_begin(s);
+
     for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
         Queue q;
 
-        if (get_queue(s, i, &q)) {
+        if (!vbr_was_reset(s, life) && get_queue(s, i, &q)) {
             give_back(&q);
         }
     }

@@ -34,16 +34,17 @@ void vbr_stats_rearm(VirtIOBalloonRs *s)
 }
 
 /*
- * Returns a buffer that is not held any more. The notification may reset the
- * device, so it comes last.
+ * Returns a buffer that is not held any more. This may reset the device, or
+ * unplug it, so it comes last.
  */
 static void return_buffer(VirtIOBalloonRs *s, VirtQueueElement *elem)
 {
     VirtQueue *vq = s->vq[VBR_QUEUE_KIND_STATS];
+    unsigned int life = vbr_turn_begin(s);
 
     virtqueue_push(vq, elem, 0);
     g_free(elem);
-    vbr_notify(s, vq);
+    vbr_notify(s, vq, life);
 }
 
 /* Reads @elem, which takes the place of a buffer held before. */
@@ -88,10 +89,8 @@ void vbr_stats_handle_output(VirtIODevice *vdev, VirtQueue *vq)
     }
 }
 
-static void poll_timer(void *opaque)
+static void ask_for_statistics(VirtIOBalloonRs *s)
 {
-    VirtIOBalloonRs *s = opaque;
-
     VirtQueueElement *elem = s->stats_elem;
 
     trace_virtio_balloon_rs_stats_poll(elem);
@@ -102,6 +101,11 @@ static void poll_timer(void *opaque)
     } else {
         arm_timer(s, s->stats_poll_interval);
     }
+}
+
+static void poll_timer(void *opaque)
+{
+    vbr_guarded(opaque, ask_for_statistics);
 }
 
 /*

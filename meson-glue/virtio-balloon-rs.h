@@ -88,7 +88,15 @@ struct VirtIOBalloonRs {
     unsigned int life;
     /* Its memory stays until the main loop has come round. */
     bool kept;
-    /* The batch: the queue, and its requests, popped and not answered yet. */
+    /* QEMU ends, and frees what the device asks otherwise. */
+    Notifier shutdown_notifier;
+    bool qemu_ends;
+    /* The library missed that the machine was reset. */
+    bool machine_reset_due;
+    /*
+     * The batch: the queue, and its requests, popped and not answered yet; NULL
+     * where one is being answered.
+     */
     VbrQueueKind batch_queue;
     VirtQueueElement *held[VBR_BATCH_MAX_REQUESTS];
     unsigned int n_held;
@@ -157,17 +165,19 @@ bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status);
  */
 bool vbr_undone(VirtIOBalloonRs *s, VbrStatus status);
 /*
- * Notifies the driver of a queue, or of a change of the configuration space.
+ * Notifies the driver of a queue, if the device was not reset since the turn
+ * began, or of a change of the configuration space.
  * This can reset the device, or unplug it: nothing of it is used afterwards.
  */
-void vbr_notify(VirtIOBalloonRs *s, VirtQueue *vq);
+void vbr_notify(VirtIOBalloonRs *s, VirtQueue *vq, unsigned int life);
 void vbr_notify_config(VirtIOBalloonRs *s);
 /*
  * Keeps the device for this turn of the main loop; returns what says, behind
- * whatever touches a ring, whether that has reset it, unplugged it or found it
- * broken. Nothing of it is used then but what a broken device has to give up.
+ * whatever touches a ring, whether that has reset it or unplugged it, or found
+ * it broken. Nothing of it is used then but what a broken device has to give up.
  */
 unsigned int vbr_turn_begin(VirtIOBalloonRs *s);
+bool vbr_was_reset(VirtIOBalloonRs *s, unsigned int life);
 bool vbr_turn_is_over(VirtIOBalloonRs *s, unsigned int life);
 /* Takes a request; NULL if there is none, or the turn is over. */
 VirtQueueElement *vbr_pop(VirtIOBalloonRs *s, VirtQueue *vq,
@@ -200,6 +210,8 @@ void vbr_parts_tell(VirtIOBalloonRs *s);
 
 /* virtio-balloon-rs-queues.c */
 VbrInhibit vbr_inhibit(VirtIOBalloonRs *s);
+/* Whether one runs, which wants all of memory as it was when it began. */
+bool vbr_background_snapshot(VirtIOBalloonRs *s);
 const char *vbr_inhibit_str(VbrInhibit inhibit);
 void vbr_queues_init(VirtIOBalloonRs *s, const VbrQueueSpec *queues,
                      size_t count);
@@ -211,19 +223,20 @@ void vbr_queues_kick(VirtIOBalloonRs *s);
 /* The queue of the batch. */
 VirtQueue *vbr_queues_batch_vq(VirtIOBalloonRs *s);
 /*
- * Answers the batch; a request that goes on in the next one stays. Says whether
- * the driver is to be notified.
+ * These answer requests and notify the driver, as the last thing of a turn: the
+ * device may have been reset or unplugged by it.
  */
-bool vbr_queues_complete(VirtIOBalloonRs *s);
+/* Answers the batch; a request that goes on in the next one stays. */
+void vbr_queues_complete(VirtIOBalloonRs *s, unsigned int life);
+/* Gives the batch up and answers its requests. */
+void vbr_queues_give_up(VirtIOBalloonRs *s);
 /*
- * Gives the batch up and answers its requests. Returns the queue that the
- * driver is to be notified of; NULL if there is none, or the device broke.
+ * Gives held requests back to their ring, or answers them where that cannot be:
+ * the machine is being stopped.
  */
-VirtQueue *vbr_queues_give_up(VirtIOBalloonRs *s);
+void vbr_queues_give_back(VirtIOBalloonRs *s);
 /* Drops the batch of a device that is broken. */
 void vbr_queues_drop_broken(VirtIOBalloonRs *s);
-/* Gives held requests back to their ring: the machine is being stopped. */
-void vbr_queues_give_back(VirtIOBalloonRs *s);
 /* Drops held requests: their ring is gone. */
 void vbr_queues_drop(VirtIOBalloonRs *s);
 /* A driver resets one queue. */

@@ -1,9 +1,10 @@
 /*
- * virtio-balloon-rs: a ring that QEMU finds bad, and what telling of it does
+ * virtio-balloon-rs: rings that take the device away
  *
- * QEMU tells the driver at once, in the middle of taking a request. Here that
- * is a write to the hotplug controller of the bridge that the device is behind,
- * which takes the device away before the call returns.
+ * QEMU tells the driver of a bad ring at once, in the middle of taking a
+ * request. Here that is a write to the hotplug controller of the bridge that
+ * the device is behind, which takes the device away before the call returns.
+ * The same comes of a ring of answers that lies on this controller.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -12,6 +13,7 @@
 #include "vbr-probe.h"
 #include "vbr-vm.h"
 #include "standard-headers/linux/pci_regs.h"
+#include "standard-headers/linux/virtio_pci.h"
 
 #define BRIDGE_SLOT 5
 /* Device 1 on bus 1, as a slot of which the number of the bus is a part. */
@@ -21,6 +23,13 @@
 #define WINDOW_LIMIT 0xe0f00000
 /* Its controller's command: slot 1 and both of its lamps off. */
 #define SHPC_COMMAND 0x14
+/* The commands for slot 1, and the first that is sure to leave it off. */
+#define SLOT_1_COMMANDS 0x100
+#define SLOT_1_IS_OFF 0x10c
+/* Where the index of a used ring is: answers count it up, through these. */
+#define USED_INDEX 2
+/* A ring of this size fits into the controller's registers. */
+#define SMALL_RING 8
 #define SHPC_SLOT_1_OFF 0x013f
 #define VECTOR 0
 
@@ -43,8 +52,8 @@ static uint64_t set_up_bridge(VbrVm *vm)
     return shpc;
 }
 
-/* A started device that is gone when its configuration is said to change. */
-static VbrVm *armed_machine(const char *props)
+/* A machine with a device behind a bridge, whose controller is at @shpc. */
+static VbrVm *machine_behind_bridge(const char *props, uint64_t *shpc)
 {
     VbrVm *vm = vbr_pc("-global "
                        "PIIX4_PM.acpi-pci-hotplug-with-bridge-support=off "
@@ -52,12 +61,19 @@ static VbrVm *armed_machine(const char *props)
                        "addr=05.0 "
                        "-device " VBR_PCI ",id=" VBR_ID ",bus=bridge,addr=01.0,"
                        "disable-legacy=on,%s", props);
-    uint64_t shpc = set_up_bridge(vm);
-    QPCIDevice *pdev;
-    uint64_t entry;
 
+    *shpc = set_up_bridge(vm);
     vbr_vm_attach(vm, SLOT_BEHIND);
-    pdev = vm->pci->pdev;
+    return vm;
+}
+
+/* A started device that is gone when its configuration is said to change. */
+static VbrVm *armed_machine(const char *props)
+{
+    uint64_t shpc, entry;
+    VbrVm *vm = machine_behind_bridge(props, &shpc);
+    QPCIDevice *pdev = vm->pci->pdev;
+
     qpci_msix_enable(pdev);
     entry = pdev->msix_table_off + VECTOR * PCI_MSIX_ENTRY_SIZE;
     qpci_io_writel(pdev, pdev->msix_table_bar,
@@ -111,16 +127,100 @@ static void check(const char *props, VbrQueue q, unsigned int n)
     vbr_vm_free(vm);
 }
 
+static const char *props_for(VbrQueue q)
+{
+    return q == VBR_REQUEST ? "host-request=on"
+                            : "free-page-reporting=on,free-page-hint=on";
+}
+
 static void test_queue(const void *opaque)
 {
     VbrQueue q = GPOINTER_TO_UINT(opaque);
-    const char *props = q == VBR_REQUEST
-                        ? "host-request=on"
-                        : "free-page-reporting=on,free-page-hint=on";
+    const char *props = props_for(q);
 
     check(props, q, 0);
     check(props, q, 1);
     check(props, q, 20);
+}
+
+/* Fit for @addr, and empty. */
+static void place_used_ring(VbrVm *vm, VbrQueue q, uint64_t addr)
+{
+    QVirtioPCIDevice *pci = vm->pci;
+    uint64_t common = pci->common_cfg_offset;
+
+    qpci_io_writew(pci->pdev, pci->bar, common + VIRTIO_PCI_COMMON_Q_SELECT,
+                   vbr_queue_index(&vm->d, q));
+    vm->d.ring[q].vq->size = SMALL_RING;
+    qpci_io_writew(pci->pdev, pci->bar, common + VIRTIO_PCI_COMMON_Q_SIZE,
+                   SMALL_RING);
+    qpci_io_writel(pci->pdev, pci->bar, common + VIRTIO_PCI_COMMON_Q_USEDLO,
+                   addr);
+    qpci_io_writel(pci->pdev, pci->bar, common + VIRTIO_PCI_COMMON_Q_USEDHI,
+                   addr >> 32);
+    qpci_io_writew(pci->pdev, pci->bar, common + VIRTIO_PCI_COMMON_Q_ENABLE, 1);
+}
+
+/* The queue's requests are there, again and again, up to this many. */
+static void make_available(VbrDev *d, VbrQueue q, uint16_t count)
+{
+    vbr_w16(d, d->ring[q].vq->avail + 2, count);
+    vbr_notify(d, q);
+}
+
+/*
+ * Has @n requests answered at a time until the device is gone. With @by_timer
+ * the last answer is what the timer asks for statistics with.
+ */
+static void check_answers(VbrQueue q, unsigned int n, bool by_timer)
+{
+    uint64_t shpc;
+    VbrVm *vm = machine_behind_bridge(props_for(q), &shpc);
+    VbrDev *d = &vm->d;
+    unsigned int i;
+
+    vbr_start(d, 0);
+    place_used_ring(vm, q, shpc + SHPC_COMMAND - USED_INDEX);
+    qtest_qmp_assert_success(vm->qts, "{ 'execute': 'device_del', "
+                             "'arguments': { 'id': '" VBR_ID "' } }");
+    for (i = 0; i < SMALL_RING; i++) {
+        VbrSeg seg = good_request(d, q);
+
+        vbr_add(d, q, &seg, 1);
+    }
+    for (i = SMALL_RING; i <= SLOT_1_COMMANDS; i += SMALL_RING) {
+        make_available(d, q, i);
+    }
+    /* A buffer of statistics is answered when the next one comes. */
+    i = SLOT_1_COMMANDS;
+    while (i < (by_timer ? SLOT_1_IS_OFF : SHPC_SLOT_1_OFF + n)) {
+        i += by_timer ? 1 : n;
+        make_available(d, q, i);
+    }
+    if (by_timer) {
+        qtest_qmp_assert_success(vm->qts, "{ 'execute': 'qom-set', "
+                                 "'arguments': { 'path': '" VBR_PATH "', "
+                                 "'property': 'guest-stats-polling-interval', "
+                                 "'value': 1 } }");
+        qtest_clock_step(vm->qts, 1);
+    }
+    qtest_qmp_eventwait(vm->qts, "DEVICE_DELETED");
+    vbr_settle(d);
+    vbr_vm_free(vm);
+}
+
+static void test_answers(const void *opaque)
+{
+    VbrQueue q = GPOINTER_TO_UINT(opaque);
+
+    check_answers(q, 1, false);
+    /* Of three at a time the last also makes the command above. */
+    check_answers(q, 3, false);
+}
+
+static void test_statistics_timer(void)
+{
+    check_answers(VBR_STATS, 1, true);
 }
 
 void vbr_add_bad_ring_tests(void)
@@ -142,6 +242,12 @@ void vbr_add_bad_ring_tests(void)
         g_autofree char *name = g_strdup_printf("virtio-balloon-rs/bad-ring/%s",
                                                 queues[i].name);
 
+        g_autofree char *used = g_strdup_printf("virtio-balloon-rs/used-ring/%s",
+                                                queues[i].name);
+
         qtest_add_data_func(name, GUINT_TO_POINTER(queues[i].q), test_queue);
+        qtest_add_data_func(used, GUINT_TO_POINTER(queues[i].q), test_answers);
     }
+    qtest_add_func("virtio-balloon-rs/used-ring/stats-timer",
+                   test_statistics_timer);
 }
