@@ -169,7 +169,8 @@ static char *get_advice_in_force(Object *obj, Error **errp)
 
 static char *get_hint_inhibited(Object *obj, Error **errp)
 {
-    return g_strdup(migration_in_bg_snapshot() ? "background snapshot" : "no");
+    return g_strdup(vbr_background_snapshot(VIRTIO_BALLOON_RS(obj))
+                    ? "background snapshot" : "no");
 }
 
 static void get_hint_window(Object *obj, Visitor *v, const char *name,

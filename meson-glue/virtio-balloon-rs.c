@@ -20,6 +20,7 @@
 #include "system/balloon.h"
 #include "system/replay.h"
 #include "system/runstate.h"
+#include "system/runstate-action.h"
 #include "virtio-balloon-rs.h"
 #include "trace.h"
 
@@ -221,10 +222,16 @@ static int vbr_set_status(VirtIODevice *vdev, uint8_t status)
 }
 #endif
 
+/* Tells the library; one that is broken is told when that is mended. */
+static void vbr_machine_was_reset(VirtIOBalloonRs *s)
+{
+    s->machine_reset_due = vbr_failed(s, vbr_machine_reset(s->device));
+}
+
 static void vbr_reset(VirtIODevice *vdev)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
-    bool changed = false, missed_changes = vdev->broken;
+    bool changed = false;
     VbrStatus status;
 
     trace_virtio_balloon_rs_reset();
@@ -233,16 +240,17 @@ static void vbr_reset(VirtIODevice *vdev)
     status = vbr_device_reset(s->device, &changed);
     if (status != VBR_STATUS_OK) {
         /* The next one mends what broke in the middle of this. */
-        missed_changes = true;
         status = vbr_device_reset(s->device, &changed);
     }
     vbr_undone(s, status);
-    vbr_memory_tell(s);
-    if (missed_changes) {
-        vbr_parts_tell(s);
+    if (s->machine_reset_due) {
+        vbr_machine_was_reset(s);
     }
     /* The sets of pages were emptied; their memory goes bit by bit. */
     qemu_bh_schedule(s->bh);
+    /* A library that broke, seen or not, has forgotten both. */
+    vbr_memory_tell(s);
+    vbr_parts_tell(s);
     if (changed) {
         vbr_announce_actual(s);
     }
@@ -289,6 +297,15 @@ static const VMStateDescription vmstate_virtio_balloon_rs = {
         VMSTATE_END_OF_LIST()
     },
 };
+
+/* The device asks nothing more of what QEMU frees first. */
+static void qemu_ends(Notifier *notifier, void *cause)
+{
+    VirtIOBalloonRs *s = container_of(notifier, VirtIOBalloonRs,
+                                      shutdown_notifier);
+
+    s->qemu_ends = shutdown_action != SHUTDOWN_ACTION_PAUSE;
+}
 
 static void vbr_device_realize(DeviceState *dev, Error **errp)
 {
@@ -362,6 +379,8 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
     vbr_stats_init(s);
     vbr_memory_init(s);
     vbr_migration_init(s);
+    s->shutdown_notifier.notify = qemu_ends;
+    qemu_register_shutdown_notifier(&s->shutdown_notifier);
     return;
 
 free_device:
@@ -377,6 +396,7 @@ static void vbr_device_unrealize(DeviceState *dev)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(dev);
 
     s->life++;
+    notifier_remove(&s->shutdown_notifier);
     qemu_remove_balloon_handler(s);
     vbr_migration_cleanup(s);
     vbr_stats_cleanup(s);
@@ -400,7 +420,7 @@ static void vbr_reset_enter(Object *obj, ResetType type)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
 
     if (type != RESET_TYPE_WAKEUP && s->device) {
-        vbr_failed(s, vbr_machine_reset(s->device));
+        vbr_machine_was_reset(s);
     }
 }
 
