@@ -256,7 +256,7 @@ char *vbr_dirty_status(QTestState *qts)
 
 void vbr_dirty_await(QTestState *qts, const char *want)
 {
-    gint64 start = g_get_monotonic_time();
+    VbrWait wait = { want };
 
     for (;;) {
         g_autofree char *status = vbr_dirty_status(qts);
@@ -264,10 +264,7 @@ void vbr_dirty_await(QTestState *qts, const char *want)
         if (!strcmp(status, want)) {
             return;
         }
-        if (g_get_monotonic_time() - start >= VBR_TIMEOUT_US) {
-            g_error("the machine is %s, not %s", status, want);
-        }
-        g_usleep(1000);
+        vbr_wait(&wait);
     }
 }
 

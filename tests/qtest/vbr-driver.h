@@ -31,6 +31,15 @@
 /* How long a test waits for the device before it gives up. */
 #define VBR_TIMEOUT_US (60 * G_USEC_PER_SEC)
 
+/* A loop that waits for something: { "what" } before it begins. */
+typedef struct VbrWait {
+    const char *what;
+    gint64 began;
+} VbrWait;
+
+/* Sleeps for a moment; fails the test when the loop has waited for too long. */
+void vbr_wait(VbrWait *wait);
+
 typedef enum VbrQueue {
     VBR_INFLATE,
     VBR_DEFLATE,

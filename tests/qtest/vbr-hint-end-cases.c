@@ -233,11 +233,13 @@ static void test_reset_before_notify(VbrDev *d)
 /* What QEMU itself does not let pass; the migration is none the worse. */
 static void check_broken(VbrDev *d, VbrSeg seg)
 {
+    VbrWait wait = { "the device to break" };
+
     vbr_hint_open(d);
     vbr_add(d, VBR_HINT, &seg, 1);
     vbr_notify(d, VBR_HINT);
     while (!vbr_is_broken(d)) {
-        vbr_settle(d);
+        vbr_wait(&wait);
     }
     vbr_hint_complete(d);
     qtest_qmp_assert_success(d->qts, "{ 'execute': 'cont' }");

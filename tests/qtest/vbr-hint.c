@@ -41,7 +41,7 @@ void vbr_migrate(QTestState *qts, const char *uri)
 
 void vbr_migrate_until(QTestState *qts, const char *status)
 {
-    gint64 start = g_get_monotonic_time();
+    VbrWait wait = { status };
 
     for (;;) {
         QDict *ret = qtest_qmp_assert_success_ref(
@@ -52,8 +52,7 @@ void vbr_migrate_until(QTestState *qts, const char *status)
         if (is) {
             return;
         }
-        g_assert_cmpint(g_get_monotonic_time() - start, <, VBR_TIMEOUT_US);
-        g_usleep(2000);
+        vbr_wait(&wait);
     }
 }
 
@@ -83,7 +82,7 @@ uint32_t vbr_hint_shown(VbrDev *d)
 
 uint32_t vbr_hint_wait_round(VbrDev *d, uint32_t last)
 {
-    gint64 start = g_get_monotonic_time();
+    VbrWait wait = { "a round of hints" };
 
     for (;;) {
         uint32_t id = vbr_hint_shown(d);
@@ -92,8 +91,7 @@ uint32_t vbr_hint_wait_round(VbrDev *d, uint32_t last)
             g_assert_cmphex(id, >=, VBR_HINT_FIRST_ID);
             return id;
         }
-        g_assert_cmpint(g_get_monotonic_time() - start, <, VBR_TIMEOUT_US);
-        g_usleep(1000);
+        vbr_wait(&wait);
     }
 }
 
@@ -240,6 +238,7 @@ void vbr_hint_next_pass(VbrDev *d)
 {
     const size_t pages = 24 * MiB / VBR_PAGE;
     uint64_t busy = guest_alloc(d->alloc, pages * VBR_PAGE);
+    VbrWait wait = { "the first pass to come far enough" };
 
     /* No pass but one without dirty pages is the last one. */
     qtest_qmp_assert_success(d->qts, "{ 'execute': "
@@ -247,7 +246,7 @@ void vbr_hint_next_pass(VbrDev *d)
                              "{ 'downtime-limit': 1 } }");
     vbr_migrate_speed(d->qts, 8 * MiB);
     while (passed_bytes(d->qts) < busy + pages * VBR_PAGE) {
-        g_usleep(1000);
+        vbr_wait(&wait);
     }
     /* Now the next pass has work for longer than this test needs. */
     vbr_migrate_speed(d->qts, VBR_SLOW);

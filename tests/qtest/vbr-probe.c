@@ -29,34 +29,6 @@ static QDict *vbr_qom_get(VbrDev *d, const char *name)
     return rsp;
 }
 
-/* Waits until a property is 0, or cannot be read. */
-static void vbr_wait_zero(VbrDev *d, const char *name)
-{
-    QDict *rsp;
-
-    for (;;) {
-        rsp = qtest_qmp(d->qts, "{ 'execute': 'qom-get', 'arguments': "
-                        "{ 'path': %s, 'property': %s } }", VBR_PATH, name);
-        if (!qdict_get_try_int(rsp, "return", 0)) {
-            qobject_unref(rsp);
-            return;
-        }
-        qobject_unref(rsp);
-        g_usleep(1000);
-    }
-}
-
-void vbr_wait_held(VbrDev *d)
-{
-    /* Another balloon, or none, holds nothing back. */
-    vbr_wait_zero(d, "held-bytes");
-}
-
-void vbr_wait_owed(VbrDev *d)
-{
-    vbr_wait_zero(d, "owed-bytes");
-}
-
 static uint64_t vbr_dict_uint(const QDict *dict, const char *name)
 {
     QNum *num = qobject_to(QNum, qdict_get(dict, name));
@@ -65,6 +37,45 @@ static uint64_t vbr_dict_uint(const QDict *dict, const char *name)
     g_assert_nonnull(num);
     g_assert(qnum_get_try_uint(num, &val));
     return val;
+}
+
+/* Whether there is no such device, or one without this property. */
+static bool is_not_found(const QDict *rsp)
+{
+    const QDict *error = qdict_get_qdict(rsp, "error");
+
+    g_assert_nonnull(error);
+    return strstr(qdict_get_str(error, "desc"), "not found");
+}
+
+/* Waits until a property is 0. Another balloon, or none, has nothing of it. */
+static void vbr_wait_zero(VbrDev *d, const char *name)
+{
+    VbrWait wait = { name };
+
+    for (;;) {
+        QDict *rsp = qtest_qmp(d->qts, "{ 'execute': 'qom-get', 'arguments': "
+                               "{ 'path': %s, 'property': %s } }", VBR_PATH,
+                               name);
+        bool is_zero = qdict_haskey(rsp, "return")
+                       ? !vbr_dict_uint(rsp, "return") : is_not_found(rsp);
+
+        qobject_unref(rsp);
+        if (is_zero) {
+            return;
+        }
+        vbr_wait(&wait);
+    }
+}
+
+void vbr_wait_held(VbrDev *d)
+{
+    vbr_wait_zero(d, "held-bytes");
+}
+
+void vbr_wait_owed(VbrDev *d)
+{
+    vbr_wait_zero(d, "owed-bytes");
 }
 
 uint64_t vbr_counter(VbrDev *d, const char *name)
@@ -173,17 +184,19 @@ bool vbr_is_broken(VbrDev *d)
 {
     QDict *rsp = qtest_qmp(d->qts, "{ 'execute': 'x-query-virtio' }");
     QListEntry *e;
-    bool broken = false;
+    bool found = false, broken = false;
 
     QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), e) {
         QDict *info = qobject_to(QDict, qlist_entry_obj(e));
         const char *path = qdict_get_str(info, "path");
 
         if (g_str_has_prefix(path, VBR_PATH)) {
+            found = true;
             broken = vbr_path_is_broken(d, path);
         }
     }
     qobject_unref(rsp);
+    g_assert(found);
     return broken;
 }
 

@@ -39,7 +39,7 @@ char *vbr_migrate_status(QTestState *qts, char **why)
 bool vbr_migrate_wait(QTestState *qts, const char *good, const char *bad,
                       char **why)
 {
-    gint64 start = g_get_monotonic_time();
+    VbrWait wait = { good };
 
     for (;;) {
         g_autofree char *status = vbr_migrate_status(qts, why);
@@ -50,8 +50,7 @@ bool vbr_migrate_wait(QTestState *qts, const char *good, const char *bad,
         if (!strcmp(status, bad)) {
             return false;
         }
-        g_assert_cmpint(g_get_monotonic_time() - start, <, VBR_TIMEOUT_US);
-        g_usleep(2000);
+        vbr_wait(&wait);
     }
 }
 
@@ -110,6 +109,7 @@ static bool job_is_done(QTestState *qts)
 void vbr_snapshot_disk(QTestState *qts, const char *file)
 {
     int fd = open(file, O_CREAT | O_RDWR, 0600);
+    VbrWait wait = { "the disk to be made" };
 
     g_assert_cmpint(fd, >=, 0);
     close(fd);
@@ -121,7 +121,7 @@ void vbr_snapshot_disk(QTestState *qts, const char *file)
                              "'options': { 'driver': 'qcow2', "
                              "'file': 'file', 'size': 67108864 } } }");
     while (!job_is_done(qts)) {
-        g_usleep(1000);
+        vbr_wait(&wait);
     }
     qtest_qmp_assert_success(qts, "{ 'execute': 'job-dismiss', "
                              "'arguments': { 'id': 'create' } }");

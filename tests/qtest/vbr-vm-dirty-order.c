@@ -80,6 +80,7 @@ static void check_throttled(const char *list)
     VbrVm *from = vbr_counter_pc(list);
     VbrVm *to = vbr_counter_pc("-S -incoming defer");
     QTestState *qts = from->qts;
+    VbrWait wait = { "three synchronizations" };
     uint8_t byte = 1;
 
     vbr_count_one(from);
@@ -94,6 +95,7 @@ static void check_throttled(const char *list)
     vbr_migrate(qts, uri);
     while (vbr_migrate_syncs(qts) < 3) {
         qtest_memset(qts, BALLAST, ++byte, BALLAST_SIZE);
+        vbr_wait(&wait);
     }
     /* The pass that begins has all of that to send. */
     vbr_migrate_speed(qts, SLOW);

@@ -181,6 +181,7 @@ static void test_throttled(void)
 {
     g_autofree char *firmware = NULL;
     uint8_t byte = 1;
+    VbrWait wait = { "three passes, and one that lasts" };
     uint64_t count;
     VbrVm *vm;
 
@@ -200,6 +201,7 @@ static void test_throttled(void)
     /* There is always more to be sent than would do for the last pass. */
     while (vbr_migrate_syncs(vm->qts) < 3) {
         qtest_memset(vm->qts, 1 * MiB, ++byte, 100 * MiB);
+        vbr_wait(&wait);
     }
     /* A pass that lasts. */
     vbr_migrate_speed(vm->qts, VBR_SLOW);
@@ -207,6 +209,7 @@ static void test_throttled(void)
     do {
         count = vbr_migrate_syncs(vm->qts);
         g_usleep(2 * G_USEC_PER_SEC);
+        vbr_wait(&wait);
     } while (vbr_migrate_syncs(vm->qts) != count);
     g_usleep(11 * G_USEC_PER_SEC);
     g_assert_cmpuint(vbr_migrate_syncs(vm->qts), ==, count);

@@ -101,6 +101,7 @@ static void test_too_much(void)
     VbrVm *vm = machine("");
     VbrDev *d = &vm->d;
     VbrSeg seg = vbr_hint_block_seg(NOTHING, 4 * MiB);
+    VbrWait wait = { "the device to break" };
 
     vbr_hint_open(d);
     vbr_hint_pages(d, HIGH, NPAGES);
@@ -108,7 +109,7 @@ static void test_too_much(void)
     vbr_add(d, VBR_HINT, &seg, 1);
     vbr_notify(d, VBR_HINT);
     while (!vbr_is_broken(d)) {
-        vbr_settle(d);
+        vbr_wait(&wait);
     }
     vbr_hint_complete(d);
     vbr_assert_counter(d, "hint-left-out-bytes", BYTES);

@@ -25,6 +25,7 @@ static void check_answers(VbrQueue q)
 {
     VbrVm *vm = big_machine();
     VbrSeg seg = { .addr = 512 * MiB, .len = 1 * GiB };
+    VbrWait wait = { "another batch" };
     uint64_t batches;
     int i;
 
@@ -37,7 +38,7 @@ static void check_answers(VbrQueue q)
     /* And it is not just sitting there. */
     batches = vbr_counter(&vm->d, "batches");
     do {
-        vbr_settle(&vm->d);
+        vbr_wait(&wait);
     } while (vbr_counter(&vm->d, "batches") == batches);
 
     vbr_restart(&vm->d, 0);

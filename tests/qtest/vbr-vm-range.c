@@ -240,6 +240,7 @@ static void check_answers(VbrQueue q)
 {
     VbrVm *vm = words_machine();
     VbrDev *d = &vm->d;
+    VbrWait wait = { "another batch" };
     uint64_t batches;
     int i;
 
@@ -251,7 +252,7 @@ static void check_answers(VbrQueue q)
     }
     batches = vbr_counter(d, "batches");
     do {
-        vbr_settle(d);
+        vbr_wait(&wait);
     } while (vbr_counter(d, "batches") == batches);
     if (q == VBR_INFLATE) {
         vbr_assert_gone(d, AREA, 1);

@@ -28,12 +28,11 @@ static int64_t passes(VbrDev *d)
 static void next_pass(VbrDev *d)
 {
     int64_t last = passes(d);
-    gint64 start = g_get_monotonic_time();
+    VbrWait wait = { "the next pass" };
 
     vbr_hint_next_pass(d);
     while (passes(d) == last) {
-        g_assert_cmpint(g_get_monotonic_time() - start, <, VBR_TIMEOUT_US);
-        g_usleep(1000);
+        vbr_wait(&wait);
     }
     vbr_migrate_speed(d->qts, VBR_SLOW);
     vbr_settle(d);

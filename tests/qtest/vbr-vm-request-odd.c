@@ -48,6 +48,7 @@ static void test_long(void)
 {
     VbrVm *vm = vbr_ask_machine(&vbr_asks[0], "-m 512M");
     VbrDev *d = &vm->d;
+    VbrWait wait = { "hints" };
     int i;
 
     offer_long(d, vbr_request_begin(d, VBR_REQUEST), NPARTS);
@@ -56,7 +57,7 @@ static void test_long(void)
         g_assert_cmpuint(vbr_used(d, VBR_REQUEST), ==, 0);
     }
     while (!vbr_counter(d, "hinted-bytes")) {
-        vbr_settle(d);
+        vbr_wait(&wait);
     }
     vbr_restart(d, 0);
     vbr_settle(d);
