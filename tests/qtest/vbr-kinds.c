@@ -6,12 +6,14 @@
 
 #include "qemu/osdep.h"
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include "vbr-hugetlb.h"
 #include "vbr-kinds.h"
 #include "vbr-probe.h"
 #include "vbr-vmem.h"
 
 #define SIZE (128 * MiB)
+#define SHM "/dev/shm"
 /* Above what the driver allocates. */
 #define RAM_OFFSET (96 * MiB)
 /* In a piece of memory that is not the machine's RAM, and behind a BAR. */
@@ -154,21 +156,30 @@ const char *vbr_kind_name(unsigned int i)
     return i < ARRAY_SIZE(kinds) ? kinds[i].name : NULL;
 }
 
-/* A file in memory, as templates and memory that is shared mostly are. */
-static char *make_file(bool is_template)
+/*
+ * A file in memory, as templates and memory that is shared mostly are. It has
+ * no name, so that nothing is left of it however the test ends. -1, and the
+ * test is skipped, if there is no room for it.
+ */
+static int make_file(bool is_template)
 {
     g_autofree uint8_t *bytes = g_malloc(MiB);
-    char *path = g_strdup("/dev/shm/vbr-kinds-XXXXXX");
-    int fd = mkstemp(path), i;
+    struct statvfs fs;
+    int fd, i;
 
+    g_assert_cmpint(statvfs(SHM, &fs), ==, 0);
+    if ((uint64_t)fs.f_bavail * fs.f_frsize < SIZE) {
+        g_test_skip(SHM " has no room for a file of 128 MiB");
+        return -1;
+    }
+    fd = open(SHM, O_TMPFILE | O_RDWR, 0600);
     g_assert_cmpint(fd, >=, 0);
     memset(bytes, VBR_FILE_BYTE, MiB);
     for (i = 0; is_template && i < SIZE / MiB; i++) {
         g_assert_cmpint(write(fd, bytes, MiB), ==, MiB);
     }
     g_assert_cmpint(ftruncate(fd, SIZE), ==, 0);
-    close(fd);
-    return path;
+    return fd;
 }
 
 /* The memfd that is QEMU's memory, as a file of our own. */
@@ -191,8 +202,9 @@ static int open_memfd(pid_t pid)
 
 static void map_other(VbrPlace *p)
 {
-    p->fd = p->path ? open(p->path, O_RDWR)
-                    : open_memfd(qtest_pid(p->vm->qts));
+    if (p->fd < 0) {
+        p->fd = open_memfd(qtest_pid(p->vm->qts));
+    }
     g_assert_cmpint(p->fd, >=, 0);
     p->other = mmap(NULL, 4 * p->unit, PROT_READ, MAP_SHARED, p->fd,
                     p->offset);
@@ -213,9 +225,15 @@ VbrPlace *vbr_place(const VbrKind *kind, const char *props)
     p->fd = -1;
     if (kind->file == EMPTY_FILE || kind->file == TEMPLATE_FILE) {
         g_auto(GStrv) around = g_strsplit(kind->args, "%s", 2);
+        g_autofree char *path = NULL;
 
-        p->path = make_file(kind->file == TEMPLATE_FILE);
-        args = g_strjoin(p->path, around[0], around[1], NULL);
+        p->fd = make_file(kind->file == TEMPLATE_FILE);
+        if (p->fd < 0) {
+            g_free(p);
+            return NULL;
+        }
+        path = g_strdup_printf("/proc/%d/fd/%d", getpid(), p->fd);
+        args = g_strjoin(path, around[0], around[1], NULL);
     } else {
         args = g_strdup(kind->args);
     }
@@ -244,10 +262,6 @@ void vbr_place_free(VbrPlace *p)
         close(p->fd);
     }
     vbr_vm_free(p->vm);
-    if (p->path) {
-        unlink(p->path);
-        g_free(p->path);
-    }
     if (huge) {
         vbr_hugetlb_release();
     }

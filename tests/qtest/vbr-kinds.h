@@ -28,7 +28,6 @@ typedef struct VbrPlace {
     /* As another process sees it; NULL if nobody else can. */
     uint8_t *other;
     int fd;                     /* the file behind it, or -1 */
-    char *path;                 /* of a file to remove, or NULL */
 } VbrPlace;
 
 const VbrKind *vbr_kind_find(const char *name);
