@@ -18,6 +18,7 @@ typedef struct VbrParts {
     VirtIOBalloonRs *s;
     MemoryRegionSection *section;
     bool watched;
+    bool ends;
     QLIST_ENTRY(VbrParts) next;
 } VbrParts;
 
@@ -45,8 +46,17 @@ static int notify_populate(RamDiscardListener *rdl, MemoryRegionSection *part)
 
 static void notify_discard(RamDiscardListener *rdl, MemoryRegionSection *part)
 {
-    VirtIOBalloonRs *s = container_of(rdl, VbrParts, rdl)->s;
+    VbrParts *parts = container_of(rdl, VbrParts, rdl);
+    VirtIOBalloonRs *s = parts->s;
 
+    if (parts->ends) {
+        /*
+         * Said of all of the piece, as it is watched no more. What of it went,
+         * and what is seen in other pieces from now on, the library finds by
+         * the new map.
+         */
+        return;
+    }
     trace_virtio_balloon_rs_unplug(part->offset_within_address_space,
                                    int128_get64(part->size));
     /* What is plugged in its place would count as given. */
@@ -74,7 +84,7 @@ void vbr_parts_add(VirtIOBalloonRs *s, MemoryRegionSection *section)
 static void forget(VbrParts *parts)
 {
     if (parts->watched) {
-        /* Tells once more what is there: all of that goes. */
+        parts->ends = true;
         ram_discard_manager_unregister_listener(manager_of(parts),
                                                 &parts->rdl);
     }

@@ -15,6 +15,7 @@ pub use backing::{Backing, BackingFile, Facts, Owner, Way};
 use crate::error::Error;
 use crate::page::{Gpa, GpaRange, PAGE_SIZE};
 use parts::Parts;
+use std::ops::Range;
 
 /// A RAM block of the host, as the host names it. Only compared and handed back, never followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,12 +78,6 @@ pub struct BlockRange {
 }
 
 impl Section {
-    /// Whether this is the same memory at the same place, however it is given back.
-    fn is_same_memory(&self, other: &Section) -> bool {
-        let place = |section: &Section| (section.gpa, section.block, section.offset, section.host);
-        place(self) == place(other)
-    }
-
     /// Whether the section can be at all.
     fn is_sound(&self) -> bool {
         self.page_size.is_power_of_two()
@@ -187,14 +182,20 @@ impl Section {
     }
 }
 
+/// The numbers of the 4 KiB pages that `range` touches.
+fn pages(range: GpaRange) -> Range<u64> {
+    let (first, end) = range.page_indices();
+    first..end
+}
+
 /// The sections of guest RAM, sorted by address.
 #[derive(Default)]
 pub struct MemoryMap {
     sections: Vec<Section>,
     /// Indices into `sections`, sorted by host address.
     by_host: Vec<usize>,
-    /// The 4 KiB pages that are there: all of those sections that do not come in parts, too, as a
-    /// guest may ask in each entry of a message whether a range over all sections is RAM.
+    /// The 4 KiB pages that are there: those of all sections but the missing ones of sections that
+    /// come in parts.
     there: Parts,
     /// The same as the sections, by block and offset, without overlaps.
     by_block: Vec<BlockPiece>,
@@ -271,8 +272,7 @@ impl MemoryMap {
         by_host.sort_unstable_by_key(|&index| sections[index].host);
         let mut there = Parts::default();
         for section in sections.iter().filter(|section| !section.backing.in_parts) {
-            let (first, end) = section.gpa.page_indices();
-            there.add(first..end);
+            there.add(pages(section.gpa));
         }
         let by_block = by_block(&sections);
         Ok(MemoryMap {
@@ -283,45 +283,72 @@ impl MemoryMap {
         })
     }
 
-    /// Takes over from the map before this one which parts are there of the sections that are the
-    /// same in both.
+    /// Takes over from the map before this one which parts are there, as far as this map has the
+    /// same bytes at the same place, and they come in parts in both: the borders of sections move
+    /// when something is laid over them.
     pub fn take_parts_of(&mut self, old: &mut MemoryMap) {
         let mut there = std::mem::take(&mut old.there);
-        let stays = |old: &Section| {
-            let new = self.section_at(old.gpa.start());
-            new.is_some_and(|new| new.backing.in_parts && new.is_same_memory(old))
-        };
-        for old in &old.sections {
-            if !(old.backing.in_parts && stays(old)) {
-                let (first, end) = old.gpa.page_indices();
-                there.clear(first..end);
+        for section in &old.sections {
+            if section.backing.in_parts {
+                self.for_each_gone_part(section, |gone| there.clear(pages(gone)));
+            } else {
+                there.clear(pages(section.gpa));
             }
         }
-        for new in self.sections.iter().filter(|new| !new.backing.in_parts) {
-            let (first, end) = new.gpa.page_indices();
-            there.add(first..end);
+        let sections = self.sections.iter();
+        for section in sections.filter(|section| !section.backing.in_parts) {
+            there.add(pages(section.gpa));
         }
         self.there = there;
     }
 
+    /// Calls `gone` for each stretch of `old` of which no section in parts has the same bytes at
+    /// the same place.
+    fn for_each_gone_part(&self, old: &Section, mut gone: impl FnMut(GpaRange)) {
+        let mut from = old.gpa.start();
+        for (section, part) in self.touched(old.gpa) {
+            if section.backing.in_parts && section.block_range(part) == old.block_range(part) {
+                GpaRange::new(from, part.start()).map(&mut gone);
+                from = part.end();
+            }
+        }
+        GpaRange::new(from, old.gpa.end()).map(&mut gone);
+    }
+
     /// A part of a section that comes in parts is there now, or not any more.
     ///
-    /// The pages that `range` has only in part are not there.
+    /// The pages that `range` has only in part are not there. What of it comes in no parts stays.
     pub fn set_part(&mut self, range: GpaRange, is_there: bool) {
-        let (first, end) = range.page_indices();
-        if is_there {
-            let first = range.start().0.div_ceil(PAGE_SIZE);
-            let end = range.end().0 / PAGE_SIZE;
-            self.there.add(first..end.max(first));
-        } else {
-            self.there.clear(first..end);
+        let mut there = std::mem::take(&mut self.there);
+        let touched = self.touched(range);
+        for (_, part) in touched.filter(|(section, _)| section.backing.in_parts) {
+            if is_there {
+                let first = part.start().0.div_ceil(PAGE_SIZE);
+                let end = part.end().0 / PAGE_SIZE;
+                there.add(first..end.max(first));
+            } else {
+                there.clear(pages(part));
+            }
         }
+        self.there = there;
     }
 
     /// Whether all of `range` is guest RAM.
+    ///
+    /// One look-up, of however many sections it is: a guest can ask in each entry of a message, and
+    /// name all of its memory there.
     pub fn is_ram(&self, range: GpaRange) -> bool {
-        let (first, end) = range.page_indices();
-        self.there.contains_all(first..end)
+        self.there.contains_all(pages(range))
+    }
+
+    /// The sections that `range` touches, and what of it lies in each, in ascending order.
+    fn touched(&self, range: GpaRange) -> impl Iterator<Item = (&Section, GpaRange)> {
+        let next = self
+            .sections
+            .partition_point(|section| section.gpa.end() <= range.start());
+        self.sections[next..]
+            .iter()
+            .map_while(move |section| Some((section, section.gpa.intersect(range)?)))
     }
 
     /// In how many runs the memory is: to look one up takes as many steps as that number has bits.
@@ -385,8 +412,9 @@ impl MemoryMap {
 
     /// The first addresses of `range`, which lies in `section`, that are all there, or all not.
     fn front_part(&self, range: GpaRange, section: &Section) -> Piece {
-        let (first, end) = range.page_indices();
-        let (is_there, past) = self.there.front(first..end);
+        let asked = pages(range);
+        let first = asked.start;
+        let (is_there, past) = self.there.front(asked);
         let part = GpaRange::of_page_indices(first..past).and_then(|part| part.intersect(range));
         match part {
             Some(part) if is_there => Piece::Ram(part, *section),

@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "hw/pci/pci_ids.h"
 #include "vbr-hint.h"
 #include "vbr-kinds.h"
 #include "vbr-message.h"
@@ -14,6 +15,12 @@
 
 /* What is sent before the memory that is hinted: it takes a while. */
 #define BALLAST (32 * MiB)
+
+/* Of q35's host bridge: where the configuration space of PCI is in memory. */
+#define PCIEXBAR 0x60
+#define PCIEXBAR_DEFAULT 0xb0000000
+#define PCIEXBAR_128M (1 << 1)
+#define PCIEXBAR_ON 1
 
 typedef struct Cell Cell;
 
@@ -249,6 +256,50 @@ static void test_unplug(void)
     vbr_place_free(p);
 }
 
+/* Shows it in 128 MiB from @addr on. */
+static void place_mmconfig(VbrVm *vm, uint64_t addr)
+{
+    QPCIDevice *host = qpci_device_find(vm->bus, QPCI_DEVFN(0, 0));
+
+    qpci_config_writel(host, PCIEXBAR, 0);
+    qpci_config_writel(host, PCIEXBAR + 4, addr >> 32);
+    qpci_config_writel(host, PCIEXBAR,
+                       (uint32_t)addr | PCIEXBAR_128M | PCIEXBAR_ON);
+    g_free(host);
+}
+
+/*
+ * Something is laid over a half of virtio-mem's memory, and taken away again.
+ * What is in the balloon of the other half stays there.
+ */
+static void test_borders(void)
+{
+    VbrPlace *p = vbr_place(vbr_kind_find("virtio-mem"),
+                            "page-poison=on -M q35");
+    uint64_t half = QEMU_ALIGN_DOWN(p->addr, 128 * MiB) + 64 * MiB;
+    VbrDev *d = &p->vm->d;
+
+    inflate(p);
+    vbr_assert_counter(d, "ballooned-bytes", given_bytes(p));
+    place_mmconfig(p->vm, half);
+    /* It is there: the first device's identity. */
+    g_assert_cmphex(qtest_readw(p->vm->qts, half), ==, PCI_VENDOR_ID_INTEL);
+    vbr_assert_counter(d, "ballooned-bytes", given_bytes(p));
+    place_mmconfig(p->vm, PCIEXBAR_DEFAULT);
+    vbr_assert_counter(d, "ballooned-bytes", given_bytes(p));
+
+    /* The parts are known as before. */
+    vbr_send_range(d, VBR_DEFLATE, given(p), given_bytes(p) / VBR_PAGE);
+    vbr_assert_counter(d, "ballooned-bytes", 0);
+    vbr_fill(d, p->addr, 4 * p->unit / VBR_PAGE, VBR_GUEST_BYTE);
+    inflate(p);
+    vbr_assert_gone(d, given(p), given_bytes(p) / VBR_PAGE);
+    vbr_assert_kept(d, p->addr, p->unit / VBR_PAGE, VBR_GUEST_BYTE);
+    vbr_kind_replug(p, false);
+    vbr_assert_counter(d, "ballooned-bytes", 0);
+    vbr_place_free(p);
+}
+
 /* The text between the first two backticks of a cell. */
 static char *quoted(const char *cell)
 {
@@ -332,4 +383,5 @@ void vbr_add_kinds_tests(void)
     }
     g_assert_null(vbr_kind_name(rows));
     qtest_add_func("virtio-balloon-rs/kinds/virtio-mem/unplug", test_unplug);
+    qtest_add_func("virtio-balloon-rs/kinds/virtio-mem/borders", test_borders);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! What is there of memory that comes in parts.
+//! What is there of guest RAM, some of which comes in parts.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -315,3 +315,69 @@ fn parts_that_touch_are_one_run() {
     assert_eq!(map.runs(), 1);
     assert_eq!(map.front(parts.gpa), Piece::NotRam(parts.gpa));
 }
+
+/// Something is laid over the middle of what comes in parts, and taken away again: what is there
+/// beside it stays, so that its pages stay in the balloon.
+#[test]
+fn parts_outlast_borders_that_move() {
+    let (old, parts) = plugged_here_and_there();
+    let cut = range((1 << 40) + 2 * MIB2, (1 << 40) + 6 * MIB2);
+    let here = |start: Gpa, end: Gpa| Section {
+        gpa: GpaRange::new(start, end).unwrap(),
+        offset: parts.offset_of(start),
+        host: parts.host + parts.offset_of(start) as usize,
+        ..parts
+    };
+    let (left, right) = (
+        here(parts.gpa.start(), cut.start()),
+        here(cut.end(), parts.gpa.end()),
+    );
+    let low = old.sections()[0];
+    let map = |sections| MemoryMap::new(sections).unwrap();
+    let mut old = old;
+    let mut new = map(vec![low, left, right]);
+    new.take_parts_of(&mut old);
+    let mut lost = Vec::new();
+    old.for_each_lost(&new, |range| lost.push(range));
+    let is_there = |range: &GpaRange| (range.start().0 / MIB2).is_multiple_of(2);
+    let plugged_beside = lost
+        .iter()
+        .filter(|lost| lost.intersect(cut).is_none() && is_there(lost));
+    assert_eq!(plugged_beside.count(), 0);
+    assert!(lost.iter().any(|lost| lost.intersect(cut).is_some()));
+    assert!(new.is_ram(range(1 << 40, (1 << 40) + MIB2)));
+    assert!(!new.is_ram(cut));
+
+    // What was covered is there again when the host says so.
+    let mut back = map(vec![low, parts]);
+    back.take_parts_of(&mut new);
+    assert!(back.is_ram(range(1 << 40, (1 << 40) + MIB2)));
+    assert!(!back.is_ram(range(cut.start().0, cut.start().0 + MIB2)));
+    back.set_part(range(cut.start().0, cut.start().0 + MIB2), true);
+    assert!(back.is_ram(range(cut.start().0, cut.start().0 + MIB2)));
+}
+
+/// An entry of a message may name all memory, in however many sections it lies.
+#[test]
+fn whether_a_range_is_ram_does_not_depend_on_the_sections_it_touches() {
+    let gib = 1 << 30;
+    let mut sections: Vec<_> = (0..1024)
+        .map(|i| section(i * gib, (i + 1) * gib, i * gib, 4096))
+        .collect();
+    for slot in sections.iter_mut().step_by(2) {
+        slot.backing.in_parts = true;
+    }
+    let mut map = MemoryMap::new(sections).unwrap();
+    let all = range(0, 1024 * gib);
+    assert!(!map.is_ram(all));
+    map.set_part(all, true);
+    assert!(map.is_ram(all));
+    assert_eq!(map.runs(), 1, "one look-up");
+    // What does not come in parts does not go as one.
+    map.set_part(all, false);
+    assert!(map.is_ram(range(gib, 2 * gib)));
+    assert_eq!(map.runs(), 512);
+    // Nor does any come where no memory is.
+    map.set_part(range(1024 * gib, 1025 * gib), true);
+    assert!(!map.is_ram(range(1024 * gib, 1025 * gib)));
+}
