@@ -155,6 +155,8 @@ static char *get_advice_in_force(Object *obj, Error **errp)
             "discard: no memory is private and anonymous",
         [VBR_ADVICE_IN_FORCE_POISONED] =
             "discard: nothing is given back while the guest fills free pages",
+        [VBR_ADVICE_IN_FORCE_REFUSED] =
+            "discard: the host refuses to free memory later",
     };
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(obj);
     VbrAdviceInForce advice = VBR_ADVICE_IN_FORCE_DISCARD;

@@ -304,7 +304,8 @@ typedef enum VbrAdvice {
    */
   VBR_ADVICE_DISCARD = 0,
   /**
-   * When the host needs it; a guest that comes back before pays nothing.
+   * When the host needs it; a guest that comes back before pays nothing. At once where the host
+   * refuses that.
    */
   VBR_ADVICE_FREE = 1,
 } VbrAdvice;
@@ -373,6 +374,10 @@ typedef enum VbrAdviceInForce {
    * Not at all, because the guest fills free pages with something else than zeros.
    */
   VBR_ADVICE_IN_FORCE_POISONED = 4,
+  /**
+   * At once where the host refused too often to take memory later, else when it needs it.
+   */
+  VBR_ADVICE_IN_FORCE_REFUSED = 5,
 } VbrAdviceInForce;
 
 /**

@@ -57,6 +57,8 @@ pub enum AdviceInForce {
     NotLazy = 3,
     /// Not at all, because the guest fills free pages with something else than zeros.
     Poisoned = 4,
+    /// At once where the host refused too often to take memory later, else when it needs it.
+    Refused = 5,
 }
 
 /// How far a slice came.
@@ -241,6 +243,7 @@ impl Balloon {
             Advice::Discard => AdviceInForce::Discard,
             Advice::Free if self.config.poison_val != 0 => AdviceInForce::Poisoned,
             Advice::Free if lazy == 0 => AdviceInForce::NotLazy,
+            Advice::Free if self.refusals.has_no_free() => AdviceInForce::Refused,
             Advice::Free if sections.all(|section| section.backing.lazy) => AdviceInForce::Free,
             Advice::Free => AdviceInForce::FreeInPart,
         }

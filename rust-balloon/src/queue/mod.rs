@@ -43,6 +43,12 @@ struct Refusal {
 }
 
 impl Refusals {
+    /// Whether the host refused for good to take some memory later.
+    pub fn has_no_free(&self) -> bool {
+        let mut known = self.0.iter();
+        known.any(|known| self.is_final(known.block, Call::Free))
+    }
+
     /// Whether the host is to be asked no more for this.
     fn is_final(&self, block: BlockId, call: Call) -> bool {
         let known = self.0.iter().find(|known| known.is(block, call));
@@ -109,7 +115,8 @@ pub enum Advice {
     /// At once; the guest finds zeros there, and pays for a new page when it comes back.
     #[default]
     Discard = 0,
-    /// When the host needs it; a guest that comes back before pays nothing.
+    /// When the host needs it; a guest that comes back before pays nothing. At once where the host
+    /// refuses that.
     Free = 1,
 }
 
@@ -276,8 +283,12 @@ impl Work<'_> {
         self.asked.spans.clear();
     }
 
-    fn carry_out_spans(&mut self, block: BlockId, call: Call, mut spans: &[BlockSpan]) {
+    fn carry_out_spans(&mut self, block: BlockId, mut call: Call, mut spans: &[BlockSpan]) {
         while !spans.is_empty() {
+            if call == Call::Free && self.refusals.is_final(block, call) {
+                // The guest allows the discard of what it reported, too: see report.rs.
+                call = Call::DropPrivate;
+            }
             if self.refusals.is_final(block, call) {
                 self.counters.add(errors(call), spans.len() as u64);
                 return;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The edges of each handler, one by one.
 
-use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd, StatsBuffer};
+use virtio_balloon_rs::device::{
+    AdviceInForce, Balloon, Options, Progress, RequestEnd, StatsBuffer,
+};
 use virtio_balloon_rs::error::Error;
 use virtio_balloon_rs::features::{Features, QueueKind};
 use virtio_balloon_rs::host::Inhibit;
@@ -244,10 +246,15 @@ fn a_host_is_left_in_peace_with_what_it_refused() {
         std::mem::take(&mut host.frees)
     };
     let at = old.host;
+    assert_eq!(balloon.advice_in_force(), AdviceInForce::Free);
     assert_eq!(report(&mut balloon, &mut host, at), 16);
+    assert_eq!(host.done, 4, "the rest of them at once");
+    assert_eq!(balloon.advice_in_force(), AdviceInForce::Refused);
     assert_eq!(report(&mut balloon, &mut host, at), 0);
+    assert_eq!(host.done, 4 + 20);
     let counters = balloon.counters(RAM);
-    assert_eq!((counters.free_errors, counters.discard_errors), (40, 0));
+    assert_eq!((counters.free_errors, counters.discard_errors), (16, 0));
+    assert_eq!(counters.discarded_bytes, 24 * PAGE_SIZE);
     assert_eq!(inflate(&mut balloon, [1, 3]), [(1, 1, 1), (1, 3, 1)]);
     assert_eq!(
         report(&mut balloon, &mut host, at),
@@ -273,6 +280,7 @@ fn a_host_is_left_in_peace_with_what_it_refused() {
 
     // The other way round.
     balloon.machine_reset();
+    assert_eq!(balloon.advice_in_force(), AdviceInForce::Free);
     (host.refuse, host.refuse_free) = (true, false);
     add(&mut balloon, QueueKind::Inflate, (0..40).step_by(2));
     balloon.batch_run(&mut host, Inhibit::No);
