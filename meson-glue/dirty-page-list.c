@@ -116,6 +116,10 @@ static void vm_state_changed(void *opaque, bool running, RunState state)
         qapi_event_send_dirty_page_list_trigger(id, at.dirty_index -
                                                 at.reset_index);
     }
+    if (!running) {
+        /* Some writes are only told now: see synchronize(). */
+        dl->more = false;
+    }
     update_poll(dl, running);
 }
 
@@ -268,13 +272,9 @@ static void synchronize(void)
     memory_global_dirty_log_sync(last_stage);
 }
 
-/* Pages off the list, in @pages; false with an error. */
-static bool take(DirtyPageList *dl, uint64_t *pages, size_t most, size_t *count,
-                 Error **errp)
+static bool take_listed(DirtyPageList *dl, uint64_t *pages, size_t most,
+                        size_t *count, Error **errp)
 {
-    if (dl->tracking && !dl->more) {
-        synchronize();
-    }
     if (!check_lost(dl, errp) ||
         !dirty_list_check(vbr_dirty_fetch(dl->list, pages, most, count),
                           errp)) {
@@ -282,6 +282,28 @@ static bool take(DirtyPageList *dl, uint64_t *pages, size_t most, size_t *count,
     }
     dl->more = *count == most;
     return true;
+}
+
+/*
+ * Pages off the list, in @pages; false with an error. Those that the last
+ * answer had no room for need no synchronization. But nobody is told that
+ * nothing is dirty without one.
+ */
+static bool take(DirtyPageList *dl, uint64_t *pages, size_t most, size_t *count,
+                 Error **errp)
+{
+    if (dl->more) {
+        if (!take_listed(dl, pages, most, count, errp)) {
+            return false;
+        }
+        if (*count) {
+            return true;
+        }
+    }
+    if (dl->tracking) {
+        synchronize();
+    }
+    return take_listed(dl, pages, most, count, errp);
 }
 
 /*

@@ -133,6 +133,36 @@ static void test_last_stage(void)
 }
 
 /*
+ * What an answer had no room for comes without another look. But one that has
+ * nothing, or comes when the guest was stopped meanwhile, is not left at that.
+ */
+static void test_last_stage_behind_a_full_answer(void)
+{
+    g_autofree char *log = vbr_stream_name();
+    g_autofree char *args = g_strdup_printf(
+        "-trace dirty_page_list_fetch -D %s", log);
+    VbrVm *vm = vbr_dirty_pc(args, "max-dirty=256");
+    QTestState *qts = vm->qts;
+
+    vbr_dirty_write(qts, 1 * MiB, 3, VBR_PAGE, 1);
+    vbr_assert_text(vbr_dirty_fetch(qts, 1), "pc.ram 100000+1000 @100000");
+    vbr_assert_text(vbr_dirty_fetch(qts, 1), "pc.ram 101000+1000 @101000");
+    g_assert_cmpuint(traced(log, "guest stopped: 0"), ==, 1);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'stop' }");
+    vbr_assert_text(vbr_dirty_fetch(qts, 2), "pc.ram 102000+1000 @102000");
+    g_assert_cmpuint(traced(log, "guest stopped: 1"), ==, 1);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'cont' }");
+
+    vbr_dirty_write(qts, 1 * MiB, 2, VBR_PAGE, 1);
+    vbr_assert_text(vbr_dirty_fetch(qts, 2), "pc.ram 100000+2000 @100000");
+    g_assert_cmpuint(traced(log, "guest stopped: 0"), ==, 2);
+    vbr_assert_fetch(qts, "");
+    g_assert_cmpuint(traced(log, "guest stopped: 0"), ==, 3);
+    vbr_vm_free(vm);
+    unlink(log);
+}
+
+/*
  * TCG: the RAM of the guest is not the first block. Its TLBs were reset for
  * other addresses than its own, with an assertion if these were none.
  */
@@ -235,6 +265,8 @@ void vbr_add_dirty_whole_tests(void)
     qtest_add_func("virtio-balloon-rs/dirty-whole/plugged-while-stopped",
                    test_plugged_while_stopped);
     qtest_add_func("virtio-balloon-rs/dirty-whole/last-stage", test_last_stage);
+    qtest_add_func("virtio-balloon-rs/dirty-whole/last-stage-behind-full",
+                   test_last_stage_behind_a_full_answer);
     qtest_add_func("virtio-balloon-rs/dirty-whole/second-block",
                    test_second_block);
     qtest_add_func("virtio-balloon-rs/dirty-whole/throttled", test_throttled);
