@@ -234,6 +234,7 @@ int main(int argc, char **argv)
     vbr_add_dirty_whole_tests();
     vbr_add_dirty_order_tests();
     vbr_add_colo_tests();
+    vbr_add_dirty_vfio_tests();
     vbr_add_kinds_tests();
     return g_test_run();
 }

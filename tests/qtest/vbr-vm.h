@@ -87,6 +87,7 @@ void vbr_add_fault_tests(void);
 void vbr_add_dirty_whole_tests(void);
 void vbr_add_dirty_order_tests(void);
 void vbr_add_colo_tests(void);
+void vbr_add_dirty_vfio_tests(void);
 void vbr_add_kinds_tests(void);
 
 #endif
