@@ -13,6 +13,8 @@
 #include "qemu/main-loop.h"
 #include "hw/virtio/virtio-access.h"
 #include "migration/misc.h"
+#include "system/runstate.h"
+#include "system/runstate-action.h"
 #include "virtio-balloon-rs.h"
 #include "trace.h"
 
@@ -311,6 +313,15 @@ void vbr_queues_kick(VirtIOBalloonRs *s)
     qemu_bh_schedule(s->bh);
 }
 
+/* The device asks nothing more of what QEMU frees first. */
+static void qemu_ends(Notifier *notifier, void *cause)
+{
+    VirtIOBalloonRs *s = container_of(notifier, VirtIOBalloonRs,
+                                      shutdown_notifier);
+
+    s->qemu_ends = shutdown_action != SHUTDOWN_ACTION_PAUSE;
+}
+
 void vbr_queues_init(VirtIOBalloonRs *s, const VbrQueueSpec *queues,
                      size_t count)
 {
@@ -330,10 +341,13 @@ void vbr_queues_init(VirtIOBalloonRs *s, const VbrQueueSpec *queues,
                                                  handler);
     }
     s->bh = virtio_bh_new_guarded(DEVICE(s), vbr_queues_turn, s);
+    s->shutdown_notifier.notify = qemu_ends;
+    qemu_register_shutdown_notifier(&s->shutdown_notifier);
 }
 
 void vbr_queues_cleanup(VirtIOBalloonRs *s)
 {
+    notifier_remove(&s->shutdown_notifier);
     vbr_queues_drop(s);
     qemu_bh_delete(s->bh);
     s->bh = NULL;

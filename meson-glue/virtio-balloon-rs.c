@@ -20,7 +20,6 @@
 #include "system/balloon.h"
 #include "system/replay.h"
 #include "system/runstate.h"
-#include "system/runstate-action.h"
 #include "virtio-balloon-rs.h"
 #include "trace.h"
 
@@ -298,15 +297,6 @@ static const VMStateDescription vmstate_virtio_balloon_rs = {
     },
 };
 
-/* The device asks nothing more of what QEMU frees first. */
-static void qemu_ends(Notifier *notifier, void *cause)
-{
-    VirtIOBalloonRs *s = container_of(notifier, VirtIOBalloonRs,
-                                      shutdown_notifier);
-
-    s->qemu_ends = shutdown_action != SHUTDOWN_ACTION_PAUSE;
-}
-
 static void vbr_device_realize(DeviceState *dev, Error **errp)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
@@ -379,8 +369,6 @@ static void vbr_device_realize(DeviceState *dev, Error **errp)
     vbr_stats_init(s);
     vbr_memory_init(s);
     vbr_migration_init(s);
-    s->shutdown_notifier.notify = qemu_ends;
-    qemu_register_shutdown_notifier(&s->shutdown_notifier);
     return;
 
 free_device:
@@ -396,7 +384,6 @@ static void vbr_device_unrealize(DeviceState *dev)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(dev);
 
     s->life++;
-    notifier_remove(&s->shutdown_notifier);
     qemu_remove_balloon_handler(s);
     vbr_migration_cleanup(s);
     vbr_stats_cleanup(s);

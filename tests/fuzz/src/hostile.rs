@@ -8,8 +8,8 @@ use virtio_balloon_rs::device::{
 };
 use virtio_balloon_rs::error::Error;
 use virtio_balloon_rs::features::{Features, FreePageSource, Numbering, QueueKind, can_accept};
-use virtio_balloon_rs::host::{Host, Inhibit, Refused};
-use virtio_balloon_rs::memory::{Backing, BlockId, BlockSpan, HostRange, MemoryMap, Section, Way};
+use virtio_balloon_rs::host::Inhibit;
+use virtio_balloon_rs::memory::{Backing, BlockId, HostRange, MemoryMap, Section, Way};
 use virtio_balloon_rs::migration::arming::Arm;
 use virtio_balloon_rs::migration::skips::{DirtyChange, Skips};
 use virtio_balloon_rs::page::{Gpa, GpaRange, PAGE_SIZE};
@@ -18,19 +18,19 @@ use virtio_balloon_rs::queue::held::Flush;
 use virtio_balloon_rs::queue::hint::Hints;
 use virtio_balloon_rs::wire::ByteOrder;
 
+mod checker;
+
 use crate::bitmaps::{self, Bitmaps};
 use crate::input::Input;
 use crate::message::{self, Layout};
 use crate::traffic::{self, Kind};
 use crate::worlds::model::mock::{MAPS, sections};
+use checker::Checker;
 
 /// Steps of a run.
 const STEPS: usize = 64;
 /// Slices after which a batch is cancelled: one of all that a guest can name takes thousands.
 const SLICES: usize = 6;
-/// More spans than a slice has time for: each costs two microseconds, and it has half a
-/// millisecond.
-const MOST_SPANS: usize = 1000;
 /// As much guest memory as a processor can address.
 const ALL: u64 = 1 << 52;
 const GIB: u64 = 1 << 30;
@@ -40,72 +40,6 @@ const SOURCES: [FreePageSource; 4] = [
     FreePageSource::MiscQueue,
     FreePageSource::None,
 ];
-
-/// A host that checks what it is asked for.
-#[derive(Default)]
-struct Checker {
-    sections: Vec<Section>,
-    inhibit: bool,
-    refuse: bool,
-    spans: usize,
-}
-
-impl Checker {
-    fn check(&mut self, block: BlockId, spans: &[BlockSpan]) {
-        assert!(!self.inhibit, "asked although discards are inhibited");
-        self.spans += spans.len();
-        assert!(self.spans <= MOST_SPANS, "too much for a slice");
-        for span in spans {
-            let inside = |section: &Section| {
-                let start = span.offset.checked_sub(section.offset);
-                let end = start.and_then(|start| start.checked_add(span.bytes));
-                section.block == block && end.is_some_and(|end| end <= section.gpa.bytes())
-            };
-            let section = self.sections.iter().find(|section| inside(section));
-            let section = section.unwrap_or_else(|| panic!("{block:?} {span:x?} is not RAM"));
-            assert!(span.bytes > 0);
-            assert_eq!(span.offset % section.page_size, 0, "{span:x?}");
-            assert_eq!(span.bytes % section.page_size, 0, "{span:x?}");
-        }
-    }
-
-    fn give_back(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
-        self.check(block, spans);
-        if self.refuse {
-            let error = virtio_balloon_rs::error::HostError(12);
-            return Err(Refused {
-                done: spans.len() / 2,
-                error,
-            });
-        }
-        Ok(())
-    }
-}
-
-impl Host for Checker {
-    fn discard(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
-        self.give_back(block, spans)
-    }
-
-    fn drop_private(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
-        self.give_back(block, spans)
-    }
-
-    fn free(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
-        self.give_back(block, spans)
-    }
-
-    fn populate(&mut self, block: BlockId, spans: &[BlockSpan]) {
-        // What will be used again is named by the page, also where pages are large.
-        self.spans += spans.len();
-        let is_ram = |span: &BlockSpan| {
-            self.sections.iter().any(|section| {
-                section.block == block && span.offset >= section.offset && span.bytes > 0
-            })
-        };
-        assert!(!self.inhibit && spans.iter().all(is_ram));
-    }
-}
 
 struct Machine {
     balloon: Balloon,
@@ -182,12 +116,8 @@ impl Machine {
             7 => Inhibit::BackgroundSnapshot,
             _ => Inhibit::No,
         };
-        let host = Checker {
-            sections: self.sections.clone(),
-            inhibit: inhibit != Inhibit::No,
-            refuse: input.one_in(12),
-            spans: 0,
-        };
+        let sections = self.sections.clone();
+        let host = Checker::new(sections, inhibit != Inhibit::No, input.one_in(12));
         (host, inhibit)
     }
 

@@ -14,6 +14,7 @@
 //! - [`harvest`]: from the rings to the library's list of dirty pages, in QEMU's steps
 //! - [`rig`]: a machine whose dirty pages are listed, and the readers of the list
 //! - [`checkpoint`]: a copy of RAM that is brought up to date page by page
+//! - [`turns`]: threads that wait for what another one does
 //! - [`testing`]: whether a test can run here
 //!
 //! The program `arming` measures what it costs to have the log armed.
@@ -32,6 +33,7 @@ pub mod rig;
 pub mod ring;
 pub mod testing;
 pub mod tracking;
+pub mod turns;
 pub mod vm;
 
 /// Bytes of a page of the guest.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use kvm::harvest::Noting;
 use kvm::program::{Program, mailbox};
 use kvm::rig::{Rig, Setup};
 use kvm::testing::Case;
+use kvm::turns::{End, Turns};
 use kvm::vm::ring_sizes;
 use kvm_ioctls::Kvm;
 use virtio_balloon_rs::error::Error;
@@ -111,40 +112,6 @@ enum Wish {
     GoOn,
     /// The guest is to stop.
     Enough,
-}
-
-/// What one thread did, for another that waits for it.
-#[derive(Default)]
-struct Turns {
-    done: AtomicU64,
-    over: AtomicBool,
-}
-
-impl Turns {
-    fn add(&self) {
-        self.done.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn are_over(&self) -> bool {
-        self.over.load(Ordering::SeqCst)
-    }
-
-    /// Waits for one that began after this was called, unless they are over.
-    fn wait(&self) {
-        let end = self.done.load(Ordering::SeqCst) + 2;
-        while self.done.load(Ordering::SeqCst) < end && !self.are_over() {
-            thread::yield_now();
-        }
-    }
-}
-
-/// Ends them when it goes, also when a test fails.
-struct End<'a>(&'a Turns);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.over.store(true, Ordering::SeqCst);
-    }
 }
 
 fn enough(is: bool) -> Wish {
