@@ -24,6 +24,18 @@ impl BlockView<'_> {
         word & (1 << (chunk % 64)) == 0
     }
 
+    /// The pages of a word of `dirty` whose log is armed, as its bits.
+    pub fn armed_pages(&self, word: usize) -> u64 {
+        let first = word as u64 * 64;
+        let is_armed = |page: u64| self.is_armed((page >> self.chunk_shift) as usize);
+        if self.chunk_shift >= 6 {
+            return if is_armed(first) { u64::MAX } else { 0 };
+        }
+        let pages = 1 << self.chunk_shift;
+        let armed = (0..64).step_by(pages).filter(|&at| is_armed(first + at));
+        armed.fold(0, |bits, at| bits | ((1 << pages) - 1) << at)
+    }
+
     /// The pages of `chunk`; empty past the end of the block.
     pub fn chunk_pages(&self, chunk: usize) -> Range<u64> {
         let start = (chunk as u64) << self.chunk_shift;

@@ -173,15 +173,18 @@ impl Sets<'_> {
         let mut changed = 0;
         for word in 0..(pages.end - start).div_ceil(64) as usize {
             let number = first + word;
-            let armed =
-                all_armed || view.is_armed(((number as u64 * 64) >> view.chunk_shift) as usize);
+            let armed = if all_armed {
+                u64::MAX
+            } else {
+                view.armed_pages(number)
+            };
             let Some(place) = view.dirty.get_mut(number) else {
                 break;
             };
             let dirty = *place;
             // A hinted page that was written since is not left out any more, nor is one that may
             // have been written and sent since: to be announced as zero it must not have been.
-            let written = hinted[word] & if armed { u64::MAX } else { dirty };
+            let written = hinted[word] & (armed | dirty);
             // This line alone has pages sent that left the balloon: see `skips`.
             let deflated = left_out[word] & !inside[word];
             // In the balloon at this moment, as the caller holds the big lock, so what they hold is

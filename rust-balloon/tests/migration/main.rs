@@ -130,6 +130,23 @@ fn slow_steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 20..150)
 }
 
+/// Pages that come into the balloon and leave it, up to the switch.
+fn ballooning_steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0..PAGES, 1..6usize).prop_map(|(page, count)| Step::Free(page, count)),
+        4 => (0..PAGES).prop_map(Step::Inflate),
+        4 => (0..PAGES).prop_map(Step::Deflate),
+        8 => (0..PAGES).prop_map(Step::Write),
+        12 => (1..8usize).prop_map(Step::Migrate),
+        6 => (1..4usize).prop_map(Step::Send),
+        2 => (1..8usize).prop_map(Step::MainSync),
+    ];
+    prop::collection::vec(step, 20..100).prop_map(|mut steps| {
+        steps.push(Step::Switch);
+        steps
+    })
+}
+
 /// Runs the same random cases each time; stops at the first that finds something.
 fn explore(
     steps: impl Strategy<Value = Vec<Step>>,
@@ -168,6 +185,18 @@ proptest! {
         for log in LOGS {
             if let Err(wrong) = run(log, false, Broken::No, &steps) {
                 return Err(TestCaseError::fail(format!("{log:?}: {wrong}")));
+            }
+        }
+    }
+
+    /// The same where pages come into the balloon and leave it all the time.
+    #[test]
+    fn what_left_the_balloon_arrives(steps in ballooning_steps()) {
+        for log in LOGS {
+            for sliced in [false, true] {
+                if let Err(wrong) = run(log, sliced, Broken::No, &steps) {
+                    return Err(TestCaseError::fail(format!("{log:?}, {sliced}: {wrong}")));
+                }
             }
         }
     }
@@ -217,6 +246,9 @@ fn is_found(broken: Broken, log: Log) {
             run(log, false, broken, steps).map(drop)
         }),
         Broken::AskBeforeEmpty => explore(slow_steps(), CASES, |steps| {
+            run(log, false, broken, steps).map(drop)
+        }),
+        Broken::KeepDeflated => explore(ballooning_steps(), CASES, |steps| {
             run(log, false, broken, steps).map(drop)
         }),
         _ => explore(steps(), CASES, |steps| {
@@ -272,4 +304,25 @@ fn leaving_out_what_left_the_balloon_loses_writes() {
 fn not_putting_back_what_left_the_balloon_loses_writes() {
     LOGS.into_iter()
         .for_each(|log| is_found(Broken::KeepDeflated, log));
+}
+
+/// A page that is written and sent between a synchronization and the sweep behind it.
+#[test]
+fn what_was_sent_before_the_sweep_is_not_announced_as_zero() {
+    use Step::{Free, MainSync, Migrate, Notice, Pop, Post, Send, Settle, Switch, WriteHeld};
+    let mut steps = vec![Migrate(15), Notice, Send(1), Free(4, 1), Post(0, 1), Pop(2)];
+    steps.extend([
+        Send(3),
+        WriteHeld(0),
+        MainSync(5),
+        Send(1),
+        Settle(1),
+        Switch,
+    ]);
+    for log in LOGS {
+        for sliced in [false, true] {
+            let arrived = run(log, sliced, Broken::No, &steps).map(drop);
+            assert_eq!(arrived, Ok(()), "{log:?}, {sliced}");
+        }
+    }
 }
