@@ -39,6 +39,8 @@ const ENTER: &str = r#"
 set -e
 root=$1 rust=$2 project=$3
 shift 3
+# Tests mount things of their own, which takes a root that is a mount.
+mount --rbind "$root" "$root"
 mount --rbind /dev "$root/dev"
 mount --rbind /sys "$root/sys"
 mount --bind -o ro "$rust" "$root/opt/rust"
