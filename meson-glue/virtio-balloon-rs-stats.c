@@ -89,8 +89,9 @@ void vbr_stats_handle_output(VirtIODevice *vdev, VirtQueue *vq)
     }
 }
 
-static void ask_for_statistics(VirtIOBalloonRs *s)
+static void ask_for_statistics(void *opaque)
 {
+    VirtIOBalloonRs *s = opaque;
     VirtQueueElement *elem = s->stats_elem;
 
     trace_virtio_balloon_rs_stats_poll(elem);
@@ -101,11 +102,6 @@ static void ask_for_statistics(VirtIOBalloonRs *s)
     } else {
         arm_timer(s, s->stats_poll_interval);
     }
-}
-
-static void poll_timer(void *opaque)
-{
-    vbr_guarded(opaque, ask_for_statistics);
 }
 
 /*
@@ -157,7 +153,7 @@ void vbr_stats_set_interval(VirtIOBalloonRs *s, int64_t seconds)
 
 void vbr_stats_init(VirtIOBalloonRs *s)
 {
-    s->stats_timer = timer_new_ms(QEMU_CLOCK_VIRTUAL, poll_timer, s);
+    s->stats_timer = timer_new_ms(QEMU_CLOCK_VIRTUAL, ask_for_statistics, s);
     vbr_stats_rearm(s);
 }
 
