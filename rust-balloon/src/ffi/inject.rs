@@ -8,7 +8,6 @@
 use super::guard::{contain, output_slice};
 use super::status::VbrStatus;
 use std::any::type_name;
-use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
@@ -38,7 +37,32 @@ struct Plan {
 static PLAN: Mutex<Option<Plan>> = Mutex::new(None);
 static ENVIRONMENT: Once = Once::new();
 /// The functions that were called since it was last said what is to fail.
-static USED: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+static USED: Mutex<Used> = Mutex::new(Used {
+    names: [""; MAX_FUNCTIONS],
+    count: 0,
+});
+/// More than the C ABI has.
+const MAX_FUNCTIONS: usize = 256;
+
+/// Names of functions, in a place that is there from the start: a call may be one of those that are
+/// tried without memory.
+struct Used {
+    names: [&'static str; MAX_FUNCTIONS],
+    count: usize,
+}
+
+impl Used {
+    fn names(&self) -> &[&'static str] {
+        &self.names[..self.count]
+    }
+
+    fn note(&mut self, name: &'static str) {
+        if self.count < MAX_FUNCTIONS && !self.names().contains(&name) {
+            self.names[self.count] = name;
+            self.count += 1;
+        }
+    }
+}
 
 /// `FUNCTION:USE`, and behind another `:` one of `panic`, which is what happens where nothing is
 /// said, `behind`, `busy` and `invalid`. None where it is nothing like that.
@@ -76,13 +100,13 @@ fn function_of<F>() -> Option<&'static str> {
     Some(function.split(':').next().unwrap_or(function))
 }
 
-fn used() -> MutexGuard<'static, BTreeSet<&'static str>> {
+fn used() -> MutexGuard<'static, Used> {
     USED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Counts a use; what is to happen now.
 fn use_of(function: &'static str) -> Option<Fault> {
-    used().insert(function);
+    used().note(function);
     let mut plan = plan();
     let uses = plan.as_mut().filter(|plan| plan.function == function)?;
     uses.uses -= 1;
@@ -125,7 +149,7 @@ pub unsafe extern "C" fn vbr_inject_set(text: *const c_char) -> VbrStatus {
         let wanted = parse(&text);
         if wanted.is_some() || text.is_empty() {
             *plan() = wanted;
-            used().clear();
+            used().count = 0;
             status = VbrStatus::Ok;
         }
     });
@@ -145,7 +169,11 @@ pub unsafe extern "C" fn vbr_inject_used(out: *mut c_char, len: usize) -> VbrSta
     let Ok(out) = (unsafe { output_slice(out.cast(), len) }) else {
         return VbrStatus::InvalidArgument;
     };
-    let names: String = used().iter().map(|name| format!("{name} ")).collect();
+    let names: String = used()
+        .names()
+        .iter()
+        .map(|name| format!("{name} "))
+        .collect();
     if names.len() >= out.len() {
         return VbrStatus::InvalidArgument;
     }
@@ -210,7 +238,7 @@ mod tests {
             vbr_some_free(Dropped(&drops));
             assert!(plan().is_none() && drops.get() == 1, "{how}");
         }
-        assert!(used().contains("vbr_some_free"));
+        assert!(used().names().contains(&"vbr_some_free"));
     }
 
     fn vbr_some_function() -> Option<&'static str> {
