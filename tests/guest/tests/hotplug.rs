@@ -17,6 +17,8 @@ fn a_dimm_plugged_in_between_is_ballooned_with_the_rest() -> Result<()> {
     let _slot = slot();
     let mut vm = Vm::start(&VmConfig {
         pluggable_mib: 1024,
+        // Newer kernels would take new memory into use by themselves, unseen by `plug_dimm`.
+        kernel_args: "memhp_default_state=offline".into(),
         ..config("")?
     })?;
     vm.balloon_to(300, SOON)?;

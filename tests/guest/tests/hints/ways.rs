@@ -193,7 +193,7 @@ fn through_a_file(
 #[ignore = "needs a patched QEMU: run cargo xtask test"]
 fn hinted_memory_is_not_populated_at_the_destination() -> Result<()> {
     let test = "hinted_memory_is_not_populated_at_the_destination";
-    not_populated(test, "init_on_alloc=0", 300)
+    not_populated(test, "init_on_alloc=0", 270)
 }
 
 /// In the end all of it is zeroes that the guest wrote, which cost little.
