@@ -16,8 +16,8 @@ const RING_BYTES: u64 = 0x1_0000;
 const BUFFERS: u64 = 4 << 20;
 const BUFFER_BYTES: u64 = 0x4000;
 const BUFFER_COUNT: u64 = 64;
-/// Pages that requests may name: behind what the driver uses itself, which may be given away as well,
-/// but then rings are lost.
+/// Pages that requests may name: behind what the driver uses itself. That may be given away as
+/// well, but then rings are lost.
 const PAGES: u64 = 8 << 8;
 const QUEUES: u64 = 7;
 /// Entries of a queue, where the driver may choose: no more than there is room for above.
