@@ -220,8 +220,20 @@ fn our_programs(build: &Build) -> Vec<String> {
 /// The full names of a program's tests: it runs nothing for a part of a name, and that passes.
 fn listed(paths: &Paths, build: &Build, program: &str) -> Result<Vec<String>> {
     let list = output(in_build(paths, build, Path::new(program)).arg("-l"))?;
-    let names = list.lines().filter(|name| name.starts_with('/'));
-    Ok(names.map(str::to_owned).collect())
+    let names: Vec<String> = list.lines().filter_map(test_name).collect();
+    match names.is_empty() {
+        true => Err(Error::new(
+            format!("{program} -l names no test in {}", build.dir.display()),
+            "see what this GLib prints for -l",
+        )),
+        false => Ok(names),
+    }
+}
+
+/// The name that a line of `-l` gives: newer releases of GLib write it as a comment of TAP.
+fn test_name(line: &str) -> Option<String> {
+    let name = line.strip_prefix("# ").unwrap_or(line);
+    name.starts_with('/').then(|| name.to_owned())
 }
 
 fn in_build(paths: &Paths, build: &Build, program: &Path) -> Command {
@@ -316,6 +328,16 @@ fn run_all(paths: &Paths, build: &Build, name: &str, commands: &mut [Command]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_are_found_in_lists_of_old_and_new_glib() {
+        let old = "/x86_64/a/b\n/x86_64/a/c\n";
+        let new = "TAP version 14\n# random seed: R02S1\n# starting QEMU: exec /q -qtest unix:/s\n\
+                   1..2\n# Start of x86_64 tests\n# /x86_64/a/b\n# /x86_64/a/c\n# End of x86_64 tests\n";
+        let names = |list: &str| list.lines().filter_map(test_name).collect::<Vec<_>>();
+        assert_eq!(names(old), ["/x86_64/a/b", "/x86_64/a/c"]);
+        assert_eq!(names(new), names(old));
+    }
 
     #[test]
     fn our_programs_are_told_from_their_parts() {
