@@ -10,6 +10,10 @@
 #include "qemu/osdep.h"
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#ifdef CONFIG_FALLOCATE_PUNCH_HOLE
+#include <linux/falloc.h>
+#endif
+#include "qemu/error-report.h"
 #include "qemu/madvise.h"
 #include "exec/cpu-common.h"
 #include "hw/boards.h"
@@ -318,6 +322,21 @@ static size_t advise_at_once(VirtIOBalloonRs *s, RAMBlock *rb,
 }
 
 /*
+ * Linux lets nobody drop locked pages, which QEMU's function asks for when the
+ * file has its hole. They went with the file's then.
+ */
+static int punch_hole_locked(RAMBlock *rb, const VbrBlockSpan *span)
+{
+#ifdef CONFIG_FALLOCATE_PUNCH_HOLE
+    return fallocate(qemu_ram_get_fd(rb),
+                     FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     rb->fd_offset + span->offset, span->bytes) ? -errno : 0;
+#else
+    return -ENOSYS;
+#endif
+}
+
+/*
  * The only place that may reach a file. QEMU's function punches a hole into it
  * whether the mapping is shared or not, and what lies behind a private one is
  * not ours: a template, or the image that other machines run on as well.
@@ -326,6 +345,9 @@ static int punch_hole(RAMBlock *rb, const VbrBlockSpan *span)
 {
     if (!qemu_ram_is_shared(rb)) {
         return -EINVAL;
+    }
+    if (should_mlock(mlock_state) && qemu_ram_get_fd(rb) >= 0) {
+        return punch_hole_locked(rb, span);
     }
     return ram_block_discard_range(rb, span->offset, span->bytes);
 }

@@ -189,23 +189,33 @@ void vbr_hint_ballast(VbrDev *d)
     guest_free(d->alloc, addr);
 }
 
-uint32_t vbr_hint_begin(VbrDev *d)
+static uint32_t begin_to(VbrDev *d, const char *uri)
 {
     uint32_t last = vbr_hint_shown(d);
 
     vbr_hint_ballast(d);
     vbr_migrate_speed(d->qts, VBR_SLOW);
-    vbr_migrate(d->qts, VBR_NOWHERE);
+    vbr_migrate(d->qts, uri);
     return vbr_hint_wait_round(d, last);
 }
 
-uint32_t vbr_hint_open(VbrDev *d)
+uint32_t vbr_hint_begin(VbrDev *d)
 {
-    uint32_t id = vbr_hint_begin(d);
+    return begin_to(d, VBR_NOWHERE);
+}
+
+uint32_t vbr_hint_open_to(VbrDev *d, const char *uri)
+{
+    uint32_t id = begin_to(d, uri);
 
     vbr_hint_id(d, id);
     vbr_hint_assert_state(d, "started");
     return id;
+}
+
+uint32_t vbr_hint_open(VbrDev *d)
+{
+    return vbr_hint_open_to(d, VBR_NOWHERE);
 }
 
 void vbr_hint_complete(VbrDev *d)

@@ -64,6 +64,8 @@ void vbr_hint_ballast(VbrDev *d);
 uint32_t vbr_hint_begin(VbrDev *d);
 /* The same, with the round answered. */
 uint32_t vbr_hint_open(VbrDev *d);
+/* The same with a stream that somebody wants. */
+uint32_t vbr_hint_open_to(VbrDev *d, const char *uri);
 /* Lets it complete: the guest is stopped then. */
 void vbr_hint_complete(VbrDev *d);
 void vbr_hint_cancel(VbrDev *d);

@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 #include "vbr-hugetlb.h"
 #include "vbr-kinds.h"
@@ -20,6 +21,8 @@
 #define DEV_OFFSET (32 * MiB)
 #define BAR_OFFSET (8 * MiB)
 #define HUGE_UNIT (2 * MiB)
+/* More than a QEMU of these tests has. */
+#define LOCKED_BY_QEMU (4 * GiB)
 /* The slots of the device with the memory. */
 #define DEV_SLOT 7
 #define DEV_ARG "addr=07.0,id=mem"
@@ -37,6 +40,10 @@ struct VbrKind {
     const char *args;
     enum { NO_FILE, EMPTY_FILE, TEMPLATE_FILE, MEMFD } file;
     bool huge;
+    /* With memory that is locked. */
+    bool locked;
+    /* QEMU leaves it to the user to bring the file along. */
+    bool not_migrated;
     /* The guest physical address; NULL for the machine's RAM. */
     uint64_t (*find)(VbrVm *vm);
 };
@@ -129,12 +136,15 @@ static const VbrKind kinds[] = {
     { "hugetlb-private", RAM_ARGS
       "-object memory-backend-memfd,id=ram,size=128M,"
       "hugetlb=on,hugetlbsize=2M,share=off", .huge = true },
+    { "locked", "-m 128M -overcommit mem-lock=on", .locked = true },
+    { "locked-memfd", RAM_ARGS "-overcommit mem-lock=on "
+      "-object memory-backend-memfd,id=ram,size=128M", MEMFD, .locked = true },
     { "nvdimm", "-M pc,nvdimm=on " DIMM_ARGS "-object " FILE_ARGS
       ",id=back,share=on -device nvdimm,id=mem,memdev=back",
       EMPTY_FILE, .find = dimm },
     { "virtio-pmem", DIMM_ARGS "-object " FILE_ARGS ",id=back,share=on "
       "-device virtio-pmem-pci,memdev=back," DEV_ARG,
-      EMPTY_FILE, .find = pmem },
+      EMPTY_FILE, .find = pmem, .not_migrated = true },
     { "ivshmem", "-m 128M -object " FILE_ARGS ",id=back,share=on "
       "-device ivshmem-plain,memdev=back,master=on," DEV_ARG,
       EMPTY_FILE, .find = ivshmem },
@@ -211,12 +221,55 @@ static void map_other(VbrPlace *p)
     g_assert(p->other != MAP_FAILED);
 }
 
+bool vbr_can_lock(void)
+{
+    struct rlimit limit;
+    size_t bytes;
+    bool can;
+    void *at;
+
+    g_assert_cmpint(getrlimit(RLIMIT_MEMLOCK, &limit), ==, 0);
+    if (limit.rlim_cur >= LOCKED_BY_QEMU) {
+        return true;
+    }
+    /* A program that may do so locks more than that. */
+    bytes = limit.rlim_cur + MiB;
+    at = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g_assert(at != MAP_FAILED);
+    can = !mlock(at, bytes);
+    munmap(at, bytes);
+    if (!can) {
+        g_test_skip("RLIMIT_MEMLOCK is too small to lock QEMU's memory");
+    }
+    return can;
+}
+
+bool vbr_has_locked(VbrVm *vm)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status",
+                                            (int)qtest_pid(vm->qts));
+    g_autofree char *text = NULL;
+    const char *locked;
+
+    g_assert(g_file_get_contents(path, &text, NULL, NULL));
+    locked = strstr(text, "VmLck:");
+    g_assert_nonnull(locked);
+    if (!g_ascii_strtoull(locked + strlen("VmLck:"), NULL, 10)) {
+        g_test_skip("a QEMU with sanitizers does not lock its memory");
+        return false;
+    }
+    return true;
+}
+
 VbrPlace *vbr_place(const VbrKind *kind, const char *props)
 {
     VbrPlace *p;
     g_autofree char *args = NULL;
 
     if (kind->huge && !vbr_hugetlb_reserve(2 * MiB, SIZE / (2 * MiB))) {
+        return NULL;
+    }
+    if (kind->locked && !vbr_can_lock()) {
         return NULL;
     }
     p = g_new0(VbrPlace, 1);
@@ -240,6 +293,11 @@ VbrPlace *vbr_place(const VbrKind *kind, const char *props)
     /* Nothing waits: it is to be seen at once what becomes of it. */
     p->vm = vbr_pc("%s -device " VBR_PCI "," VBR_SLOT_ARG
                    ",inflate-hold-ms=0,%s", args, props);
+    if (kind->locked && !vbr_has_locked(p->vm)) {
+        vbr_vm_free(p->vm);
+        g_free(p);
+        return NULL;
+    }
     vbr_vm_attach(p->vm, VBR_SLOT);
     vbr_start(&p->vm->d, 0);
     p->addr = kind->find ? kind->find(p->vm) : RAM_OFFSET;
@@ -251,6 +309,54 @@ VbrPlace *vbr_place(const VbrKind *kind, const char *props)
     }
     vbr_fill(&p->vm->d, p->addr, 4 * p->unit / VBR_PAGE, VBR_GUEST_BYTE);
     return p;
+}
+
+/* What no other page holds. */
+static char *mark_of(uint64_t addr)
+{
+    return g_strdup_printf("marked by a test: %016" PRIx64 ".", addr);
+}
+
+void vbr_place_mark(VbrPlace *p)
+{
+    for (uint64_t i = 0; i < 2 * p->unit; i += VBR_PAGE) {
+        g_autofree char *mark = mark_of(p->addr + p->unit + i);
+
+        qtest_memwrite(p->vm->qts, p->addr + p->unit + i, mark, strlen(mark));
+    }
+}
+
+bool vbr_place_migrates(VbrPlace *p)
+{
+    return !p->kind->not_migrated;
+}
+
+size_t vbr_place_marks_sent(VbrPlace *p)
+{
+    g_autofree char *stream = NULL;
+    gsize len = 0;
+    size_t found = 0;
+
+    g_assert(g_file_get_contents(p->stream, &stream, &len, NULL));
+    for (uint64_t i = 0; i < 2 * p->unit; i += VBR_PAGE) {
+        g_autofree char *mark = mark_of(p->addr + p->unit + i);
+
+        found += !!memmem(stream, len, mark, strlen(mark));
+    }
+    return found;
+}
+
+void vbr_place_unmark(VbrPlace *p)
+{
+    for (uint64_t i = 0; i < 2 * p->unit; i += VBR_PAGE) {
+        g_autofree char *mark = mark_of(p->addr + p->unit + i);
+        g_autofree char *held = g_strdup(mark);
+
+        qtest_memread(p->vm->qts, p->addr + p->unit + i, held, strlen(mark));
+        g_assert_cmpstr(held, ==, mark);
+        memset(held, VBR_GUEST_BYTE, strlen(mark));
+        qtest_memwrite(p->vm->qts, p->addr + p->unit + i, held, strlen(mark));
+    }
 }
 
 void vbr_place_free(VbrPlace *p)
@@ -265,5 +371,6 @@ void vbr_place_free(VbrPlace *p)
     if (huge) {
         vbr_hugetlb_release();
     }
+    g_free(p->stream);
     g_free(p);
 }

@@ -28,6 +28,7 @@ typedef struct VbrPlace {
     /* As another process sees it; NULL if nobody else can. */
     uint8_t *other;
     int fd;                     /* the file behind it, or -1 */
+    char *stream;               /* where a migration went, if one did */
 } VbrPlace;
 
 const VbrKind *vbr_kind_find(const char *name);
@@ -38,8 +39,21 @@ const char *vbr_kind_name(unsigned int i);
  * works, or NULL if the test is skipped.
  */
 VbrPlace *vbr_place(const VbrKind *kind, const char *props);
+/* Whether QEMU may lock all of its memory; if not the test is skipped. */
+bool vbr_can_lock(void);
+/* The same for a QEMU that was to do so; sanitizers leave that out. */
+bool vbr_has_locked(VbrVm *vm);
 /* Plugs or unplugs the part of virtio-mem that is plugged in such a place. */
 void vbr_kind_replug(VbrPlace *p, bool plug);
+/*
+ * Makes each page that is given away one that is found again, says how many of
+ * them @stream has, and makes them like all others; they have to be here yet.
+ */
+void vbr_place_mark(VbrPlace *p);
+/* Whether QEMU sends such memory at all. */
+bool vbr_place_migrates(VbrPlace *p);
+size_t vbr_place_marks_sent(VbrPlace *p);
+void vbr_place_unmark(VbrPlace *p);
 void vbr_place_free(VbrPlace *p);
 
 #endif

@@ -12,9 +12,14 @@
 #include "vbr-kinds.h"
 #include "vbr-message.h"
 #include "vbr-probe.h"
+#include "vbr-stream.h"
+#include "vbr-vmem.h"
 
 /* What is sent before the memory that is hinted: it takes a while. */
 #define BALLAST (32 * MiB)
+
+/* That the host refuses is said once or twice, however often it does. */
+#define MOST_LINES 2
 
 /* Of q35's host bridge: where the configuration space of PCI is in memory. */
 #define PCIEXBAR 0x60
@@ -77,15 +82,20 @@ static void report(VbrPlace *p)
     vbr_take(d, VBR_REPORT, 1);
 }
 
+/* Leaves the stream in @p->stream, once the migration is complete. */
 static void hint(VbrPlace *p)
 {
     VbrDev *d = &p->vm->d;
+    g_autofree char *uri = NULL;
 
+    vbr_place_mark(p);
+    p->stream = vbr_stream_name();
+    uri = g_strdup_printf("file:%s", p->stream);
     if (p->offset >= BALLAST) {
         /* Its block may be the first one that is sent. */
         vbr_fill(d, p->addr - BALLAST, BALLAST / VBR_PAGE, VBR_GUEST_BYTE);
     }
-    vbr_hint_open(d);
+    vbr_hint_open_to(d, uri);
     vbr_hint_block(d, given(p), given_bytes(p));
     vbr_hint_id(d, VBR_HINT_STOP);
     vbr_hint_wait(d, "hinted-bytes", given_bytes(p));
@@ -104,6 +114,7 @@ static const Outcome outcomes[] = {
     { "hole", 0, true, 0 },
     { "file", VBR_FILE_BYTE, true, -1 },
     { "kept", VBR_GUEST_BYTE, false, -1 },
+    { "stays", VBR_GUEST_BYTE, false, -1 },
     { "refused", VBR_GUEST_BYTE, false, -1 },
     { "left out", VBR_GUEST_BYTE, false, -1 },
     { "not sent", VBR_GUEST_BYTE, false, -1 },
@@ -184,7 +195,7 @@ static void assert_counters(VbrPlace *p, const Cell *c)
     bool message = !report && !hint && !pfns;
     bool inflated = !refused && (pfns || message);
 
-    vbr_assert_counter(d, "discard-errors", 0);
+    vbr_assert_counter(d, "discard-errors", is(c->outcome->word, "stays"));
     vbr_assert_counter(d, "inhibited-bytes", 0);
     vbr_assert_counter(d, "discarded-bytes", c->outcome->gone ? bytes : 0);
     vbr_assert_counter(d, "inflated-bytes", inflated ? bytes : 0);
@@ -220,8 +231,14 @@ static void check(const void *data)
     other_before = p->other ? p->other[0] : 0;
     c->way->give(p);
     if (is(c->way->name, "hint")) {
+        bool sent = is(c->outcome->word, "refused") && vbr_place_migrates(p);
+        size_t pages = given_bytes(p) / VBR_PAGE;
+
         /* Taken in, one way or the other. */
         vbr_hint_complete(&p->vm->d);
+        g_assert_cmpuint(vbr_place_marks_sent(p), ==, sent ? pages : 0);
+        unlink(p->stream);
+        vbr_place_unmark(p);
     }
     assert_memory(p, c->outcome, copies, other_before);
     assert_counters(p, c);
@@ -254,6 +271,72 @@ static void test_unplug(void)
                          "{'addr': '0a.0'}");
     vbr_assert_counter(d, "ballooned-bytes", given_bytes(p));
     vbr_place_free(p);
+}
+
+/* @n requests of a page each, no two side by side. */
+static void inflate_apart(VbrDev *d, uint64_t addr, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        vbr_send_range(d, VBR_INFLATE, addr + 2 * i * VBR_PAGE, 1);
+    }
+}
+
+/* How many lines QEMU said. */
+static size_t said_lines(const char *file)
+{
+    g_autofree char *text = NULL;
+    size_t lines = 0;
+
+    g_assert(g_file_get_contents(file, &text, NULL, NULL));
+    for (const char *at = text; (at = strchr(at, '\n')); at++) {
+        lines++;
+    }
+    return lines;
+}
+
+/*
+ * Private memory that is locked beside a DIMM of shared memory: that the host
+ * refuses the one again and again is counted, said no more than twice, and
+ * changes nothing for the other.
+ */
+static void test_locked(void)
+{
+    const size_t n = 64;
+    g_autofree char *said = vbr_stream_name();
+    uint64_t dimm;
+    VbrVm *vm;
+    VbrDev *d;
+
+    if (!vbr_can_lock()) {
+        return;
+    }
+    vm = vbr_pc("-m 128M,slots=2,maxmem=1G -overcommit mem-lock=on "
+                "-object memory-backend-memfd,id=back,size=128M "
+                "-device pc-dimm,id=mem,memdev=back -device " VBR_PCI ","
+                VBR_SLOT_ARG ",inflate-hold-ms=0 2>%s", said);
+    if (vbr_has_locked(vm)) {
+        d = &vm->d;
+        vbr_vm_attach(vm, VBR_SLOT);
+        vbr_start(d, 0);
+        dimm = vbr_memory_address(vm, "mem", "addr");
+        vbr_fill(d, 96 * MiB, 2 * n, VBR_GUEST_BYTE);
+        vbr_fill(d, dimm, 2 * n, VBR_GUEST_BYTE);
+        inflate_apart(d, 96 * MiB, n);
+        vbr_assert_filled(d, 96 * MiB, 2 * n, VBR_GUEST_BYTE);
+        vbr_assert_counter(d, "discard-errors", n);
+        inflate_apart(d, dimm, n);
+        vbr_assert_counter(d, "discard-errors", n);
+        vbr_assert_counter(d, "discarded-bytes", n * VBR_PAGE);
+        vbr_assert_counter(d, "ballooned-bytes", 2 * n * VBR_PAGE);
+        for (size_t i = 0; i < n; i++) {
+            vbr_assert_gone(d, dimm + 2 * i * VBR_PAGE, 1);
+            vbr_assert_kept(d, dimm + (2 * i + 1) * VBR_PAGE, 1,
+                            VBR_GUEST_BYTE);
+        }
+        g_assert_cmpuint(said_lines(said), <=, MOST_LINES);
+    }
+    vbr_vm_free(vm);
+    unlink(said);
 }
 
 /* Shows it in 128 MiB from @addr on. */
@@ -384,4 +467,5 @@ void vbr_add_kinds_tests(void)
     g_assert_null(vbr_kind_name(rows));
     qtest_add_func("virtio-balloon-rs/kinds/virtio-mem/unplug", test_unplug);
     qtest_add_func("virtio-balloon-rs/kinds/virtio-mem/borders", test_borders);
+    qtest_add_func("virtio-balloon-rs/kinds/locked/again", test_locked);
 }
