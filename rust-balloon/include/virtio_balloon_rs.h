@@ -1960,9 +1960,9 @@ enum VbrStatus vbr_inject_set(const char *text);
 
 #if defined(VBR_INJECT)
 /**
- * Writes the names of the functions that were called since `vbr_inject_set`, each with a space
- * behind it, to `out`, which has room for `len` bytes, as a C string. An invalid argument where
- * that is too little, or for NULL.
+ * Writes the functions that were called since `vbr_inject_set`, each as `FUNCTION:USES` with a
+ * space behind it, to `out`, which has room for `len` bytes, as a C string. An invalid argument
+ * where that is too little, or for NULL.
  *
  * # Safety
  *

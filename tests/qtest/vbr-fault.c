@@ -47,8 +47,14 @@ bool vbr_try(QTestState *qts, const char *fmt, ...)
 
 void vbr_fault_set(VbrVm *vm, const char *function, const char *how)
 {
+    vbr_fault_set_use(vm, function, 1, how);
+}
+
+void vbr_fault_set_use(VbrVm *vm, const char *function, unsigned int use,
+                       const char *how)
+{
     g_autofree char *fault = function
-        ? g_strdup_printf("%s:1:%s", function, how) : g_strdup("");
+        ? g_strdup_printf("%s:%u:%s", function, use, how) : g_strdup("");
 
     qtest_qmp_assert_success(vm->qts, "{ 'execute': 'qom-set', 'arguments': "
                              "{ 'path': %s, 'property': 'x-inject', "
@@ -66,7 +72,7 @@ bool vbr_fault_pending(VbrVm *vm)
     return *pending;
 }
 
-void vbr_fault_add_used(VbrVm *vm, GHashTable *names)
+void vbr_fault_add_used(VbrVm *vm, GHashTable *uses)
 {
     QDict *rsp = qtest_qmp(vm->qts, "{ 'execute': 'qom-get', 'arguments': "
                            "{ 'path': %s, 'property': 'x-inject-used' } }",
@@ -75,7 +81,13 @@ void vbr_fault_add_used(VbrVm *vm, GHashTable *names)
     size_t i;
 
     for (i = 0; used[i]; i++) {
-        g_hash_table_add(names, g_strdup(used[i]));
+        g_auto(GStrv) parts = g_strsplit(used[i], ":", 2);
+
+        if (parts[0] && parts[1] && !g_hash_table_contains(uses, parts[0])) {
+            unsigned int n = g_ascii_strtoull(parts[1], NULL, 10);
+
+            g_hash_table_insert(uses, g_strdup(parts[0]), GUINT_TO_POINTER(n));
+        }
     }
     qobject_unref(rsp);
 }

@@ -40,10 +40,16 @@ bool vbr_fault_has_hints(VbrVm *vm);
 VbrVm *vbr_fault_destination(VbrVm *vm, const char *uri);
 /* The next use of a function fails like this; NULL: none does. */
 void vbr_fault_set(VbrVm *vm, const char *function, const char *how);
+/* The same for a later use, counted from 1. */
+void vbr_fault_set_use(VbrVm *vm, const char *function, unsigned int use,
+                       const char *how);
 /* Whether that is still to come. */
 bool vbr_fault_pending(VbrVm *vm);
-/* Adds the names of all functions that were called since it was set. */
-void vbr_fault_add_used(VbrVm *vm, GHashTable *names);
+/*
+ * Adds the names of all functions that were called since it was set, with how
+ * often they were where the name is new.
+ */
+void vbr_fault_add_used(VbrVm *vm, GHashTable *uses);
 /* A command that may fail; says whether it did. */
 bool vbr_try(QTestState *qts, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 /* A new dirty page list, whatever state the last one is in. */

@@ -38,27 +38,30 @@ static PLAN: Mutex<Option<Plan>> = Mutex::new(None);
 static ENVIRONMENT: Once = Once::new();
 /// The functions that were called since it was last said what is to fail.
 static USED: Mutex<Used> = Mutex::new(Used {
-    names: [""; MAX_FUNCTIONS],
+    functions: [("", 0); MAX_FUNCTIONS],
     count: 0,
 });
 /// More than the C ABI has.
 const MAX_FUNCTIONS: usize = 256;
 
-/// Names of functions, in a place that is there from the start: a call may be one of those that are
-/// tried without memory.
+/// Names of functions and how often each was called, in a place that is there from the start: a
+/// call may be one of those that are tried without memory.
 struct Used {
-    names: [&'static str; MAX_FUNCTIONS],
+    functions: [(&'static str, u32); MAX_FUNCTIONS],
     count: usize,
 }
 
 impl Used {
-    fn names(&self) -> &[&'static str] {
-        &self.names[..self.count]
+    fn functions(&self) -> &[(&'static str, u32)] {
+        &self.functions[..self.count]
     }
 
     fn note(&mut self, name: &'static str) {
-        if self.count < MAX_FUNCTIONS && !self.names().contains(&name) {
-            self.names[self.count] = name;
+        let known = &mut self.functions[..self.count];
+        if let Some((_, uses)) = known.iter_mut().find(|(known, _)| *known == name) {
+            *uses = uses.saturating_add(1);
+        } else if self.count < MAX_FUNCTIONS {
+            self.functions[self.count] = (name, 1);
             self.count += 1;
         }
     }
@@ -156,9 +159,9 @@ pub unsafe extern "C" fn vbr_inject_set(text: *const c_char) -> VbrStatus {
     status
 }
 
-/// Writes the names of the functions that were called since `vbr_inject_set`, each with a space
-/// behind it, to `out`, which has room for `len` bytes, as a C string. An invalid argument where
-/// that is too little, or for NULL.
+/// Writes the functions that were called since `vbr_inject_set`, each as `FUNCTION:USES` with a
+/// space behind it, to `out`, which has room for `len` bytes, as a C string. An invalid argument
+/// where that is too little, or for NULL.
 ///
 /// # Safety
 ///
@@ -169,16 +172,16 @@ pub unsafe extern "C" fn vbr_inject_used(out: *mut c_char, len: usize) -> VbrSta
     let Ok(out) = (unsafe { output_slice(out.cast(), len) }) else {
         return VbrStatus::InvalidArgument;
     };
-    let names: String = used()
-        .names()
+    let text: String = used()
+        .functions()
         .iter()
-        .map(|name| format!("{name} "))
+        .map(|(name, uses)| format!("{name}:{uses} "))
         .collect();
-    if names.len() >= out.len() {
+    if text.len() >= out.len() {
         return VbrStatus::InvalidArgument;
     }
-    out[..names.len()].copy_from_slice(names.as_bytes());
-    out[names.len()] = 0;
+    out[..text.len()].copy_from_slice(text.as_bytes());
+    out[text.len()] = 0;
     VbrStatus::Ok
 }
 
@@ -238,7 +241,10 @@ mod tests {
             vbr_some_free(Dropped(&drops));
             assert!(plan().is_none() && drops.get() == 1, "{how}");
         }
-        assert!(used().names().contains(&"vbr_some_free"));
+        let used = used();
+        let mut free = used.functions().iter().filter(|it| it.0 == "vbr_some_free");
+        assert_eq!(free.next(), Some(&("vbr_some_free", 4)));
+        assert_eq!(free.next(), None);
     }
 
     fn vbr_some_function() -> Option<&'static str> {

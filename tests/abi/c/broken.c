@@ -170,7 +170,7 @@ static void other_answers(void)
     CHECK_OK(vbr_inject_set(""));
     CHECK_OK(vbr_held_bytes(host->device, &bytes));
     CHECK_OK(vbr_inject_used(names, sizeof(names)));
-    CHECK_EQ(strcmp(names, "vbr_held_bytes "), 0);
+    CHECK_EQ(strcmp(names, "vbr_held_bytes:1 "), 0);
     CHECK_STATUS(vbr_inject_used(names, strlen(names)), VBR_STATUS_INVALID_ARGUMENT);
     CHECK_STATUS(vbr_inject_set("vbr_held_bytes"), VBR_STATUS_INVALID_ARGUMENT);
     host_free(host);
