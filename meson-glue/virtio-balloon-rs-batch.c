@@ -78,7 +78,8 @@ void vbr_queues_give_up(VirtIOBalloonRs *s)
      * Before the requests are answered: a page whose deflate was acknowledged
      * is the guest's, and must not be taken for one in the balloon.
      */
-    if (vbr_undone(s, vbr_batch_abandon(s->device)) || !s->n_held) {
+    vbr_must(s, vbr_batch_abandon(s->device), VBR_MISSED_BATCH);
+    if (!s->n_held) {
         return;
     }
     if (answer(s, s->n_held, life)) {
@@ -114,9 +115,9 @@ void vbr_queues_give_back(VirtIOBalloonRs *s)
         return;
     }
     trace_virtio_balloon_rs_give_back(s->batch_queue, count);
-    if (vbr_undone(s, vbr_batch_cancel(s->device))) {
-        return;
-    }
+    vbr_must(s, vbr_batch_cancel(s->device), VBR_MISSED_BATCH);
+    /* A device that broke has dropped them. */
+    count = s->n_held;
     end_batch(s);
     for (unsigned int i = count; i > 0; i--) {
         g_autofree VirtQueueElement *elem = g_steal_pointer(&s->held[i - 1]);
@@ -142,7 +143,7 @@ void vbr_queues_reset(VirtIOBalloonRs *s, VirtQueue *vq)
     }
     /* A device that was reset by that has forgotten all, and may be gone. */
     if (!vbr_was_reset(s, life)) {
-        vbr_undone(s, vbr_batch_abandon(s->device));
+        vbr_must(s, vbr_batch_abandon(s->device), VBR_MISSED_BATCH);
         vbr_queues_kick(s);
     }
 }
@@ -166,6 +167,6 @@ void vbr_queues_drop_broken(VirtIOBalloonRs *s)
 {
     if (s->n_held) {
         vbr_queues_drop(s);
-        vbr_undone(s, vbr_batch_abandon(s->device));
+        vbr_must(s, vbr_batch_abandon(s->device), VBR_MISSED_BATCH);
     }
 }

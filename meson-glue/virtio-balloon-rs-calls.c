@@ -54,6 +54,8 @@ static void break_device(VirtIOBalloonRs *s, VbrStatus status)
             qemu_bh_schedule(s->config_bh);
         }
     }
+    /* The next reset tells it all anew. */
+    s->missed = 0;
     vbr_queues_drop(s);
 }
 
@@ -64,14 +66,6 @@ bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status)
     } else if (status != VBR_STATUS_OK) {
         /* Nothing was done, and the device is as good as before. */
         trace_virtio_balloon_rs_refused(vbr_status_str(status));
-    }
-    return status != VBR_STATUS_OK;
-}
-
-bool vbr_undone(VirtIOBalloonRs *s, VbrStatus status)
-{
-    if (status != VBR_STATUS_OK) {
-        break_device(s, status);
     }
     return status != VBR_STATUS_OK;
 }

@@ -130,6 +130,9 @@ static void vbr_hints_turn(void *opaque)
     unsigned int life = vbr_turn_begin(s), descriptors = 0;
     bool changed = false;
 
+    if (s->missed) {
+        return;
+    }
     /* While the machine is stopped its memory stays as it is. */
     while (vdev->vm_running && descriptors < DESCRIPTORS_AT_A_TIME) {
         VirtQueueElement *elem = vbr_pop(s, vq, life);

@@ -71,8 +71,8 @@ bool vbr_hold_turn(VirtIOBalloonRs *s, VbrInhibit inhibit)
 /*
  * Gives all back that is held, at once: unless the user allows more, there is
  * never more of it than takes a millisecond, or three in shared memory. What
- * the library does not give back now it does later, unless it is broken: then
- * it stays with the guest's machine.
+ * the library does not give back now it does later, unless it is broken, or
+ * missed something: then it stays with the guest's machine.
  */
 void vbr_hold_flush(VirtIOBalloonRs *s)
 {
@@ -80,7 +80,7 @@ void vbr_hold_flush(VirtIOBalloonRs *s)
     bool done = false;
 
     while (!done) {
-        if (VIRTIO_DEVICE(s)->broken ||
+        if (VIRTIO_DEVICE(s)->broken || s->missed ||
             vbr_failed(s, vbr_held_flush(s->device, VBR_FLUSH_ALL, inhibit,
                                          &done))) {
             return;

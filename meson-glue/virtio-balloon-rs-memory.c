@@ -211,6 +211,22 @@ static void unref_sections(GArray *sections)
     g_array_set_size(sections, 0);
 }
 
+/*
+ * By another map than the true one it would give back memory of others. One
+ * that it does not understand is none to it.
+ */
+static void tell_map(VirtIOBalloonRs *s, const VbrSection *map, size_t count)
+{
+    VbrStatus status = vbr_device_set_memory(s->device, map, count);
+
+    if (status == VBR_STATUS_INVALID_ARGUMENT) {
+        warn_report("virtio-balloon-rs: no memory is given back, as the map of "
+                    "it is not understood");
+        status = vbr_device_set_memory(s->device, NULL, 0);
+    }
+    vbr_must(s, status, VBR_MISSED_MEMORY);
+}
+
 void vbr_memory_tell(VirtIOBalloonRs *s)
 {
     g_autofree VbrSection *map = g_new(VbrSection, s->sections->len);
@@ -228,10 +244,16 @@ void vbr_memory_tell(VirtIOBalloonRs *s)
     g_clear_pointer(&s->files, g_hash_table_unref);
     s->files = files;
     trace_virtio_balloon_rs_memory(s->sections->len);
-    /* By another map it would give back memory of others. */
-    vbr_undone(s, vbr_device_set_memory(s->device, map, s->sections->len));
+    tell_map(s, map, s->sections->len);
     /* Who plugs memory counts it only after it is mapped. */
     qemu_bh_schedule(s->ram_bh);
+}
+
+void vbr_memory_tell_anew(VirtIOBalloonRs *s)
+{
+    tell_map(s, NULL, 0);
+    vbr_memory_tell(s);
+    vbr_parts_tell(s);
 }
 
 static void vbr_memory_commit(MemoryListener *listener)
@@ -253,8 +275,8 @@ static void vbr_memory_commit(MemoryListener *listener)
     }
     /*
      * Only now: the references keep the blocks alive that the library knew. If
-     * it took the new map, or refused it, it knows them no more; if it is
-     * broken it does nothing until the next reset has told it anew.
+     * it took the new map, or refused it, it knows them no more; if it
+     * missed it, or is broken, it does nothing until it was told anew.
      */
     unref_sections(last);
 }

@@ -172,12 +172,13 @@ static uint64_t hold_ms(uint64_t bandwidth)
 /*
  * Does a step of what the last synchronization left to do. Called with the big
  * lock held, too: deflates are handled under it, so the set of pages in the
- * balloon is that of this moment. Without a device, or with one that is broken,
- * there is none, and all pages are sent that were left out for it.
+ * balloon is that of this moment. Without a device, or with one that is broken
+ * or missed something, there is none, and all pages are sent that were left out
+ * for it.
  */
 static void settle_step(void)
 {
-    bool known = m.s && !VIRTIO_DEVICE(m.s)->broken;
+    bool known = m.s && !VIRTIO_DEVICE(m.s)->broken && !m.s->missed;
     VbrDirtyChange change = {};
     bool more = false;
 

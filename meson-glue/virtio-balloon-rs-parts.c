@@ -60,9 +60,9 @@ static void notify_discard(RamDiscardListener *rdl, MemoryRegionSection *part)
     trace_virtio_balloon_rs_unplug(part->offset_within_address_space,
                                    int128_get64(part->size));
     /* What is plugged in its place would count as given. */
-    vbr_undone(s, vbr_memory_unplug(s->device,
-                                    part->offset_within_address_space,
-                                    int128_get64(part->size)));
+    vbr_must(s, vbr_memory_unplug(s->device, part->offset_within_address_space,
+                                  int128_get64(part->size)),
+             VBR_MISSED_MEMORY);
     qemu_bh_schedule(s->ram_bh);
 }
 

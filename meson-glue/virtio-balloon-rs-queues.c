@@ -228,6 +228,9 @@ static void vbr_queues_turn(void *opaque)
         vbr_queues_drop_broken(s);
         return;
     }
+    if (!vbr_catch_up(s)) {
+        return;
+    }
     life = vbr_turn_begin(s);
     inhibit = vbr_inhibit(s);
     if (vbr_hold_turn(s, inhibit)) {

@@ -225,7 +225,7 @@ static void vbr_requests_turn(void *opaque)
 
     for (unsigned int i = 0; i < VBR_REQUEST_QUEUES; i++) {
         /* While the machine is stopped its memory stays as it is. */
-        used[i] = !vbr_turn_is_over(s, life) &&
+        used[i] = !vbr_turn_is_over(s, life) && !s->missed &&
                   VIRTIO_DEVICE(s)->vm_running && get_queue(s, i, &q) &&
                   turn(&q);
     }

@@ -56,7 +56,7 @@ static int vbr_pre_save(void *opaque)
     vbr_queues_give_back(s);
     vbr_requests_give_back(s);
     s->state = (VbrState) {};
-    status = save_state(s);
+    status = vbr_catch_up(s) ? save_state(s) : VBR_STATUS_BUSY;
     if (status == VBR_STATUS_OK) {
         status = save_hints(s);
     }
@@ -109,8 +109,11 @@ int vbr_post_load(VirtIODevice *vdev)
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
     uint64_t max_ram = MACHINE(qdev_get_machine())->maxram_size;
     bool changed;
-    VbrStatus status = vbr_ram_set(s->device, vbr_ram_size(), &changed);
+    VbrStatus status = VBR_STATUS_BUSY;
 
+    if (vbr_catch_up(s)) {
+        status = vbr_ram_set(s->device, vbr_ram_size(), &changed);
+    }
     if (status == VBR_STATUS_OK) {
         status = load_state(s, max_ram);
         /* Where the source had more or less RAM, the guest is to be told. */

@@ -89,19 +89,32 @@ static void vbr_get_config(VirtIODevice *vdev, uint8_t *config)
 {
     VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
 
+    if (s->missed & VBR_MISSED_CONFIG) {
+        /* What the driver wrote is nowhere but here. */
+        return;
+    }
     vbr_failed(s, vbr_config_read(s->device, vbr_hint_shown_id(s), config,
                                   vdev->config_len));
 }
 
-static void vbr_set_config(VirtIODevice *vdev, const uint8_t *config)
+void vbr_tell_config(VirtIOBalloonRs *s, const uint8_t *config)
 {
-    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
-    bool changed;
+    size_t len = VIRTIO_DEVICE(s)->config_len;
+    bool changed = false;
+    /* What comes next could undo it. */
+    VbrStatus status = s->missed
+        ? VBR_STATUS_BUSY : vbr_config_write(s->device, config, len, &changed);
 
-    if (!vbr_failed(s, vbr_config_write(s->device, config, vdev->config_len,
-                                        &changed)) && changed) {
+    /* Without the value that it fills free pages with, reports cost these. */
+    vbr_must(s, status, VBR_MISSED_CONFIG);
+    if (changed) {
         vbr_announce_actual(s);
     }
+}
+
+static void vbr_set_config(VirtIODevice *vdev, const uint8_t *config)
+{
+    vbr_tell_config(VIRTIO_BALLOON_RS(vdev), config);
 }
 
 static uint64_t vbr_get_features(VirtIODevice *vdev, uint64_t features,
@@ -127,23 +140,31 @@ static int vbr_validate_features(VirtIODevice *vdev)
     return accepted ? 0 : -EINVAL;
 }
 
-static void vbr_set_features(VirtIODevice *vdev, uint64_t features)
+void vbr_tell_features(VirtIOBalloonRs *s, uint64_t features)
 {
-    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
     bool legacy = !virtio_has_feature(features, VIRTIO_F_VERSION_1);
     bool changed = false;
-
-    VbrStatus status;
+    VbrStatus status = s->missed
+        ? VBR_STATUS_BUSY
+        : vbr_device_set_features(s->device, features, legacy);
 
     trace_virtio_balloon_rs_features(features, legacy);
     /* Work by others than the guest's rules could cost it memory. */
-    vbr_undone(s, vbr_device_set_features(s->device, features, legacy));
+    vbr_must(s, status, VBR_MISSED_FEATURES);
+    if (status != VBR_STATUS_OK) {
+        return;
+    }
     vbr_migration_lock();
     status = vbr_hints_negotiated(s->hints, s->device, &changed);
     vbr_migration_unlock();
     if (status == VBR_STATUS_OK && changed) {
         vbr_notify_config(s);
     }
+}
+
+static void vbr_set_features(VirtIODevice *vdev, uint64_t features)
+{
+    vbr_tell_features(VIRTIO_BALLOON_RS(vdev), features);
 }
 
 bool vbr_accepted(VirtIOBalloonRs *s, unsigned int bit)
@@ -181,7 +202,7 @@ static void handle_status(VirtIOBalloonRs *s, uint8_t status)
          * next kernel need not have a driver for this one.
          */
         forget_driver(s);
-        vbr_undone(s, vbr_batch_abandon(s->device));
+        vbr_must(s, vbr_batch_abandon(s->device), VBR_MISSED_BATCH);
     } else if (runstate_check(RUN_STATE_SHUTDOWN)) {
         /* QEMU ends: of migration, which is asked below, there is no more. */
         return;
@@ -227,21 +248,16 @@ static void vbr_machine_was_reset(VirtIOBalloonRs *s)
     s->machine_reset_due = vbr_failed(s, vbr_machine_reset(s->device));
 }
 
-static void vbr_reset(VirtIODevice *vdev)
+void vbr_tell_reset(VirtIOBalloonRs *s)
 {
-    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
     bool changed = false;
-    VbrStatus status;
+    VbrStatus status = vbr_device_reset(s->device, &changed);
 
-    trace_virtio_balloon_rs_reset();
-    s->life++;
-    forget_driver(s);
-    status = vbr_device_reset(s->device, &changed);
-    if (status != VBR_STATUS_OK) {
+    if (status == VBR_STATUS_BROKEN) {
         /* The next one mends what broke in the middle of this. */
         status = vbr_device_reset(s->device, &changed);
     }
-    vbr_undone(s, status);
+    vbr_must(s, status, VBR_MISSED_RESET);
     if (s->machine_reset_due) {
         vbr_machine_was_reset(s);
     }
@@ -253,6 +269,17 @@ static void vbr_reset(VirtIODevice *vdev)
     if (changed) {
         vbr_announce_actual(s);
     }
+}
+
+static void vbr_reset(VirtIODevice *vdev)
+{
+    VirtIOBalloonRs *s = VIRTIO_BALLOON_RS(vdev);
+
+    trace_virtio_balloon_rs_reset();
+    s->life++;
+    s->missed = 0;
+    forget_driver(s);
+    vbr_tell_reset(s);
 }
 
 static void vbr_queue_reset(VirtIODevice *vdev, uint32_t queue_index)

@@ -93,6 +93,8 @@ struct VirtIOBalloonRs {
     bool qemu_ends;
     /* The library missed that the machine was reset. */
     bool machine_reset_due;
+    /* What else it missed, bits of VbrMissed: nothing goes on meanwhile. */
+    uint32_t missed;
     /*
      * The batch: the queue, and its requests, popped and not answered yet; NULL
      * where one is being answered.
@@ -160,11 +162,6 @@ void vbr_log_init(void);
  */
 bool vbr_failed(VirtIOBalloonRs *s, VbrStatus status);
 /*
- * The same for what has to be done, because the guest's memory hangs on it: the
- * device is marked as broken, whatever the answer is, and does nothing more.
- */
-bool vbr_undone(VirtIOBalloonRs *s, VbrStatus status);
-/*
  * Notifies the driver of a queue, if the device was not reset since the turn
  * began, or of a change of the configuration space.
  * This can reset the device, or unplug it: nothing of it is used afterwards.
@@ -188,6 +185,34 @@ VirtQueueElement *vbr_pop(VirtIOBalloonRs *s, VirtQueue *vq,
  */
 void vbr_guarded(VirtIOBalloonRs *s, void (*fn)(VirtIOBalloonRs *s));
 
+/* virtio-balloon-rs-missed.c */
+/* What the library has to be told, because the guest's memory hangs on it. */
+typedef enum VbrMissed {
+    VBR_MISSED_RESET = 1 << 0,
+    VBR_MISSED_FEATURES = 1 << 1,
+    VBR_MISSED_MEMORY = 1 << 2,
+    VBR_MISSED_BATCH = 1 << 3,
+    VBR_MISSED_CONFIG = 1 << 4,
+} VbrMissed;
+
+/*
+ * Looks at what came of a call that tells the library @what. If it did not
+ * listen, the device stands still until it did: no request is taken, nothing is
+ * discarded, and no page counts as ballooned.
+ */
+void vbr_must(VirtIOBalloonRs *s, VbrStatus status, VbrMissed what);
+/*
+ * Tells the library what it missed; says whether the device goes on. To do so
+ * can reset the device, or unplug it: then it does not.
+ */
+bool vbr_catch_up(VirtIOBalloonRs *s);
+
+/* virtio-balloon-rs.c */
+/* Tells the library of a reset, of the features, or of the configuration. */
+void vbr_tell_reset(VirtIOBalloonRs *s);
+void vbr_tell_features(VirtIOBalloonRs *s, uint64_t features);
+void vbr_tell_config(VirtIOBalloonRs *s, const uint8_t *config);
+
 /* virtio-balloon-rs-memory.c */
 /* What the library may ask of QEMU. */
 VbrHostOps vbr_host_ops(VirtIOBalloonRs *s);
@@ -195,6 +220,8 @@ void vbr_memory_init(VirtIOBalloonRs *s);
 void vbr_memory_cleanup(VirtIOBalloonRs *s);
 /* Tells the library where guest RAM is. */
 void vbr_memory_tell(VirtIOBalloonRs *s);
+/* Tells it anew, so that it forgets whatever it knew of RAM before. */
+void vbr_memory_tell_anew(VirtIOBalloonRs *s);
 /* Whether parts of it come and go. */
 bool vbr_is_virtio_mem(MemoryRegion *mr);
 

@@ -69,6 +69,13 @@ void vbr_fault_replug(VbrVm *vm);
  * the driver in the other one. NULL if the migration failed.
  */
 VbrVm *vbr_fault_move(VbrVm *vm);
+/*
+ * What the driver fills free pages with stays in them, and what it takes back
+ * by a reset of its queue is sent, also if the library refuses, like @how, to
+ * hear of it.
+ */
+void vbr_fault_missed_poison(const char *how);
+void vbr_fault_missed_balloon(const char *how);
 /* Gives that one up: the driver goes on in @vm, with what it has allocated. */
 void vbr_fault_return(VbrVm *vm, VbrVm *to);
 
