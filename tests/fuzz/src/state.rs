@@ -205,18 +205,24 @@ fn check_loaded(to: &mut Balloon, stream: &Stream, map: usize) {
         let mut pages = sections.iter().map(|section| section.gpa.page_indices());
         pages.any(|(first, end)| (first..end).contains(&page))
     };
-    let taken = runs_of(&save(to, 0));
-    for run in &taken {
-        for page in [run.start, run.end - 1] {
-            assert!(holds(&told, page) && is_ram(page), "{page:#x}");
-        }
+    let saved = save(to, 0);
+    let taken = runs_of(&saved);
+    for page in taken.iter().cloned().flatten() {
+        assert!(holds(&told, page) && is_ram(page), "{page:#x}");
     }
+    check_counts(
+        to,
+        &saved,
+        taken.iter().map(|run| run.end - run.start).sum(),
+    );
     let mut host = MockHost::default();
     let slices =
         (0..SLICES).take_while(|_| to.discard_owed(&mut host, Inhibit::No) == Progress::More);
     assert!(slices.count() < SLICES, "giving back comes to no end");
+    assert_eq!(to.owed_bytes(), 0, "some is still to be given back");
     for range in &host.discards {
-        for offset in [range.offset, range.offset + range.bytes - PAGE_SIZE] {
+        let offsets = range.offset..range.offset + range.bytes;
+        for offset in offsets.step_by(PAGE_SIZE as usize) {
             let mut pages = sections.iter().filter_map(|section| {
                 let at = offset.checked_sub(section.offset)?;
                 let inside = section.block == range.block && at < section.gpa.bytes();
@@ -224,6 +230,17 @@ fn check_loaded(to: &mut Balloon, stream: &Stream, map: usize) {
             });
             assert!(pages.any(|page| holds(&taken, page)), "{range:x?}");
         }
+    }
+}
+
+/// What the device says of its `pages` is what they are: all of them are still to be given back,
+/// and where the set is complete they are the balloon.
+fn check_counts(to: &Balloon, saved: &Stream, pages: u64) {
+    let counters = to.counters(RAM);
+    assert_eq!(counters.owed_bytes, pages * PAGE_SIZE);
+    assert_eq!(counters.held_bytes, 0);
+    if let Some((_, true)) = saved.pages {
+        assert_eq!(counters.ballooned_bytes, pages * PAGE_SIZE);
     }
 }
 

@@ -240,6 +240,11 @@ const NAMES: [&str; 7] = [
 pub(crate) struct Work([u64; NAMES.len()]);
 
 impl Work {
+    /// Whether not even one batch was worked off, the first of the counters.
+    pub(crate) fn is_idle(self) -> bool {
+        self.0[0] == 0
+    }
+
     pub(crate) fn add(&mut self, other: Work) {
         for (count, more) in self.0.iter_mut().zip(other.0) {
             *count += more;

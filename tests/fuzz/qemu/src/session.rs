@@ -40,6 +40,8 @@ pub(crate) struct Session {
     pub(crate) script: Vec<String>,
     /// The most processor time that an answer of the monitor took.
     pub(crate) longest: Duration,
+    /// Of how many answers that is known.
+    measured: usize,
 }
 
 impl Session {
@@ -91,6 +93,7 @@ impl Session {
             monitor: Lines::new("monitor", monitor),
             script: vec![json!(arguments).to_string()],
             longest: Duration::ZERO,
+            measured: 0,
         };
         session.next_of_monitor()?;
         session.monitor(&json!({ "execute": "qmp_capabilities" }))?;
@@ -141,10 +144,14 @@ impl Session {
                 break None;
             }
         };
-        let took = self.main_loop_time().saturating_sub(before);
-        self.longest = self.longest.max(took);
-        if took > MOST_FOR_AN_ANSWER {
-            return Err(format!("{command} kept the main loop busy for {took:?}"));
+        // A QEMU that was told to end may be gone.
+        if let (Some(before), Some(after)) = (before, self.main_loop_time()) {
+            let took = after.saturating_sub(before);
+            self.measured += 1;
+            self.longest = self.longest.max(took);
+            if took > MOST_FOR_AN_ANSWER {
+                return Err(format!("{command} kept the main loop busy for {took:?}"));
+            }
         }
         Ok(answer)
     }
@@ -156,21 +163,20 @@ impl Session {
         serde_json::from_str(&line).map_err(|e| format!("the monitor said {line}: {e}"))
     }
 
-    /// Processor time of the main thread.
-    fn main_loop_time(&self) -> Duration {
+    /// Processor time of the main thread, where the kernel says it.
+    fn main_loop_time(&self) -> Option<Duration> {
         let pid = self.child.id();
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat"));
-        let text = text.unwrap_or_default();
-        let first = text
-            .split_whitespace()
-            .next()
-            .and_then(|ns| ns.parse().ok());
-        Duration::from_nanos(first.unwrap_or(0))
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).ok()?;
+        let first = text.split_whitespace().next()?;
+        first.parse().ok().map(Duration::from_nanos)
     }
 
     /// Ends QEMU as an operator does, and looks at how it ended.
     pub(crate) fn end(mut self) -> Checked<()> {
         self.monitor(&json!({ "execute": "quit" }))?;
+        if self.measured == 0 {
+            return Err("the kernel does not say how long answers took: no schedstat".into());
+        }
         let status = self.wait()?;
         if !status.success() {
             return Err(self.explain(&format!("QEMU ended with {status}")));
