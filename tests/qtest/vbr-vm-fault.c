@@ -394,10 +394,9 @@ static void test_postcopy(void)
 static void check_unplugged(const char *function)
 {
     VbrPair p = vbr_pair(VBR_FAULT_LIST " -m 128M,slots=2,maxmem=1G "
-                         "-object memory-backend-ram,id=back,size=128M,"
-                         "reserve=off -device virtio-mem-pci,id=mem,"
-                         "memdev=back,addr=07.0,requested-size=64M,"
-                         "block-size=2M", NULL, 0);
+                         "-object memory-backend-ram,id=back,size=128M "
+                         "-device virtio-mem-pci,id=mem,memdev=back,addr=07.0,"
+                         "requested-size=64M,block-size=2M", NULL, 0);
     uint64_t addr = vbr_memory_address(p.from, "mem", "memaddr");
     uint64_t plugged = 16 * VBR_VMEM_BLOCK, unplugged = addr + plugged;
     const size_t pages = plugged / VBR_PAGE;
