@@ -29,9 +29,9 @@ pub(crate) struct Benches {
     /// Hold the ratios against tests/bench/floors.json
     #[arg(long)]
     check: bool,
-    /// Print tables for a README, too: medians and ratios in Markdown
-    #[arg(long)]
-    readme: bool,
+    /// Print the tables of docs/benchmarks.md, too: medians and ratios in Markdown
+    #[arg(long, alias = "readme")]
+    markdown: bool,
     /// QEMU series [default: the newest that can be had]
     #[arg(long)]
     series: Option<String>,
@@ -126,7 +126,7 @@ pub(crate) struct ProtocolsArgs {
 /// When a step of the set-up or the benchmark itself fails.
 pub(crate) fn run(paths: &Paths, benches: Benches) -> Result<()> {
     let Some(bench) = benches.one else {
-        let flags = [("--check", benches.check), ("--readme", benches.readme)];
+        let flags = [("--check", benches.check), ("--markdown", benches.markdown)];
         let args = CostArgs::all(paths, benches.series, benches.runs, flags);
         return costs::run(paths, costs::ALL, args);
     };

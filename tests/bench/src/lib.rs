@@ -13,7 +13,7 @@
 //! - [`dirty`] measures what it costs to find the pages that a guest wrote
 //! - [`figures`] holds what was measured, [`results`] all of it with the [`host`]
 //! - [`table`] prints it, [`report`] makes a page of it with [`plot`], [`markdown`]
-//!   makes tables for a README, [`floors`] says what fell
+//!   makes tables of docs/benchmarks.md, [`floors`] says what fell
 
 pub mod cost;
 pub mod device;

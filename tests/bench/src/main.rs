@@ -31,9 +31,9 @@ struct Output {
     /// Write tables and plots to this file
     #[arg(long, global = true, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Print tables for a README, too: medians and ratios in Markdown
-    #[arg(long, global = true)]
-    readme: bool,
+    /// Print the tables of docs/benchmarks.md, too: medians and ratios in Markdown
+    #[arg(long, alias = "readme", global = true)]
+    markdown: bool,
     /// Hold the ratios against tests/bench/floors.json
     #[arg(long, global = true)]
     check: bool,
@@ -74,7 +74,7 @@ fn main() -> Result<ExitCode> {
         println!("\nTables and plots are in {}", path.display());
     }
     outcome?;
-    if cli.output.readme {
+    if cli.output.markdown {
         println!("\n{}", markdown::tables(&results, &command()));
     }
     if cli.output.check && !floors::print(&floors::check(floors::FLOORS, &results)?) {
@@ -90,7 +90,7 @@ fn command() -> String {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--json" | "--html" => drop(args.next()),
-            "all" | "--readme" | "--check" => {}
+            "all" | "--markdown" | "--readme" | "--check" => {}
             _ => words.push(arg),
         }
     }

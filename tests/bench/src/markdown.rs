@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The results as Markdown for a README: medians and ratios only.
+//! The results as the tables of docs/benchmarks.md: medians and ratios only.
 
 use std::fmt::Write;
 
@@ -29,7 +29,7 @@ pub fn tables(results: &Results, command: &str) -> String {
     if !results.cost.is_empty() {
         cost(&mut text, &results.cost);
     }
-    dirty::readme::tables(&mut text, &results.dirty);
+    dirty::markdown::tables(&mut text, &results.dirty);
     text
 }
 

@@ -7,16 +7,16 @@
 //!   them in turn
 //! - [`notes`] measures what it costs to put a page on the list
 //! - [`migration`] moves a guest, [`pulse`], with a real QEMU and reads its log, [`trace`]
-//! - [`table`] prints all of it, [`readme`] as Markdown, [`page`] as HTML, [`json`] for a file
+//! - [`table`] prints all of it, [`markdown`] as Markdown, [`page`] as HTML, [`json`] for a file
 
 pub mod json;
 pub mod list;
+pub mod markdown;
 pub mod migration;
 pub mod notes;
 pub mod page;
 pub mod plan;
 pub mod pulse;
-pub mod readme;
 pub mod rounds;
 pub mod scan;
 pub mod table;

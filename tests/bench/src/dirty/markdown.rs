@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! The results as Markdown for a README.
+//! The results as tables of docs/benchmarks.md.
 
 use crate::cost;
 use crate::dirty::Dirty;
