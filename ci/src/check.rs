@@ -17,7 +17,7 @@ use crate::stamp;
 /// The most changed lines that a series should have.
 const AIM: usize = 500;
 /// Where it is said how large a series is.
-const README: &str = "README.md";
+const SIZES: &str = "docs/integrating.md";
 /// What `git format-patch --zero-commit` writes first.
 const FIRST_LINE: &str = "From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001";
 
@@ -51,7 +51,7 @@ pub(crate) fn check(paths: &Paths, series: &Series, git: &Git) -> Result<usize> 
     Ok(count)
 }
 
-/// What README says of the size of a series.
+/// What is said of the size of a series.
 fn size(paths: &Paths, series: &Series) -> Result<String> {
     let files = patch_files(paths, series.name)?;
     let mut lines = 0;
@@ -66,17 +66,15 @@ fn sentence(series: &str, patches: usize, lines: usize) -> String {
     format!("{series}: {patches} patches, {lines} lines")
 }
 
-/// README says how large the series is.
+/// Checks that it is said how large the series is.
 fn said(paths: &Paths, series: &Series) -> Result<()> {
-    let (readme, size) = (paths.top().join(README), size(paths, series)?);
-    if fs::read_to_string(&readme)
-        .at("read", &readme)?
-        .contains(&size)
-    {
+    let (page, size) = (paths.top().join(SIZES), size(paths, series)?);
+    let text = fs::read_to_string(&page).at("read", &page)?;
+    if text.contains(&size) {
         return Ok(());
     }
     Err(Error::new(
-        format!("{README} does not say of the series what is true: `{size}`"),
+        format!("{SIZES} does not say of the series what is true: `{size}`"),
         format!(
             "run `cargo xtask patches refresh --series {}`, or write it there",
             series.name
@@ -84,20 +82,20 @@ fn said(paths: &Paths, series: &Series) -> Result<()> {
     ))
 }
 
-/// Has README say it.
+/// Writes how large the series is.
 ///
 /// # Errors
-/// When it says nothing of the series' size.
+/// When nothing is said of the series' size.
 pub(crate) fn say(paths: &Paths, series: &Series) -> Result<()> {
-    let (readme, size) = (paths.top().join(README), size(paths, series)?);
-    let text = fs::read_to_string(&readme).at("read", &readme)?;
+    let (page, size) = (paths.top().join(SIZES), size(paths, series)?);
+    let text = fs::read_to_string(&page).at("read", &page)?;
     let told = with_size(&text, series.name, &size).ok_or_else(|| {
         Error::new(
-            format!("{README} does not say how large the series is"),
+            format!("{SIZES} does not say how large the series is"),
             format!("write `{size}` where it speaks of the patches"),
         )
     })?;
-    stamp::write_whole(&readme, &told)
+    stamp::write_whole(&page, &told)
 }
 
 /// The text with another size of the series in the place of what it says.
@@ -275,6 +273,14 @@ index 1..2 100644
             "QEMU (10.0: 2 patches, 3 lines; 10.2: 6 patches, 70 lines), 10.2: x patches, ";
         assert_eq!(told.as_deref(), Some(wanted));
         assert_eq!(with_size(text, "9.0", "9.0: 1 patches, 1 lines"), None);
+    }
+
+    #[test]
+    fn the_size_of_each_series_is_said() {
+        let paths = Paths::new();
+        for series in Series::newest_first(&paths) {
+            said(&paths, series).unwrap();
+        }
     }
 
     #[test]
