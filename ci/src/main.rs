@@ -9,6 +9,8 @@ mod bench;
 mod check;
 mod costs;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod error;
 mod fetch;
 mod fresh;
@@ -64,7 +66,7 @@ enum Door {
     Qtest(QemuArgs),
     /// Run only the tests with Linux guests, or some of them
     Guest {
-        /// Only those whose names contain this, such as founding or moved::
+        /// Only those whose names contain this, such as migrated:: or checkpoints
         filter: Option<String>,
         /// The line of the guest's kernel, such as 7.3 [default: that of this Debian]
         #[arg(long, value_parser = ["6.1", "6.12", "6.18", "7.2", "7.3"])]

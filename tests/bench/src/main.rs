@@ -124,3 +124,37 @@ fn measure(qemu: &Path, door: Door, results: &mut Results) -> Result<()> {
         Door::Dirty(options) => dirty::run(qemu, &options, &mut results.dirty),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    /// `cargo xtask bench` hands the options of these benchmarks on without a look at them.
+    #[test]
+    fn options_in_the_documents_are_there() {
+        let page = include_str!("../../../docs/benchmarks.md").replace("\\\n", "");
+        let cli = Cli::command();
+        let mut options = 0;
+        for line in page.lines().filter(|l| l.contains("cargo xtask bench ")) {
+            let is_sign = |c: char| c.is_whitespace() || "[]|`".contains(c);
+            let words = line.split(is_sign);
+            for command in words.clone().filter_map(|name| cli.find_subcommand(name)) {
+                let longs: Vec<_> = command
+                    .get_arguments()
+                    .chain(cli.get_arguments())
+                    .filter_map(|argument| argument.get_long())
+                    .collect();
+                for option in words.clone().filter_map(|word| word.strip_prefix("--")) {
+                    assert!(
+                        option == "help" || longs.contains(&option),
+                        "{line}: {option}"
+                    );
+                    options += 1;
+                }
+            }
+        }
+        assert!(options > 5, "only {options} options");
+    }
+}
