@@ -138,8 +138,8 @@ pub(crate) fn run(paths: &Paths, benches: Benches) -> Result<()> {
         Bench::Guest(args) => costs::run(paths, "guest", args),
         Bench::Cost(args) => costs::run(paths, "cost", args),
         Bench::Dirty(args) => costs::run(paths, "dirty", args),
-        Bench::Bitmap => library(paths, "bitmap", &[]),
-        Bench::Bounds(args) => library(paths, "bounds", &args.words),
+        Bench::Bitmap => library(paths, "sparse-bitmap", "bitmap", &[]),
+        Bench::Bounds(args) => library(paths, "virtio-balloon-rs", "bounds", &args.words),
     }
 }
 
@@ -170,11 +170,11 @@ fn protocols(paths: &Paths, args: ProtocolsArgs) -> Result<()> {
 }
 
 /// Criterion has a lot to say; only the tables that come last are shown.
-fn library(paths: &Paths, bench: &str, words: &[OsString]) -> Result<()> {
+fn library(paths: &Paths, package: &str, bench: &str, words: &[OsString]) -> Result<()> {
     let name = format!("bench {bench}");
     let mut tables = Vec::new();
     let mut command = rust::cargo(paths);
-    command.args(["bench", "--locked", "-p", "virtio-balloon-rs"]);
+    command.args(["bench", "--locked", "-p", package]);
     command
         .args(["--bench", bench, "--", "--quiet"])
         .args(words);

@@ -9,7 +9,6 @@ pub use answers::AnswerPart;
 pub use gather::{RequestEnd, RequestPart};
 
 use crate::batch::{Batch, Budget};
-use crate::bitmap::PageBitmap;
 use crate::config::{self, ConfigState};
 use crate::counters::{Counters, Tally};
 use crate::features::{Features, Numbering, QueueKind};
@@ -26,6 +25,7 @@ use crate::queue::{
 };
 use crate::wire::ByteOrder;
 use answers::Answer;
+use sparse_bitmap::PageBitmap;
 
 /// What the user of the device chose; it stays the same for the device's life.
 #[derive(Clone, Copy, Debug, Default)]

@@ -5,7 +5,6 @@
 //!
 //! - [`page`]: guest physical addresses, page frame numbers and ranges of them.
 //! - [`error`]: what can go wrong, by name.
-//! - [`bitmap`]: a sparse bitmap that knows nothing about pages.
 //! - [`runs`]: the addresses of a batch, made into sorted disjoint ranges.
 //! - [`pageset`]: the bytes that carry a set of pages in a migration stream.
 //! - [`wire`]: the bytes that guest and device exchange.
@@ -25,7 +24,6 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
-pub mod bitmap;
 pub mod config;
 pub mod counters;
 pub mod device;

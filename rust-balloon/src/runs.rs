@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The addresses of a batch, made into sorted disjoint ranges.
 
-use crate::bitmap::masks;
 use crate::page::{GpaRange, PAGE_SIZE};
+use sparse_bitmap::masks;
 
 /// From how many ranges on, and up to how many pages from the first to the last, a bit for each page puts
 /// them in order sooner than a sort: 4 KiB for 128 MiB, all of which is looked at.

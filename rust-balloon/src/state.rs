@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What a migration stream carries, validated.
 
-use crate::bitmap::PageBitmap;
 use crate::config::ConfigState;
 use crate::device::{Balloon, Ballooned};
 use crate::error::Error;
@@ -11,6 +10,7 @@ use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::{self, MAX_BYTES, PAGE_LIMIT, Written};
 use crate::queue::stats::Stats;
 use crate::wire::STATS;
+use sparse_bitmap::PageBitmap;
 
 const _: () = assert!(STATS == 16, "the C header needs the number itself");
 

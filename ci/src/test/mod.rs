@@ -19,7 +19,13 @@ use crate::{check, fuzz, header, house, setup};
 use tally::Tally;
 
 /// Packages whose tests need nothing but cargo.
-const UNIT: &[&str] = &["virtio-balloon-rs", "xtask", "guest-agent", "bench"];
+const UNIT: &[&str] = &[
+    "sparse-bitmap",
+    "virtio-balloon-rs",
+    "xtask",
+    "guest-agent",
+    "bench",
+];
 /// The package with the C program.
 const C: &[&str] = &["abi"];
 /// The package whose guests KVM runs.

@@ -3,7 +3,7 @@
 
 use crate::guest::{BLOCK, GIB, Guest, HOST, WORST, random};
 use crate::{Calls, Row, row, timed};
-use virtio_balloon_rs::bitmap::PageBitmap;
+use sparse_bitmap::PageBitmap;
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::memory::{HostRange, MemoryMap};
 use virtio_balloon_rs::migration::arming::Arm;

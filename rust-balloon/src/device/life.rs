@@ -3,12 +3,12 @@
 
 use super::{Balloon, Ballooned};
 use crate::batch::Batch;
-use crate::bitmap::PageBitmap;
 use crate::config::ConfigState;
 use crate::features::{FOUNDING, Features, Numbering};
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::Asked;
 use crate::queue::stats::Stats;
+use sparse_bitmap::PageBitmap;
 
 /// What a device begins anew with.
 struct Beginning {

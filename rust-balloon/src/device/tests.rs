@@ -2,7 +2,6 @@
 //! What only the inside of a device shows.
 
 use super::*;
-use crate::bitmap::PageBitmap;
 use crate::counters::Tally;
 use crate::features::FreePageSource;
 use crate::host::Refused;
@@ -11,6 +10,7 @@ use crate::page::Gpa;
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::hint::Hints;
 use crate::wire::founding::GET_UNUSED_PAGES;
+use sparse_bitmap::PageBitmap;
 
 const GIB: u64 = 1 << 30;
 

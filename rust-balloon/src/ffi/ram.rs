@@ -7,12 +7,12 @@
 use super::guard::{Guarded, VbrDevice, contain, guard, output, with_device};
 use super::hints::{VbrHints, with_hints};
 use super::status::VbrStatus;
-use crate::bitmap::PageBitmap;
 use crate::error::Error;
 use crate::memory::BlockId;
 use crate::migration::arming::Arm;
 use crate::migration::bitmaps::{BlockView, DirtyBitmaps};
 use crate::migration::skips::{Announced, DirtyChange, SkipCounters, Skips};
+use sparse_bitmap::PageBitmap;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};

@@ -86,9 +86,9 @@ pub use hinted::Hint;
 use super::arming::{Arm, Arming, Epoch, MAX_SLICES_BEFORE_ROUND};
 use super::bitmaps::{BlockView, DirtyBitmaps};
 use super::sweep::{BLOCK_WORDS, Ballooned, FREED_WORDS, PART_PAGES, STEP_WORDS, Sets};
-use crate::bitmap::PageBitmap;
 use crate::counters::Tally;
 use crate::memory::BlockId;
+use sparse_bitmap::PageBitmap;
 
 /// How the number of dirty pages changes. Both grow together with the bits, so that they hold
 /// whatever happens later in a call.

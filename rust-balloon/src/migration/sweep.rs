@@ -3,9 +3,9 @@
 
 use super::bitmaps::BlockView;
 use super::skips::DirtyChange;
-use crate::bitmap::PageBitmap;
 use crate::memory::{BlockId, BlockPiece, MemoryMap};
 use crate::page::PAGE_SHIFT;
+use sparse_bitmap::PageBitmap;
 use std::ops::Range;
 
 /// Words that a step may look at, of 64 pages each: 32 GiB of guest memory in pages of 4 KiB. The

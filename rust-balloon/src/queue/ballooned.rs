@@ -8,10 +8,10 @@
 //! out of the balloon takes it out of all three.
 
 use super::held::Held;
-use crate::bitmap::PageBitmap;
 use crate::host::Inhibit;
 use crate::page::{Gpa, GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
+use sparse_bitmap::PageBitmap;
 use std::ops::Range;
 
 /// Pages that are given back later.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use virtio_balloon_rs::bitmap::PageBitmap;
+use sparse_bitmap::PageBitmap;
 use virtio_balloon_rs::memory::{Backing, BlockId, MemoryMap, Section};
 use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
 use virtio_balloon_rs::migration::skips::Skips;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The sweep behind a synchronization, and the beginning of postcopy.
 
-use virtio_balloon_rs::bitmap::PageBitmap;
+use sparse_bitmap::PageBitmap;
 use virtio_balloon_rs::memory::{HostRange, MemoryMap};
 use virtio_balloon_rs::migration::arming::Arm;
 use virtio_balloon_rs::migration::skips::{Announced, DirtyChange, Hint, Skips};

@@ -4,7 +4,7 @@
 
 use super::ram::{MIGRATED, PAGE_SHIFT, backing, block_id, place};
 use super::world::{Broken, Checked, Phase, Task, World};
-use virtio_balloon_rs::bitmap::PageBitmap;
+use sparse_bitmap::PageBitmap;
 use virtio_balloon_rs::migration::skips::{Announced, DirtyChange};
 use virtio_balloon_rs::queue::hint::HintState;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Which bits are cleared and set, and what is counted.
 
-use virtio_balloon_rs::bitmap::PageBitmap;
+use sparse_bitmap::PageBitmap;
 use virtio_balloon_rs::memory::{Backing, BlockId, HostRange, MemoryMap, Section};
 use virtio_balloon_rs::migration::arming::Arm;
 use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};

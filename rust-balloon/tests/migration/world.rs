@@ -8,7 +8,7 @@ use super::answers::Asker;
 use super::guest::{Guest, Request, Usage};
 use super::ram::{MIGRATED, PAGE_SHIFT, PAGES, Ram, block_id};
 use super::seen::Seen;
-use virtio_balloon_rs::bitmap::PageBitmap;
+use sparse_bitmap::PageBitmap;
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::memory::MemoryMap;
 use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};

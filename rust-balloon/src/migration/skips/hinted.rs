@@ -2,10 +2,10 @@
 //! Hinted memory, a block and a chunk of the dirty log at a time: which of its pages are left out.
 
 use super::{DirtyChange, Skips};
-use crate::bitmap::{PageBitmap, masks};
 use crate::memory::{BlockId, HostRange};
 use crate::migration::arming::Epoch;
 use crate::migration::bitmaps::{BlockView, DirtyBitmaps};
+use sparse_bitmap::{PageBitmap, masks};
 use std::ops::Range;
 
 /// Memory that the guest hinted at, and when.

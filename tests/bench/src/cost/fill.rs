@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use guest::{MIB, Result};
-use virtio_balloon_rs::bitmap::PageBitmap;
+use sparse_bitmap::PageBitmap;
 
 use crate::cost::start::{OURS, STOCK};
 use crate::machine::{Config, Machine, QueueName};

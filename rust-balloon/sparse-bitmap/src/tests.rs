@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-use super::chunk::CHUNK_BITS;
 use super::*;
+use crate::chunk::CHUNK_BITS;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 

@@ -3,8 +3,8 @@
 
 use fixedbitset::FixedBitSet;
 use roaring::RoaringBitmap;
+use sparse_bitmap::PageBitmap;
 use std::ops::Range;
-use virtio_balloon_rs::bitmap::PageBitmap;
 
 /// What roaring keeps for each container beside its values, in bytes.
 const ROARING_CONTAINER: usize = 32;

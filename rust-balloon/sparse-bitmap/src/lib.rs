@@ -7,6 +7,8 @@
 //! those 24 bytes per chunk. Memory that is not needed any more is kept to be used again, and all
 //! but 32 KiB of it is freed by [`PageBitmap::trim`].
 
+#![forbid(unsafe_code)]
+
 mod chunk;
 mod runs;
 #[cfg(test)]
@@ -49,7 +51,7 @@ fn by_chunk(range: Range<u64>) -> impl Iterator<Item = (usize, Range<u64>)> {
 }
 
 /// The words that `bits` touch, each with the mask of the bits meant.
-pub(crate) fn masks(bits: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
+pub fn masks(bits: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
     let first = bits.start / WORD_BITS;
     let last = bits.end.div_ceil(WORD_BITS);
     (first..last).map(move |word| {
@@ -223,7 +225,7 @@ impl PageBitmap {
     }
 
     /// Fills `out` with the indices from `first` on, the first in the lowest bit of its first word.
-    pub(crate) fn copy_bits(&self, first: u64, out: &mut [u64]) {
+    pub fn copy_bits(&self, first: u64, out: &mut [u64]) {
         let (word, shift) = ((first / WORD_BITS) as usize, first % WORD_BITS);
         self.copy_words(word, out);
         if shift != 0 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A piece of the bitmap.
 
-use super::{WORD_BITS, masks};
+use crate::{WORD_BITS, masks};
 use std::ops::Range;
 
 /// What a line is made of: 64 bytes, as much as a processor's cache fetches at once.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The runs of a bitmap, without looking twice at any part of it.
 
-use super::WORD_BITS;
-use super::chunk::{CHUNK_BITS, Chunk, LINE_BITS, Line, lines_of, seen};
+use crate::WORD_BITS;
+use crate::chunk::{CHUNK_BITS, Chunk, LINE_BITS, Line, lines_of, seen};
 use std::ops::Range;
 use std::slice;
 

@@ -13,12 +13,12 @@ use fixedbitset::FixedBitSet;
 use operation::{Operation, full};
 use roaring::RoaringBitmap;
 use sets::Set;
+use sparse_bitmap::PageBitmap;
 use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 use table::Row;
-use virtio_balloon_rs::bitmap::PageBitmap;
 
 /// Pages of 4 KiB: 4 GiB and 1 TiB of them.
 const UNIVERSES_LOG2: [u32; 2] = [20, 28];
