@@ -25,7 +25,7 @@ use crate::queue::{
 };
 use crate::wire::ByteOrder;
 use answers::Answer;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 
 /// What the user of the device chose; it stays the same for the device's life.
 #[derive(Clone, Copy, Debug, Default)]
@@ -225,7 +225,7 @@ impl Balloon {
     }
 
     /// The pages in the balloon, as far as MUST_TELL_HOST makes the guest say so.
-    pub(crate) fn ballooned(&self) -> Ballooned<&PageBitmap> {
+    pub(crate) fn ballooned(&self) -> Ballooned<&SparseBitmap> {
         Ballooned {
             pages: self.balloon.set(),
             complete: self.balloon.is_complete(),
@@ -408,7 +408,7 @@ impl Balloon {
     pub fn counters(&self, ram: u64) -> Counters {
         let told = self.negotiated.contains(Features::MUST_TELL_HOST);
         let ballooned_bytes = if told && self.balloon.is_complete() {
-            self.balloon.set().count() * PAGE_SIZE
+            self.balloon.set().len() * PAGE_SIZE
         } else {
             self.config.actual_bytes(ram)
         };

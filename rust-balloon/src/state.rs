@@ -10,7 +10,7 @@ use crate::page::{GpaRange, PAGE_SIZE};
 use crate::pageset::{self, MAX_BYTES, PAGE_LIMIT, Written};
 use crate::queue::stats::Stats;
 use crate::wire::STATS;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 
 const _: () = assert!(STATS == 16, "the C header needs the number itself");
 
@@ -154,7 +154,7 @@ impl SavedPages<'_> {
     /// [`Error::StatePagesUntold`] without MUST_TELL_HOST: only that promise keeps the guest from
     /// using a page of the set unannounced. [`Error::StatePagesSize`] past [`MAX_BYTES`]; else what
     /// [`pageset::decode`] says.
-    fn read(&self, balloon: &Balloon) -> Result<Ballooned<PageBitmap>, Error> {
+    fn read(&self, balloon: &Balloon) -> Result<Ballooned<SparseBitmap>, Error> {
         if !balloon.negotiated().contains(Features::MUST_TELL_HOST) {
             return Err(Error::StatePagesUntold);
         }
@@ -162,7 +162,7 @@ impl SavedPages<'_> {
             return Err(Error::StatePagesSize);
         }
         let mut ballooned = Ballooned {
-            pages: PageBitmap::new(PAGE_LIMIT),
+            pages: SparseBitmap::new(PAGE_LIMIT),
             complete: self.complete,
         };
         let memory = balloon.memory();
@@ -171,7 +171,7 @@ impl SavedPages<'_> {
         for run in pageset::decode(self.coded) {
             let run = run?;
             if last.start <= run.start && run.end <= last.end {
-                ballooned.pages.add(run);
+                ballooned.pages.insert_range(run);
                 continue;
             }
             let mut rest = GpaRange::of_page_indices(run);
@@ -183,7 +183,7 @@ impl SavedPages<'_> {
                     }
                     Piece::Ram(part, section) => {
                         let (first, end) = part.page_indices();
-                        ballooned.pages.add(first..end);
+                        ballooned.pages.insert_range(first..end);
                         last = match section.backing.in_parts {
                             true => first..end,
                             false => section.gpa.page_indices().0..section.gpa.page_indices().1,

@@ -3,7 +3,7 @@
 
 use crate::guest::{BLOCK, GIB, Guest, HOST, WORST, random};
 use crate::{Calls, Row, row, timed};
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::memory::{HostRange, MemoryMap};
 use virtio_balloon_rs::migration::arming::Arm;
@@ -76,7 +76,7 @@ pub(crate) fn rows() -> Vec<Row> {
 fn sweep(
     guest: &mut Guest,
     skips: &mut Skips,
-    balloon: Option<(&PageBitmap, &MemoryMap)>,
+    balloon: Option<(&SparseBitmap, &MemoryMap)>,
 ) -> Calls {
     let balloon = balloon.map(|(pages, memory)| Ballooned { pages, memory });
     let (mut calls, mut more) = (Calls::new(), true);

@@ -1,11 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! A sparse bitmap of 64-bit indices that knows nothing about pages.
+//! A sparse bitmap of 64-bit indices, for sets that consist of long runs.
 //!
 //! Bits live in chunks of 32768 bits, each of 64 lines of 512. A chunk in which each line is full
-//! or empty takes 24 bytes; any other, 4 KiB besides, until it is full or empty. So an empty bitmap
-//! costs nothing, one of long runs little, and no bitmap more than an eighth of a byte per bit and
-//! those 24 bytes per chunk. Memory that is not needed any more is kept to be used again, and all
-//! but 32 KiB of it is freed by [`PageBitmap::trim`].
+//! or empty takes 24 bytes. Any other takes a buffer of 4 KiB besides, until it is full or empty.
+//! So an empty bitmap costs nothing, one of long runs little, and no bitmap more than an eighth of
+//! a byte per bit and those 24 bytes per chunk.
+//!
+//! Each operation does its work in words of 64 bits, and says how many indices it changed. None of
+//! them frees memory, so that none takes longer than the range that it is given: buffers that are
+//! not needed any more are used again, and [`SparseBitmap::trim`] frees them.
+//!
+//! ```
+//! use sparse_bitmap::SparseBitmap;
+//!
+//! let mut set = SparseBitmap::new(1 << 32);
+//! assert_eq!(set.insert_range(10..1_000_000), 999_990);
+//! assert_eq!(set.remove_range(20..30), 10);
+//! assert_eq!(set.remove_range(20..30), 0, "they were not there any more");
+//!
+//! assert_eq!(set.len(), 999_980);
+//! assert!(set.contains_range(10..20) && !set.contains_range(10..21));
+//! assert_eq!(set.next_index(20), Some(30));
+//! assert!(set.runs().eq([10..20, 30..1_000_000]));
+//! ```
 
 #![forbid(unsafe_code)]
 
@@ -26,10 +43,9 @@ const WORD_BITS: u64 = u64::BITS as u64;
 ///
 /// `set` is the sum of what the chunks have; none of it is at or past `limit`.
 ///
-/// There is no way to copy one as a whole, or to free one that is in use: of a large guest that
-/// takes longer than a call may. [`PageBitmap::copy_piece`] and [`PageBitmap::trim`] do a part of
-/// it.
-pub struct PageBitmap {
+/// It cannot be cloned: a large set takes long to copy. [`SparseBitmap::copy_chunk`] copies a part of
+/// it, so that a caller can do something else in between.
+pub struct SparseBitmap {
     limit: u64,
     chunks: Vec<Chunk>,
     spare: Spare,
@@ -50,7 +66,13 @@ fn by_chunk(range: Range<u64>) -> impl Iterator<Item = (usize, Range<u64>)> {
     })
 }
 
-/// The words that `bits` touch, each with the mask of the bits meant.
+/// The words that the bits of `bits` lie in, in ascending order, each with a mask of these bits.
+/// None for an empty range.
+///
+/// ```
+/// let masks = sparse_bitmap::masks(60..130);
+/// assert!(masks.eq([(0, 0xf << 60), (1, u64::MAX), (2, 0b11)]));
+/// ```
 pub fn masks(bits: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
     let first = bits.start / WORD_BITS;
     let last = bits.end.div_ceil(WORD_BITS);
@@ -72,10 +94,10 @@ fn place(index: u64) -> (usize, usize, u64) {
     (word / CHUNK_WORDS, word % CHUNK_WORDS, bit)
 }
 
-impl PageBitmap {
-    /// An empty set of indices below `limit`.
-    pub fn new(limit: u64) -> PageBitmap {
-        PageBitmap {
+impl SparseBitmap {
+    /// An empty set of indices below `limit`. It allocates nothing.
+    pub fn new(limit: u64) -> SparseBitmap {
+        SparseBitmap {
             limit,
             chunks: Vec::new(),
             spare: Spare::default(),
@@ -84,38 +106,63 @@ impl PageBitmap {
     }
 
     /// How many indices are in the set.
-    pub fn count(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         self.set
     }
 
-    /// Bytes of memory that the set takes.
-    pub fn memory(&self) -> usize {
+    /// Whether no index is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.set == 0
+    }
+
+    /// Bytes of memory that the set takes, those of surplus buffers included.
+    ///
+    /// ```
+    /// # use sparse_bitmap::SparseBitmap;
+    /// let mut set = SparseBitmap::new(1 << 28);
+    /// set.insert_range(0..1 << 28);
+    /// assert!(set.memory_bytes() < 256 * 1024, "one run of 2^28");
+    /// ```
+    pub fn memory_bytes(&self) -> usize {
         let kept = self.chunks.iter().filter_map(|chunk| chunk.words.as_ref());
         let words: usize = kept.map(|words| size_of_val(&**words)).sum();
         let chunks = self.chunks.capacity() * size_of::<Chunk>();
         size_of_val(self) + chunks + words + self.spare.memory()
     }
 
-    /// How often a chunk needed words so far, which costs as much as changing many indices.
-    pub fn words_taken(&self) -> u64 {
+    /// How often a chunk needed a buffer so far. To fill one costs as much as to change many
+    /// indices, so a caller whose time is bounded counts them.
+    pub fn buffers_taken(&self) -> u64 {
         self.spare.taken()
     }
 
-    /// Adds the indices of `range` and returns how many of them were new. Indices at or past the
-    /// limit are left out.
+    /// Inserts the indices of `range` and returns how many of them were new. Indices at or past
+    /// the limit are left out; a range that ends before it starts is empty.
+    ///
+    /// ```
+    /// # use sparse_bitmap::SparseBitmap;
+    /// let mut set = SparseBitmap::new(100);
+    /// assert_eq!(set.insert_range(0..10), 10);
+    /// assert_eq!(set.insert_range(5..15), 5);
+    /// assert_eq!(set.insert_range(90..u64::MAX), 10);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Like a `Vec` that grows, when there is no memory.
     #[inline]
-    pub fn add(&mut self, range: Range<u64>) -> u64 {
+    pub fn insert_range(&mut self, range: Range<u64>) -> u64 {
         if range.end.checked_sub(range.start) == Some(1)
-            && let Some(new) = self.add_one(range.start)
+            && let Some(new) = self.insert_one(range.start)
         {
             return new;
         }
-        self.add_range(range)
+        self.insert_chunks(range)
     }
 
     /// The same for one index, if that changes no more than a bit of a chunk's words.
     #[inline]
-    fn add_one(&mut self, index: u64) -> Option<u64> {
+    fn insert_one(&mut self, index: u64) -> Option<u64> {
         if index >= self.limit {
             return None;
         }
@@ -135,7 +182,7 @@ impl PageBitmap {
         Some(1)
     }
 
-    fn add_range(&mut self, range: Range<u64>) -> u64 {
+    fn insert_chunks(&mut self, range: Range<u64>) -> u64 {
         let mut new = 0;
         for (number, bits) in by_chunk(range.start..range.end.min(self.limit)) {
             let (chunk, spare) = self.make(number);
@@ -145,20 +192,28 @@ impl PageBitmap {
         new
     }
 
-    /// Takes the indices of `range` out and returns how many of them were in the set.
+    /// Removes the indices of `range` and returns how many of them were in the set. A range that
+    /// ends before it starts is empty.
+    ///
+    /// ```
+    /// # use sparse_bitmap::SparseBitmap;
+    /// let mut set = SparseBitmap::new(100);
+    /// set.insert_range(0..10);
+    /// assert_eq!(set.remove_range(5..u64::MAX), 5);
+    /// ```
     #[inline]
-    pub fn clear(&mut self, range: Range<u64>) -> u64 {
+    pub fn remove_range(&mut self, range: Range<u64>) -> u64 {
         if range.end.checked_sub(range.start) == Some(1)
-            && let Some(gone) = self.clear_one(range.start)
+            && let Some(gone) = self.remove_one(range.start)
         {
             return gone;
         }
-        self.clear_range(range)
+        self.remove_chunks(range)
     }
 
     /// The same for one index, if that changes no more than a bit of a chunk's words.
     #[inline]
-    fn clear_one(&mut self, index: u64) -> Option<u64> {
+    fn remove_one(&mut self, index: u64) -> Option<u64> {
         let (number, word, bit) = place(index);
         let chunk = self.chunks.get_mut(number)?;
         let words = chunk.words.as_mut()?;
@@ -174,7 +229,7 @@ impl PageBitmap {
         Some(1)
     }
 
-    fn clear_range(&mut self, range: Range<u64>) -> u64 {
+    fn remove_chunks(&mut self, range: Range<u64>) -> u64 {
         let mut gone = 0;
         for (number, bits) in by_chunk(self.within_chunks(range)) {
             gone += self.chunks[number].clear(bits, &mut self.spare);
@@ -183,9 +238,17 @@ impl PageBitmap {
         gone
     }
 
-    /// Adds the indices that `bits` has set, counted from 64 times `word`, and returns how many of
-    /// them were new. Those at or past the limit are left out.
-    pub fn add_word(&mut self, word: usize, bits: u64) -> u64 {
+    /// Inserts an index for each bit that is set in `bits`, the lowest standing for 64 times `word`,
+    /// and returns how many of them were new. Those at or past the limit are left out.
+    ///
+    /// ```
+    /// # use sparse_bitmap::SparseBitmap;
+    /// let mut set = SparseBitmap::new(100);
+    /// assert_eq!(set.insert_word(1, 0b101), 2);
+    /// assert!(set.iter().eq([64, 66]));
+    /// assert_eq!(set.insert_word(1, u64::MAX), 34, "up to the limit");
+    /// ```
+    pub fn insert_word(&mut self, word: usize, bits: u64) -> u64 {
         let first = (word as u64).saturating_mul(WORD_BITS);
         let room = self.limit.saturating_sub(first).min(WORD_BITS);
         if room == 0 || bits == 0 {
@@ -198,9 +261,9 @@ impl PageBitmap {
         new
     }
 
-    /// Takes out the indices that `bits` has set, counted from 64 times `word`, and returns how
-    /// many of them were in the set.
-    pub fn clear_word(&mut self, word: usize, bits: u64) -> u64 {
+    /// Removes an index for each bit that is set in `bits`, the lowest standing for 64 times `word`,
+    /// and returns how many of them were in the set.
+    pub fn remove_word(&mut self, word: usize, bits: u64) -> u64 {
         let Some(chunk) = self.chunks.get_mut(word / CHUNK_WORDS) else {
             return 0;
         };
@@ -209,7 +272,7 @@ impl PageBitmap {
         gone
     }
 
-    /// The 64 indices from 64 times `word` on, as bits.
+    /// The 64 indices from 64 times `word` on as bits, 0 past the limit.
     pub fn word(&self, word: usize) -> u64 {
         let chunk = self.chunks.get(word / CHUNK_WORDS);
         chunk.map_or(0, |chunk| chunk.word(word % CHUNK_WORDS))
@@ -224,7 +287,17 @@ impl PageBitmap {
         })
     }
 
-    /// Fills `out` with the indices from `first` on, the first in the lowest bit of its first word.
+    /// Fills `out` with the indices from `first` on as bits, `first` in the lowest bit of its first
+    /// word; 0 past the limit. `first` need not be a multiple of 64.
+    ///
+    /// ```
+    /// # use sparse_bitmap::SparseBitmap;
+    /// let mut set = SparseBitmap::new(1 << 20);
+    /// set.insert_range(70..75);
+    /// let mut bits = [0; 2];
+    /// set.copy_bits(69, &mut bits);
+    /// assert_eq!(bits, [0b11_1110, 0]);
+    /// ```
     pub fn copy_bits(&self, first: u64, out: &mut [u64]) {
         let (word, shift) = ((first / WORD_BITS) as usize, first % WORD_BITS);
         self.copy_words(word, out);
@@ -253,42 +326,70 @@ impl PageBitmap {
         }
     }
 
-    /// The smallest index of `range` that is in the set; looks at no chunk behind `range`.
-    pub fn find_in(&self, range: Range<u64>) -> Option<u64> {
+    /// The smallest index of `range` that is in the set. It looks at no chunk past `range`, so it
+    /// takes no longer than the range is, as [`SparseBitmap::next_index`] may.
+    pub fn first_in(&self, range: Range<u64>) -> Option<u64> {
         by_chunk(self.within_chunks(range)).find_map(|(number, bits)| {
             let found = self.chunks[number].find::<true>(bits.start)?;
             (found < bits.end).then_some(number as u64 * CHUNK_BITS + found)
         })
     }
 
-    /// Takes everything out. The memory is freed by [`PageBitmap::trim`].
-    pub fn clear_all(&mut self) {
+    /// Removes all indices. Their buffers become surplus.
+    pub fn remove_all(&mut self) {
         for chunk in std::mem::take(&mut self.chunks) {
             self.spare.put(chunk.words);
         }
         self.set = 0;
     }
 
-    /// Takes over the memory of `other`, to be used again or freed.
-    pub fn reuse(&mut self, mut other: PageBitmap) {
-        other.clear_all();
+    /// Ends `other` and takes over its buffers, to be used again or freed by
+    /// [`SparseBitmap::trim`]. Which indices are in this set stays as it is.
+    pub fn reuse(&mut self, mut other: SparseBitmap) {
+        other.remove_all();
         self.spare.append(&mut other.spare);
     }
 
-    /// Frees `pieces` pieces of 4 KiB at most of the memory that is not needed any more; returns
-    /// how many these were.
-    pub fn trim(&mut self, pieces: usize) -> usize {
-        self.spare.trim(pieces)
+    /// Frees surplus buffers of 4 KiB, `most` of them at most; returns how many it freed.
+    ///
+    /// ```
+    /// # use sparse_bitmap::SparseBitmap;
+    /// let mut set = SparseBitmap::new(1 << 32);
+    /// for index in (0..1 << 23).step_by(1 << 15) {
+    ///     set.insert_range(index..index + 1);
+    /// }
+    /// set.remove_range(0..u64::MAX);
+    /// assert_eq!(set.surplus(), 248);
+    /// while set.trim(100) > 0 {
+    ///     // Here the caller may do something else.
+    /// }
+    /// assert_eq!(set.surplus(), 0);
+    /// ```
+    pub fn trim(&mut self, most: usize) -> usize {
+        self.spare.trim(most)
     }
 
-    /// How many such pieces there are.
+    /// How many buffers are surplus: no chunk needs them, and they are not among the eight that are
+    /// kept for chunks that will.
     pub fn surplus(&self) -> usize {
         self.spare.surplus()
     }
 
-    /// Makes the indices around `index`, of a piece of the set, the same as in `other`, which has
-    /// the same limit; returns where the next piece begins.
-    pub fn copy_piece(&mut self, other: &PageBitmap, index: u64) -> u64 {
+    /// Makes this set the same as `other` in the chunk that `index` lies in; returns the first index
+    /// of the next chunk. `other` has the same limit, and `index` lies below it.
+    ///
+    /// ```
+    /// # use sparse_bitmap::SparseBitmap;
+    /// let (mut copy, mut set) = (SparseBitmap::new(1 << 20), SparseBitmap::new(1 << 20));
+    /// set.insert_range(7..500_000);
+    /// let mut next = 0;
+    /// while let Some(index) = set.next_index(next) {
+    ///     next = copy.copy_chunk(&set, index);
+    ///     // Here the caller may do something else.
+    /// }
+    /// assert!(copy.runs().eq(set.runs()));
+    /// ```
+    pub fn copy_chunk(&mut self, other: &SparseBitmap, index: u64) -> u64 {
         let number = index / CHUNK_BITS;
         let end = (number + 1).saturating_mul(CHUNK_BITS);
         match other.chunks.get(number as usize) {
@@ -299,7 +400,7 @@ impl PageBitmap {
                 self.set = self.set - before.set + from.set;
             }
             None => {
-                self.clear(number * CHUNK_BITS..end);
+                self.remove_range(number * CHUNK_BITS..end);
             }
         }
         end
@@ -307,16 +408,16 @@ impl PageBitmap {
 
     /// Whether every index of `range` is in the set; true for an empty range.
     #[inline]
-    pub fn contains_all(&self, range: Range<u64>) -> bool {
+    pub fn contains_range(&self, range: Range<u64>) -> bool {
         if range.end.checked_sub(range.start) == Some(1) {
             let (number, word, bit) = place(range.start);
             let chunk = self.chunks.get(number);
             return chunk.is_some_and(|chunk| chunk.word(word) & bit != 0);
         }
-        self.contains_range(range)
+        self.contains_chunks(range)
     }
 
-    fn contains_range(&self, range: Range<u64>) -> bool {
+    fn contains_chunks(&self, range: Range<u64>) -> bool {
         by_chunk(range).all(|(number, bits)| {
             let chunk = self.chunks.get(number);
             chunk.is_some_and(|chunk| chunk.contains_all(bits))
@@ -324,13 +425,13 @@ impl PageBitmap {
     }
 
     /// The smallest index in the set.
-    pub fn find_first(&self) -> Option<u64> {
-        self.find_next(0)
+    pub fn first(&self) -> Option<u64> {
+        self.next_index(0)
     }
 
     /// The smallest index in the set that is not below `from`.
     #[inline]
-    pub fn find_next(&self, from: u64) -> Option<u64> {
+    pub fn next_index(&self, from: u64) -> Option<u64> {
         let (number, word, _) = place(from);
         let rest = self.chunks.get(number)?.word(word) >> (from % WORD_BITS);
         // Often it is the very next: a branch that a processor guesses is faster than to count.
@@ -345,7 +446,7 @@ impl PageBitmap {
 
     /// The smallest index not below `from` that is *not* in the set; `from` itself or an index past
     /// all others at the latest.
-    fn find_next_clear(&self, from: u64) -> u64 {
+    fn next_clear(&self, from: u64) -> u64 {
         let (number, word, _) = place(from);
         let rest =
             self.chunks.get(number).map_or(0, |chunk| !chunk.word(word)) >> (from % WORD_BITS);
@@ -372,8 +473,17 @@ impl PageBitmap {
 
     /// Whether the first index of `range` is in the set, and up to where in `range` all others are
     /// as it is. An empty range ends where it starts.
+    ///
+    /// ```
+    /// # use sparse_bitmap::SparseBitmap;
+    /// let mut set = SparseBitmap::new(1 << 20);
+    /// set.insert_range(10..20);
+    /// assert_eq!(set.front(0..100), (false, 10));
+    /// assert_eq!(set.front(10..100), (true, 20));
+    /// assert_eq!(set.front(20..100), (false, 100));
+    /// ```
     pub fn front(&self, range: Range<u64>) -> (bool, u64) {
-        let is_in = self.contains_all(range.start..range.start.saturating_add(1));
+        let is_in = self.contains_range(range.start..range.start.saturating_add(1));
         for (number, bits) in by_chunk(range.clone()) {
             let chunk = self.chunks.get(number);
             let other = match (chunk, is_in) {
@@ -389,13 +499,23 @@ impl PageBitmap {
         (is_in, range.end)
     }
 
-    /// The first run of neighbouring indices none of which is below `from`.
+    /// The first run of neighbouring indices none of which is below `from`. A run that begins below
+    /// `from` is cut off there.
+    ///
+    /// ```
+    /// # use sparse_bitmap::SparseBitmap;
+    /// let mut set = SparseBitmap::new(1 << 20);
+    /// set.insert_range(10..20);
+    /// assert_eq!(set.next_run(0), Some(10..20));
+    /// assert_eq!(set.next_run(15), Some(15..20));
+    /// assert_eq!(set.next_run(20), None);
+    /// ```
     pub fn next_run(&self, from: u64) -> Option<Range<u64>> {
-        let start = self.find_next(from)?;
-        Some(start..self.find_next_clear(start))
+        let start = self.next_index(from)?;
+        Some(start..self.next_clear(start))
     }
 
-    /// The runs of neighbouring indices, in ascending order.
+    /// The runs of neighbouring indices, in ascending order; no two of them touch.
     pub fn runs(&self) -> impl Iterator<Item = Range<u64>> {
         Runs::new(&self.chunks)
     }

@@ -5,37 +5,37 @@ use crate::chunk::CHUNK_BITS;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-fn runs(bitmap: &PageBitmap) -> Vec<(u64, u64)> {
+fn runs(bitmap: &SparseBitmap) -> Vec<(u64, u64)> {
     bitmap.runs().map(|run| (run.start, run.end)).collect()
 }
 
 #[test]
 fn an_empty_bitmap_holds_nothing() {
-    let bitmap = PageBitmap::new(1 << 32);
-    assert_eq!(bitmap.count(), 0);
-    assert_eq!(bitmap.find_first(), None);
+    let bitmap = SparseBitmap::new(1 << 32);
+    assert_eq!(bitmap.len(), 0);
+    assert_eq!(bitmap.first(), None);
     assert_eq!(bitmap.runs().next(), None);
-    assert!(bitmap.contains_all(7..7));
-    assert!(!bitmap.contains_all(7..8));
+    assert!(bitmap.contains_range(7..7));
+    assert!(!bitmap.contains_range(7..8));
 }
 
 #[test]
 fn the_limit_holds() {
-    let mut bitmap = PageBitmap::new(100);
-    assert_eq!(bitmap.add(90..200), 10);
+    let mut bitmap = SparseBitmap::new(100);
+    assert_eq!(bitmap.insert_range(90..200), 10);
     assert_eq!(runs(&bitmap), [(90, 100)]);
-    assert_eq!(bitmap.add(100..101), 0);
-    assert_eq!(bitmap.count(), 10);
-    assert_eq!(bitmap.clear(0..u64::MAX), 10);
-    assert_eq!(bitmap.find_first(), None);
+    assert_eq!(bitmap.insert_range(100..101), 0);
+    assert_eq!(bitmap.len(), 10);
+    assert_eq!(bitmap.remove_range(0..u64::MAX), 10);
+    assert_eq!(bitmap.first(), None);
 }
 
 #[test]
 fn a_run_crosses_words_and_chunks() {
-    let mut bitmap = PageBitmap::new(1 << 32);
-    bitmap.add(60..3 * CHUNK_BITS + 5);
+    let mut bitmap = SparseBitmap::new(1 << 32);
+    bitmap.insert_range(60..3 * CHUNK_BITS + 5);
     assert_eq!(runs(&bitmap), [(60, 3 * CHUNK_BITS + 5)]);
-    bitmap.clear(CHUNK_BITS..2 * CHUNK_BITS);
+    bitmap.remove_range(CHUNK_BITS..2 * CHUNK_BITS);
     assert_eq!(
         runs(&bitmap),
         [(60, CHUNK_BITS), (2 * CHUNK_BITS, 3 * CHUNK_BITS + 5)]
@@ -44,72 +44,84 @@ fn a_run_crosses_words_and_chunks() {
 
 #[test]
 fn a_range_that_ends_before_it_starts_is_empty() {
-    let mut bitmap = PageBitmap::new(u64::MAX);
-    bitmap.add(0..2 * CHUNK_BITS);
+    let mut bitmap = SparseBitmap::new(u64::MAX);
+    bitmap.insert_range(0..2 * CHUNK_BITS);
     for (start, end) in [(u64::MAX, 0), (9, 8), (CHUNK_BITS, 0)] {
         let backwards = Range { start, end };
-        assert_eq!(bitmap.add(backwards.clone()), 0);
-        assert_eq!(bitmap.clear(backwards.clone()), 0);
-        assert!(bitmap.contains_all(backwards));
+        assert_eq!(bitmap.insert_range(backwards.clone()), 0);
+        assert_eq!(bitmap.remove_range(backwards.clone()), 0);
+        assert!(bitmap.contains_range(backwards));
     }
-    assert_eq!(bitmap.count(), 2 * CHUNK_BITS);
+    assert_eq!(bitmap.len(), 2 * CHUNK_BITS);
 }
 
 #[test]
 fn searches_end_at_the_end_of_numbers() {
-    let mut bitmap = PageBitmap::new(u64::MAX);
-    bitmap.add(3..5);
-    assert_eq!(bitmap.find_next(u64::MAX), None);
+    let mut bitmap = SparseBitmap::new(u64::MAX);
+    bitmap.insert_range(3..5);
+    assert_eq!(bitmap.next_index(u64::MAX), None);
     assert_eq!(bitmap.next_run(5), None);
     assert_eq!(bitmap.word(usize::MAX), 0);
-    assert_eq!(bitmap.clear_word(usize::MAX, u64::MAX), 0);
-    assert!(!bitmap.contains_all(u64::MAX - 1..u64::MAX));
+    assert_eq!(bitmap.remove_word(usize::MAX, u64::MAX), 0);
+    assert!(!bitmap.contains_range(u64::MAX - 1..u64::MAX));
 }
 
 #[test]
 fn memory_is_given_back() {
-    let mut bitmap = PageBitmap::new(1 << 32);
-    let in_part = |bitmap: &mut PageBitmap| {
+    let mut bitmap = SparseBitmap::new(1 << 32);
+    let in_part = |bitmap: &mut SparseBitmap| {
         for chunk in 0..100 {
-            bitmap.add(chunk * CHUNK_BITS..chunk * CHUNK_BITS + 1);
+            bitmap.insert_range(chunk * CHUNK_BITS..chunk * CHUNK_BITS + 1);
         }
     };
     in_part(&mut bitmap);
-    assert!(bitmap.memory() >= 100 * CHUNK_BITS as usize / 8);
+    assert!(bitmap.memory_bytes() >= 100 * CHUNK_BITS as usize / 8);
     // The words of eight chunks are kept for others.
     let most = 8 * (CHUNK_BITS as usize / 8) + 6000;
-    bitmap.clear(0..100 * CHUNK_BITS);
+    bitmap.remove_range(0..100 * CHUNK_BITS);
     assert_eq!(bitmap.surplus(), 92);
     assert_eq!(bitmap.trim(60), 60);
     assert_eq!(bitmap.trim(60), 32);
     assert_eq!((bitmap.trim(60), bitmap.surplus()), (0, 0));
-    assert!(bitmap.memory() < most, "{} bytes", bitmap.memory());
+    assert!(
+        bitmap.memory_bytes() < most,
+        "{} bytes",
+        bitmap.memory_bytes()
+    );
     in_part(&mut bitmap);
     // Full, piece by piece, is as good as empty.
     for index in 0..100 * CHUNK_BITS {
-        bitmap.add(index..index + 1);
+        bitmap.insert_range(index..index + 1);
     }
     bitmap.trim(usize::MAX);
-    assert!(bitmap.memory() < most, "{} bytes", bitmap.memory());
-    let full = bitmap.memory();
-    bitmap.clear(CHUNK_BITS + 7..CHUNK_BITS + 8);
-    assert!(bitmap.memory() <= full, "kept words are used");
+    assert!(
+        bitmap.memory_bytes() < most,
+        "{} bytes",
+        bitmap.memory_bytes()
+    );
+    let full = bitmap.memory_bytes();
+    bitmap.remove_range(CHUNK_BITS + 7..CHUNK_BITS + 8);
+    assert!(bitmap.memory_bytes() <= full, "kept words are used");
     in_part(&mut bitmap);
-    bitmap.clear_all();
+    bitmap.remove_all();
     bitmap.trim(usize::MAX);
-    assert!(bitmap.memory() < most, "{} bytes", bitmap.memory());
+    assert!(
+        bitmap.memory_bytes() < most,
+        "{} bytes",
+        bitmap.memory_bytes()
+    );
 }
 
 #[test]
 fn memory_of_one_is_used_by_another() {
-    let (mut from, mut to) = (PageBitmap::new(1 << 32), PageBitmap::new(1 << 32));
+    let (mut from, mut to) = (SparseBitmap::new(1 << 32), SparseBitmap::new(1 << 32));
     for chunk in 0..20 {
-        from.add(chunk * CHUNK_BITS..chunk * CHUNK_BITS + 7);
+        from.insert_range(chunk * CHUNK_BITS..chunk * CHUNK_BITS + 7);
     }
-    to.add(3..4);
+    to.insert_range(3..4);
     to.reuse(from);
     assert_eq!((to.surplus(), runs(&to)), (12, vec![(3, 4)]));
-    to.add(CHUNK_BITS + 9..CHUNK_BITS + 10);
+    to.insert_range(CHUNK_BITS + 9..CHUNK_BITS + 10);
     assert_eq!(to.surplus(), 11);
     // Nothing is left of what was there.
     assert_eq!(runs(&to), [(3, 4), (CHUNK_BITS + 9, CHUNK_BITS + 10)]);
@@ -117,27 +129,31 @@ fn memory_of_one_is_used_by_another() {
 
 #[test]
 fn full_lines_take_no_words() {
-    let mut bitmap = PageBitmap::new(1 << 32);
+    let mut bitmap = SparseBitmap::new(1 << 32);
     for block in 0..800 {
-        bitmap.add(block * 4096..block * 4096 + 512);
+        bitmap.insert_range(block * 4096..block * 4096 + 512);
     }
-    assert!(bitmap.memory() < 10_000, "{} bytes", bitmap.memory());
-    assert_eq!(bitmap.count(), 800 * 512);
-    assert_eq!(bitmap.find_next(512), Some(4096));
-    assert!(bitmap.contains_all(4096..4608));
-    assert!(!bitmap.contains_all(4096..4609));
+    assert!(
+        bitmap.memory_bytes() < 10_000,
+        "{} bytes",
+        bitmap.memory_bytes()
+    );
+    assert_eq!(bitmap.len(), 800 * 512);
+    assert_eq!(bitmap.next_index(512), Some(4096));
+    assert!(bitmap.contains_range(4096..4608));
+    assert!(!bitmap.contains_range(4096..4609));
 }
 
 #[test]
 fn no_index_past_the_limit_takes_memory() {
     // The last chunk is one of 10 bits, of places for which not more is kept than there can be.
-    let mut bitmap = PageBitmap::new(40 * CHUNK_BITS + 10);
+    let mut bitmap = SparseBitmap::new(40 * CHUNK_BITS + 10);
     for chunk in 0..50 {
-        bitmap.add(chunk * CHUNK_BITS..chunk * CHUNK_BITS + 512);
+        bitmap.insert_range(chunk * CHUNK_BITS..chunk * CHUNK_BITS + 512);
     }
-    assert_eq!(bitmap.count(), 40 * 512 + 10);
+    assert_eq!(bitmap.len(), 40 * 512 + 10);
     let chunks = 41 * size_of::<Chunk>() + CHUNK_BITS as usize / 8;
-    assert!(bitmap.memory() <= size_of::<PageBitmap>() + chunks);
+    assert!(bitmap.memory_bytes() <= size_of::<SparseBitmap>() + chunks);
 }
 
 const LIMIT: u64 = 3 * CHUNK_BITS;
@@ -185,7 +201,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// What the bitmap relies on holds.
-fn is_sound(bitmap: &PageBitmap) -> Result<(), TestCaseError> {
+fn is_sound(bitmap: &SparseBitmap) -> Result<(), TestCaseError> {
     for chunk in &bitmap.chunks {
         let words = (0..CHUNK_WORDS).map(|word| (word, chunk.word(word)));
         let set: u64 = words
@@ -206,7 +222,7 @@ fn is_sound(bitmap: &PageBitmap) -> Result<(), TestCaseError> {
 
 /// What is asked about `probe` is answered as a plain set of numbers answers it.
 fn answers_as(
-    bitmap: &PageBitmap,
+    bitmap: &SparseBitmap,
     model: &BTreeSet<u64>,
     probe: &Range<u64>,
 ) -> Result<(), TestCaseError> {
@@ -216,18 +232,18 @@ fn answers_as(
         let end = (start..).find(|index| !model.contains(index));
         start..end.unwrap_or(u64::MAX)
     });
-    prop_assert_eq!(bitmap.count(), model.len() as u64);
-    prop_assert_eq!(bitmap.find_first(), model.first().copied());
-    prop_assert_eq!(bitmap.find_next(probe.start), next);
+    prop_assert_eq!(bitmap.len(), model.len() as u64);
+    prop_assert_eq!(bitmap.first(), model.first().copied());
+    prop_assert_eq!(bitmap.next_index(probe.start), next);
     prop_assert_eq!(bitmap.next_run(probe.start), run);
-    prop_assert_eq!(bitmap.contains_all(probe.clone()), all);
+    prop_assert_eq!(bitmap.contains_range(probe.clone()), all);
     let (is_in, past) = bitmap.front(probe.clone());
     prop_assert!(probe.is_empty() || past > probe.start);
     let mut like_the_first = probe.start..past;
     prop_assert!(like_the_first.all(|index| model.contains(&index) == is_in));
     prop_assert!(past >= probe.end || model.contains(&past) != is_in);
     let within = next.filter(|&next| next < probe.end);
-    prop_assert_eq!(bitmap.find_in(probe.clone()), within);
+    prop_assert_eq!(bitmap.first_in(probe.clone()), within);
     // Across the ends of words, and of a chunk where there is one.
     let mut copy = [0x5555; 9];
     bitmap.copy_bits(probe.start, &mut copy);
@@ -240,7 +256,7 @@ fn answers_as(
     prop_assert_eq!(copied, there.collect::<Vec<_>>());
     for index in [probe.start, probe.end] {
         prop_assert_eq!(
-            bitmap.contains_all(index..index + 1),
+            bitmap.contains_range(index..index + 1),
             model.contains(&index)
         );
     }
@@ -253,40 +269,40 @@ proptest! {
     /// After any adds and clears the bitmap answers as a plain set of numbers does.
     #[test]
     fn it_is_a_set(steps in steps(), probe in bits()) {
-        let mut bitmap = PageBitmap::new(LIMIT);
+        let mut bitmap = SparseBitmap::new(LIMIT);
         let mut model = BTreeSet::new();
         for step in steps {
             let before = model.len();
             match step {
                 Step::Add(range) => {
                     model.extend(range.start..range.end.min(LIMIT));
-                    prop_assert_eq!(bitmap.add(range), (model.len() - before) as u64);
+                    prop_assert_eq!(bitmap.insert_range(range), (model.len() - before) as u64);
                 }
                 Step::Clear(range) => {
                     model.retain(|index| !range.contains(index));
-                    prop_assert_eq!(bitmap.clear(range), (before - model.len()) as u64);
+                    prop_assert_eq!(bitmap.remove_range(range), (before - model.len()) as u64);
                 }
                 Step::Copy(index, first) => {
                     let others = (first..LIMIT).step_by(997);
                     let piece = index / CHUNK_BITS * CHUNK_BITS..(index / CHUNK_BITS + 1) * CHUNK_BITS;
-                    let mut other = PageBitmap::new(LIMIT);
+                    let mut other = SparseBitmap::new(LIMIT);
                     for index in others.clone() {
- other.add(index..index + 1);
+ other.insert_range(index..index + 1);
  }
-                    prop_assert_eq!(bitmap.copy_piece(&other, index), piece.end);
+                    prop_assert_eq!(bitmap.copy_chunk(&other, index), piece.end);
                     model.retain(|index| !piece.contains(index));
                     model.extend(others.filter(|index| piece.contains(index)));
                 }
                 Step::Trim(pieces) => prop_assert!(bitmap.trim(pieces) <= pieces),
                 Step::AddWord(word, bits) => {
                     model.extend(of_word(word, bits).filter(|&index| index < LIMIT));
-                    prop_assert_eq!(bitmap.add_word(word, bits), (model.len() - before) as u64);
+                    prop_assert_eq!(bitmap.insert_word(word, bits), (model.len() - before) as u64);
                 }
                 Step::ClearWord(word, bits) => {
                     for index in of_word(word, bits) {
                         model.remove(&index);
                     }
-                    prop_assert_eq!(bitmap.clear_word(word, bits), (before - model.len()) as u64);
+                    prop_assert_eq!(bitmap.remove_word(word, bits), (before - model.len()) as u64);
                 }
             }
             is_sound(&bitmap)?;

@@ -8,14 +8,14 @@ use crate::features::{FOUNDING, Features, Numbering};
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::Asked;
 use crate::queue::stats::Stats;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 
 /// What a device begins anew with.
 struct Beginning {
     negotiated: Features,
     config: ConfigState,
     stats: Stats,
-    ballooned: Ballooned<PageBitmap>,
+    ballooned: Ballooned<SparseBitmap>,
 }
 
 fn told(features: Features) -> bool {
@@ -41,7 +41,7 @@ impl Balloon {
         if !told(self.negotiated) || !told(features) {
             // A driver that did not promise so far may have inflated, and taken back, what it
             // liked.
-            let was_empty = self.config.actual == 0 && self.balloon.set().count() == 0;
+            let was_empty = self.config.actual == 0 && self.balloon.set().len() == 0;
             self.balloon.forget(self.balloon.is_complete() && was_empty);
         }
         self.negotiated = features;
@@ -62,7 +62,7 @@ impl Balloon {
             },
             stats: self.stats,
             ballooned: Ballooned {
-                pages: PageBitmap::new(PAGE_LIMIT),
+                pages: SparseBitmap::new(PAGE_LIMIT),
                 complete: true,
             },
         });
@@ -88,14 +88,14 @@ impl Balloon {
         &mut self,
         config: ConfigState,
         stats: Option<Stats>,
-        ballooned: Option<Ballooned<PageBitmap>>,
+        ballooned: Option<Ballooned<SparseBitmap>>,
     ) {
         self.begin(Beginning {
             negotiated: self.negotiated,
             config,
             stats: stats.unwrap_or(self.stats),
             ballooned: ballooned.unwrap_or_else(|| Ballooned {
-                pages: PageBitmap::new(PAGE_LIMIT),
+                pages: SparseBitmap::new(PAGE_LIMIT),
                 complete: told(self.negotiated) && config.actual == 0,
             }),
         });

@@ -10,7 +10,7 @@ use crate::page::Gpa;
 use crate::pageset::PAGE_LIMIT;
 use crate::queue::hint::Hints;
 use crate::wire::founding::GET_UNUSED_PAGES;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 
 const GIB: u64 = 1 << 30;
 
@@ -263,8 +263,8 @@ fn what_is_unplugged_is_forgotten() {
     let part = GpaRange::with_len(Gpa(2 << 20), 2 << 20).unwrap();
     let (first, end) = part.page_indices();
     let set = |pages| {
-        let mut set = PageBitmap::new(PAGE_LIMIT);
-        set.add(pages);
+        let mut set = SparseBitmap::new(PAGE_LIMIT);
+        set.insert_range(pages);
         set
     };
     balloon.set_memory(map());
@@ -280,15 +280,11 @@ fn what_is_unplugged_is_forgotten() {
     let end_of_request = RequestEnd::default();
     balloon.batch_add_report([range], end_of_request).unwrap();
     balloon.set_memory(map());
-    assert_eq!(
-        balloon.balloon.set().count(),
-        end - first,
-        "the same memory"
-    );
+    assert_eq!(balloon.balloon.set().len(), end - first, "the same memory");
     assert!(balloon.memory.is_ram(part));
 
     balloon.unplug(part);
-    assert_eq!(balloon.balloon.set().count(), 0);
+    assert_eq!(balloon.balloon.set().len(), 0);
     balloon.plug(part);
     let mut host = Whim::default();
     while balloon.batch_run(&mut host, Inhibit::No) == Progress::More {}

@@ -12,7 +12,7 @@ use crate::memory::BlockId;
 use crate::migration::arming::Arm;
 use crate::migration::bitmaps::{BlockView, DirtyBitmaps};
 use crate::migration::skips::{Announced, DirtyChange, SkipCounters, Skips};
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
@@ -71,11 +71,11 @@ pub struct VbrRam {
     pub(super) skips: Guarded<Skips>,
     /// What was left out when postcopy began. Pages are sent by two threads then, one of them
     /// without the bitmap lock.
-    left_out: RwLock<Vec<(BlockId, PageBitmap)>>,
+    left_out: RwLock<Vec<(BlockId, SparseBitmap)>>,
 }
 
 impl VbrRam {
-    fn left_out_mut(&self) -> RwLockWriteGuard<'_, Vec<(BlockId, PageBitmap)>> {
+    fn left_out_mut(&self) -> RwLockWriteGuard<'_, Vec<(BlockId, SparseBitmap)>> {
         self.left_out
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -415,7 +415,7 @@ pub unsafe extern "C" fn vbr_ram_is_left_out(
             let left_out = ram.left_out.read().unwrap_or_else(PoisonError::into_inner);
             is_left_out = left_out
                 .iter()
-                .any(|(id, pages)| id.0 == block as usize && pages.contains_all(page..page + 1));
+                .any(|(id, pages)| id.0 == block as usize && pages.contains_range(page..page + 1));
         }
     });
     is_left_out

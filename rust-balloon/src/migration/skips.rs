@@ -88,7 +88,7 @@ use super::bitmaps::{BlockView, DirtyBitmaps};
 use super::sweep::{BLOCK_WORDS, Ballooned, FREED_WORDS, PART_PAGES, STEP_WORDS, Sets};
 use crate::counters::Tally;
 use crate::memory::BlockId;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 
 /// How the number of dirty pages changes. Both grow together with the bits, so that they hold
 /// whatever happens later in a call.
@@ -121,12 +121,12 @@ pub struct SkipCounters {
 
 #[derive(Default)]
 struct Block {
-    hinted: Option<PageBitmap>,
-    ballooned: Option<PageBitmap>,
+    hinted: Option<SparseBitmap>,
+    ballooned: Option<SparseBitmap>,
     arming: Arming,
     /// The page from which on postcopy goes on, and sets that it is done with.
     announced: u64,
-    done: Vec<PageBitmap>,
+    done: Vec<SparseBitmap>,
     /// How many hinted and ballooned pages postcopy announced as zero: they count as left out.
     announced_pages: [u64; 2],
 }
@@ -136,7 +136,7 @@ pub enum Announced {
     /// There is more to do.
     Part,
     /// It is done: all of these pages are announced as zero.
-    All(Vec<PageBitmap>),
+    All(Vec<SparseBitmap>),
 }
 
 /// Sets those bits of `word` that are not set, and says which these were.
@@ -170,7 +170,7 @@ pub struct Skips {
     /// From here on the sweep behind the synchronization before the last did not come.
     doubt: Option<Place>,
     /// Sets whose memory is still to be freed: a step of a sweep does a part of it.
-    spent: Vec<PageBitmap>,
+    spent: Vec<SparseBitmap>,
     counters: Tally<SkipCounters>,
 }
 
@@ -200,9 +200,9 @@ impl Skips {
 
     /// Has the memory of `sets` be freed by the sweeps to come: of a large guest it takes longer
     /// than a call may.
-    pub fn free_later(&mut self, sets: impl IntoIterator<Item = PageBitmap>) {
+    pub fn free_later(&mut self, sets: impl IntoIterator<Item = SparseBitmap>) {
         for mut set in sets {
-            set.clear_all();
+            set.remove_all();
             self.spent.push(set);
         }
     }
@@ -223,8 +223,8 @@ impl Skips {
 
     /// What was left out.
     pub fn counters(&self) -> SkipCounters {
-        let pages = |set: &Option<PageBitmap>| set.as_ref().map_or(0, PageBitmap::count);
-        let sum = |of: fn(&Block) -> (&Option<PageBitmap>, u64)| {
+        let pages = |set: &Option<SparseBitmap>| set.as_ref().map_or(0, SparseBitmap::len);
+        let sum = |of: fn(&Block) -> (&Option<SparseBitmap>, u64)| {
             let counts = self.blocks.iter().map(|(_, block)| {
                 let (set, announced) = of(block);
                 pages(set) + announced
@@ -403,7 +403,7 @@ impl Skips {
             let Some(pages) = set else {
                 continue;
             };
-            while let Some(next) = pages.find_next(block.announced) {
+            while let Some(next) = pages.next_index(block.announced) {
                 if words == 0 {
                     return Announced::Part;
                 }
@@ -412,11 +412,11 @@ impl Skips {
                 let bits = pages.word(word);
                 let new = set_bits(&mut view, word, bits, change);
                 // Of those that are to be sent anyway the content may be needed.
-                pages.clear_word(word, bits & !new);
+                pages.remove_word(word, bits & !new);
                 block.announced = (word as u64 + 1) * 64;
             }
             block.announced = 0;
-            *counted = pages.count();
+            *counted = pages.len();
             block.done.extend(set.take());
         }
         Announced::All(std::mem::take(&mut block.done))

@@ -5,7 +5,7 @@ use super::bitmaps::BlockView;
 use super::skips::DirtyChange;
 use crate::memory::{BlockId, BlockPiece, MemoryMap};
 use crate::page::PAGE_SHIFT;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use std::ops::Range;
 
 /// Words that a step may look at, of 64 pages each: 32 GiB of guest memory in pages of 4 KiB. The
@@ -42,7 +42,7 @@ type Words = [u64; PART_WORDS];
 /// The pages in the balloon, of a guest that accepted MUST_TELL_HOST, and where they lie.
 pub struct Ballooned<'a> {
     /// The pages, by guest address.
-    pub pages: &'a PageBitmap,
+    pub pages: &'a SparseBitmap,
     /// Where they lie in RAM blocks.
     pub memory: &'a MemoryMap,
 }
@@ -74,7 +74,7 @@ impl Ballooned<'_> {
     fn gather_words(&self, piece: &BlockPiece, pages: Range<u64>, base: u64, out: &mut Words) {
         let guest = (piece.gpa.0 + (pages.start << PAGE_SHIFT) - piece.offset) >> PAGE_SHIFT;
         let count = pages.end - pages.start;
-        if self.pages.find_in(guest..guest + count).is_none() {
+        if self.pages.first_in(guest..guest + count).is_none() {
             return;
         }
         // The part begins at a word, the piece need not.
@@ -109,13 +109,13 @@ impl Ballooned<'_> {
     ) -> usize {
         let guest_page = |offset: u64| (piece.gpa.0 + offset - piece.offset) >> PAGE_SHIFT;
         let all = guest_page(pages.start << shift)..guest_page((pages.end << shift) - 1) + 1;
-        if self.pages.find_in(all.clone()).is_none() {
+        if self.pages.first_in(all.clone()).is_none() {
             return 0;
         }
         for page in pages {
             let first = guest_page(page << shift);
             let last = guest_page(((page + 1) << shift) - 1);
-            if self.pages.contains_all(first..last + 1) {
+            if self.pages.contains_range(first..last + 1) {
                 let at = page - base;
                 out[(at / 64) as usize] |= 1 << (at % 64);
             }
@@ -127,8 +127,8 @@ impl Ballooned<'_> {
 
 /// What is left out of a block, and what is known of it.
 pub(super) struct Sets<'a> {
-    pub(super) hinted: &'a mut Option<PageBitmap>,
-    pub(super) ballooned: &'a mut Option<PageBitmap>,
+    pub(super) hinted: &'a mut Option<SparseBitmap>,
+    pub(super) ballooned: &'a mut Option<SparseBitmap>,
     /// What is in the balloon now; `None` for nothing.
     pub(super) balloon: Option<&'a Ballooned<'a>>,
     /// log2 of the bytes of a page.
@@ -137,10 +137,10 @@ pub(super) struct Sets<'a> {
     pub(super) all_doubtful: bool,
 }
 
-fn words_of(set: &Option<PageBitmap>, first: usize) -> Option<Words> {
+fn words_of(set: &Option<SparseBitmap>, first: usize) -> Option<Words> {
     let set = set.as_ref()?;
     let start = first as u64 * 64;
-    set.find_in(start..start + PART_PAGES)?;
+    set.first_in(start..start + PART_PAGES)?;
     let mut words = [0; PART_WORDS];
     set.copy_bits(start, &mut words);
     Some(words)
@@ -202,8 +202,10 @@ impl Sets<'_> {
             take_out(self.ballooned, number, deflated);
             if inflated != 0 {
                 let limit = view.pages;
-                let ballooned = self.ballooned.get_or_insert_with(|| PageBitmap::new(limit));
-                ballooned.add_word(number, inflated);
+                let ballooned = self
+                    .ballooned
+                    .get_or_insert_with(|| SparseBitmap::new(limit));
+                ballooned.insert_word(number, inflated);
             }
         }
         let changes = match changed {
@@ -221,10 +223,10 @@ impl Sets<'_> {
     }
 }
 
-fn take_out(set: &mut Option<PageBitmap>, word: usize, bits: u64) {
+fn take_out(set: &mut Option<SparseBitmap>, word: usize, bits: u64) {
     if let Some(set) = set
         && bits != 0
     {
-        set.clear_word(word, bits);
+        set.remove_word(word, bits);
     }
 }

@@ -11,12 +11,12 @@ use super::held::Held;
 use crate::host::Inhibit;
 use crate::page::{Gpa, GpaRange, PAGE_SIZE};
 use crate::pageset::PAGE_LIMIT;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use std::ops::Range;
 
 /// Pages that are given back later.
 pub(super) struct Waiting {
-    set: PageBitmap,
+    set: SparseBitmap,
     /// None of them is below this page, so that nobody looks for them there: guests can be large.
     from: u64,
 }
@@ -24,48 +24,48 @@ pub(super) struct Waiting {
 impl Waiting {
     pub(super) fn none() -> Waiting {
         Waiting {
-            set: PageBitmap::new(PAGE_LIMIT),
+            set: SparseBitmap::new(PAGE_LIMIT),
             from: PAGE_LIMIT,
         }
     }
 
     pub(super) fn count(&self) -> u64 {
-        self.set.count()
+        self.set.len()
     }
 
     pub(super) fn words_taken(&self) -> u64 {
-        self.set.words_taken()
+        self.set.buffers_taken()
     }
 
     pub(super) fn add(&mut self, pages: Range<u64>) {
         self.from = self.from.min(pages.start);
-        self.set.add(pages);
+        self.set.insert_range(pages);
     }
 
     pub(super) fn clear(&mut self, pages: Range<u64>) {
-        if self.set.count() > 0 {
-            self.set.clear(pages);
+        if self.set.len() > 0 {
+            self.set.remove_range(pages);
         }
     }
 
     /// Takes all pages out.
     pub(super) fn clear_all(&mut self) {
-        self.set.clear_all();
+        self.set.remove_all();
         self.from = PAGE_LIMIT;
     }
 
     /// Makes the pages around `page` the same as in `set`; returns where those behind them begin.
-    fn copy_piece(&mut self, set: &PageBitmap, page: u64) -> u64 {
+    fn copy_piece(&mut self, set: &SparseBitmap, page: u64) -> u64 {
         self.from = self.from.min(page);
-        self.set.copy_piece(set, page)
+        self.set.copy_chunk(set, page)
     }
 
-    /// See [`PageBitmap::trim`].
+    /// See [`SparseBitmap::trim`].
     pub(super) fn trim(&mut self, pieces: usize) -> usize {
         self.set.trim(pieces)
     }
 
-    /// See [`PageBitmap::surplus`].
+    /// See [`SparseBitmap::surplus`].
     pub(super) fn surplus(&self) -> usize {
         self.set.surplus()
     }
@@ -89,7 +89,7 @@ impl Waiting {
 /// What is in `held` or `owed` is in `set`. `brought` is the number of pages of `set` from
 /// `brought_from` on, and none of `owed` is there.
 pub struct BalloonedPages {
-    set: PageBitmap,
+    set: SparseBitmap,
     /// Whether `set` holds all pages in the balloon: not after a migration that carried no set or a
     /// part of it, nor after a batch was given up.
     complete: bool,
@@ -112,7 +112,7 @@ impl BalloonedPages {
     /// None, of which never more than `hold_bytes` wait for their neighbours.
     pub fn new(hold_bytes: u64) -> BalloonedPages {
         BalloonedPages {
-            set: PageBitmap::new(PAGE_LIMIT),
+            set: SparseBitmap::new(PAGE_LIMIT),
             complete: true,
             held: Held::new(hold_bytes),
             owed: Waiting::none(),
@@ -126,23 +126,23 @@ impl BalloonedPages {
     ///
     /// All of it is still to be given back here: what the source gave back, and what was sent
     /// before the guest gave it away.
-    pub fn begin(&mut self, set: PageBitmap, complete: bool) {
+    pub fn begin(&mut self, set: SparseBitmap, complete: bool) {
         self.forget(complete);
         self.brought_from = 0;
-        self.brought = set.count();
+        self.brought = set.len();
         self.end_if_all_is_noted();
         let old = std::mem::replace(&mut self.set, set);
         self.set.reuse(old);
     }
 
     /// The pages.
-    pub fn set(&self) -> &PageBitmap {
+    pub fn set(&self) -> &SparseBitmap {
         &self.set
     }
 
     /// How often room was made for single pages, in any of the sets.
     pub(super) fn words_taken(&self) -> u64 {
-        self.set.words_taken() + self.held.words_taken() + self.owed.words_taken()
+        self.set.buffers_taken() + self.held.words_taken() + self.owed.words_taken()
     }
 
     /// Whether all pages in the balloon are known.
@@ -172,7 +172,7 @@ impl BalloonedPages {
 
     /// Notes the next piece of that.
     pub(super) fn bring(&mut self) {
-        if let Some(first) = self.set.find_next(self.brought_from) {
+        if let Some(first) = self.set.next_index(self.brought_from) {
             let before = self.owed.count();
             self.brought_from = self.owed.copy_piece(&self.set, first);
             self.brought -= self.owed.count() - before;
@@ -224,23 +224,23 @@ impl BalloonedPages {
     /// Whether all pages of `range` are in the balloon.
     pub(super) fn contains_all(&self, range: GpaRange) -> bool {
         let (first, end) = range.page_indices();
-        self.set.contains_all(first..end)
+        self.set.contains_range(first..end)
     }
 
     /// The guest gives `range` away.
     pub(super) fn give(&mut self, range: GpaRange) {
         let (first, end) = range.page_indices();
         let border = self.brought_from.clamp(first, end);
-        self.set.add(first..border);
-        self.brought += self.set.add(border..end);
+        self.set.insert_range(first..border);
+        self.brought += self.set.insert_range(border..end);
     }
 
     /// The guest gets `range` back, or it is not the same memory any more.
     pub fn take_back(&mut self, range: GpaRange) {
         let (first, end) = range.page_indices();
         let border = self.brought_from.clamp(first, end);
-        self.set.clear(first..border);
-        self.brought -= self.set.clear(border..end);
+        self.set.remove_range(first..border);
+        self.brought -= self.set.remove_range(border..end);
         self.end_if_all_is_noted();
         self.held.cancel(range);
         self.owed.clear(first..end);
@@ -275,7 +275,7 @@ impl BalloonedPages {
     /// Forgets all pages; `complete` says that the balloon is empty, and not that nothing is known
     /// of it.
     pub fn forget(&mut self, complete: bool) {
-        self.set.clear_all();
+        self.set.remove_all();
         self.complete = complete;
         self.held.cancel_all();
         self.owed.clear_all();

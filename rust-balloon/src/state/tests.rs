@@ -190,9 +190,9 @@ fn told(features: Features) -> Balloon {
 
 fn with_pages(runs: &[Range<u64>], complete: bool) -> Balloon {
     let mut balloon = told(Features::MUST_TELL_HOST);
-    let mut pages = PageBitmap::new(PAGE_LIMIT);
+    let mut pages = SparseBitmap::new(PAGE_LIMIT);
     for run in runs {
-        pages.add(run.clone());
+        pages.insert_range(run.clone());
     }
     let config = ConfigState {
         actual: 9,

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use virtio_balloon_rs::memory::{Backing, BlockId, MemoryMap, Section};
 use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
 use virtio_balloon_rs::migration::skips::Skips;
@@ -81,15 +81,15 @@ impl Guest {
     }
 
     /// A balloon of the pages that `word` says, moved by `first` pages.
-    pub(crate) fn balloon(&self, first: u64, word: impl Fn(u64) -> u64) -> PageBitmap {
-        let mut pages = PageBitmap::new(PAGE_LIMIT);
+    pub(crate) fn balloon(&self, first: u64, word: impl Fn(u64) -> u64) -> SparseBitmap {
+        let mut pages = SparseBitmap::new(PAGE_LIMIT);
         let shift = first % 64;
         for number in 0..self.words() {
             let at = ((first / 64) + number) as usize;
             let bits = word(number);
-            pages.add_word(at, bits << shift);
+            pages.insert_word(at, bits << shift);
             if shift != 0 {
-                pages.add_word(at + 1, bits >> (64 - shift));
+                pages.insert_word(at + 1, bits >> (64 - shift));
             }
         }
         pages

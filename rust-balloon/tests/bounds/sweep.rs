@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The sweep behind a synchronization, and the beginning of postcopy.
 
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use virtio_balloon_rs::memory::{HostRange, MemoryMap};
 use virtio_balloon_rs::migration::arming::Arm;
 use virtio_balloon_rs::migration::skips::{Announced, DirtyChange, Hint, Skips};
@@ -28,7 +28,7 @@ const FEW: u64 = 32;
 pub(crate) fn sweep(
     guest: &mut Guest,
     skips: &mut Skips,
-    balloon: Option<(&PageBitmap, &MemoryMap)>,
+    balloon: Option<(&SparseBitmap, &MemoryMap)>,
 ) -> Vec<DirtyChange> {
     let balloon = balloon.map(|(pages, memory)| Ballooned { pages, memory });
     guest.synced(skips);
@@ -80,7 +80,7 @@ fn a_sweep_is_done_in_steps() {
         let steps = sweep(&mut guest, &mut skips, Some((&balloon, &memory)));
         are_bounded(&what, words, true, &steps);
         let cleared: u64 = steps.iter().map(|step| step.cleared).sum();
-        assert_eq!(cleared, balloon.count(), "{what}");
+        assert_eq!(cleared, balloon.len(), "{what}");
         for number in 0..words {
             assert_eq!(guest.dirty[number as usize], !word(number), "{what}");
         }
@@ -91,7 +91,7 @@ fn a_sweep_is_done_in_steps() {
         let steps = sweep(&mut guest, &mut skips, None);
         are_bounded(&what, words, true, &steps);
         let set: u64 = steps.iter().map(|step| step.set).sum();
-        assert_eq!(set, balloon.count(), "{what}");
+        assert_eq!(set, balloon.len(), "{what}");
         assert_eq!(skips.counters().ballooned_left_out_bytes, 0, "{what}");
     }
 }
@@ -192,14 +192,14 @@ fn postcopy_begins_in_steps() {
         guest.dirty.fill(u64::MAX);
         sweep(&mut guest, &mut skips, Some((&balloon, &memory)));
         let sets = announced(&mut guest, &mut skips);
-        let left_out: u64 = sets.iter().map(|set| set.count()).sum();
-        assert_eq!(left_out, balloon.count(), "{what}");
+        let left_out: u64 = sets.iter().map(|set| set.len()).sum();
+        assert_eq!(left_out, balloon.len(), "{what}");
         assert!(guest.dirty.iter().all(|&word| word == u64::MAX), "{what}");
     }
 }
 
 /// Postcopy begins; returns what was left out, and no step does more than it may.
-fn announced(guest: &mut Guest, skips: &mut Skips) -> Vec<PageBitmap> {
+fn announced(guest: &mut Guest, skips: &mut Skips) -> Vec<SparseBitmap> {
     loop {
         let mut change = DirtyChange::default();
         let announced = skips.postcopy(guest, BLOCK, &mut change);

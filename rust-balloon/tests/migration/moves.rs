@@ -4,7 +4,7 @@
 
 use super::ram::{MIGRATED, PAGE_SHIFT, backing, block_id, place};
 use super::world::{Broken, Checked, Phase, Task, World};
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use virtio_balloon_rs::migration::skips::{Announced, DirtyChange};
 use virtio_balloon_rs::queue::hint::HintState;
 
@@ -98,7 +98,7 @@ impl World {
                 }
             };
             self.count(change);
-            let count: u64 = sets.iter().map(PageBitmap::count).sum();
+            let count: u64 = sets.iter().map(SparseBitmap::len).sum();
             if change.cleared != 0 || change.set != count {
                 return Err(format!("{change:?} for {count} pages left out"));
             }
@@ -113,7 +113,7 @@ impl World {
         let (block, _) = place(page);
         let bit = self.ram.bitmap_page(page);
         let mut of_block = self.left_out.iter().filter(|(of, _)| *of == block);
-        of_block.any(|(_, pages)| pages.contains_all(bit..bit + 1))
+        of_block.any(|(_, pages)| pages.contains_range(bit..bit + 1))
     }
 
     /// Whether the destination has the backing page around `page`. It maps them as a whole.

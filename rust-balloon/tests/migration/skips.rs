@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Which bits are cleared and set, and what is counted.
 
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use virtio_balloon_rs::memory::{Backing, BlockId, HostRange, MemoryMap, Section};
 use virtio_balloon_rs::migration::arming::Arm;
 use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
@@ -115,13 +115,13 @@ impl Case {
 
     /// The sweep behind a synchronization, with these pages of the first block in the balloon.
     fn balloon(&mut self, pages: &[u64]) {
-        let mut set = PageBitmap::new(1 << 20);
+        let mut set = SparseBitmap::new(1 << 20);
         for page in pages {
             let first = FIRST_GUEST_PAGE + (page << (SHIFT - 12));
-            set.add(first..first + (1 << (SHIFT - 12)));
+            set.insert_range(first..first + (1 << (SHIFT - 12)));
         }
         // A page of the balloon alone is none of the migration.
-        set.add(FIRST_GUEST_PAGE + 9 * 4 + 1..FIRST_GUEST_PAGE + 10 * 4);
+        set.insert_range(FIRST_GUEST_PAGE + 9 * 4 + 1..FIRST_GUEST_PAGE + 10 * 4);
         let memory = memory();
         let balloon = Ballooned {
             pages: &set,

@@ -8,7 +8,7 @@ use super::answers::Asker;
 use super::guest::{Guest, Request, Usage};
 use super::ram::{MIGRATED, PAGE_SHIFT, PAGES, Ram, block_id};
 use super::seen::Seen;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::memory::MemoryMap;
 use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, Skips};
@@ -125,10 +125,10 @@ pub(crate) struct World {
     pub(crate) asker: Option<Asker>,
     pub(crate) refused: bool,
     pub(crate) skips: Skips,
-    pub(crate) balloon: PageBitmap,
+    pub(crate) balloon: SparseBitmap,
     /// What the device knew to be in the balloon before pages left it, where that rule is broken;
     /// and the pages that left it.
-    pub(crate) stale: PageBitmap,
+    pub(crate) stale: SparseBitmap,
     pub(crate) left: BTreeSet<usize>,
     pub(crate) memory: MemoryMap,
     /// The last synchronization left something to do.
@@ -154,7 +154,7 @@ pub(crate) struct World {
     /// Backing pages, by their first page, that the destination waits for.
     pub(crate) waiting: BTreeSet<usize>,
     /// What postcopy announces as zero, by block.
-    pub(crate) left_out: Vec<(usize, PageBitmap)>,
+    pub(crate) left_out: Vec<(usize, SparseBitmap)>,
     /// Those requests that the source did not look at yet.
     pub(crate) asked: VecDeque<usize>,
     /// Pages on their way, by backing page.
@@ -179,8 +179,8 @@ impl World {
             guest: Guest::new(),
             hints,
             skips: Skips::new(PAGE_SHIFT),
-            balloon: PageBitmap::new(GUEST_LIMIT),
-            stale: PageBitmap::new(GUEST_LIMIT),
+            balloon: SparseBitmap::new(GUEST_LIMIT),
+            stale: SparseBitmap::new(GUEST_LIMIT),
             left: BTreeSet::new(),
             unsettled: false,
             main_synced: false,
@@ -265,21 +265,21 @@ impl World {
             Step::SayEmpty => self.say_empty(),
             Step::Inflate(page) if self.guest.usage[page] == Usage::Free => {
                 self.guest.usage[page] = Usage::Ballooned;
-                self.balloon.add(self.ram.guest_pages(page));
-                self.stale.add(self.ram.guest_pages(page));
+                self.balloon.insert_range(self.ram.guest_pages(page));
+                self.stale.insert_range(self.ram.guest_pages(page));
                 self.left.remove(&page);
                 self.ram.discard(page);
             }
             Step::Deflate(page) if self.is_ballooned(page) => {
                 self.guest.usage[page] = Usage::Free;
-                self.balloon.clear(self.ram.guest_pages(page));
+                self.balloon.remove_range(self.ram.guest_pages(page));
                 self.left.insert(page);
             }
             Step::Reset => {
                 self.guest.reset();
                 let left: Vec<usize> = (0..PAGES).filter(|&page| self.is_ballooned(page)).collect();
                 self.left.extend(left);
-                self.balloon.clear_all();
+                self.balloon.remove_all();
                 let source = self.hints.source();
                 self.hints.reset();
                 self.hints.set_source(source);
@@ -336,7 +336,7 @@ impl World {
     }
 
     fn is_ballooned(&self, page: usize) -> bool {
-        self.balloon.contains_all(self.ram.guest_pages(page))
+        self.balloon.contains_range(self.ram.guest_pages(page))
     }
 
     /// Leaves out what was hinted; says whether chunks are to be armed.

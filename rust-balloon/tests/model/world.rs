@@ -369,7 +369,7 @@ impl World {
         let was_empty = self
             .balloon
             .left_out()
-            .is_none_or(|balloon| balloon.pages.count() == 0);
+            .is_none_or(|balloon| balloon.pages.len() == 0);
         self.balloon.set_features(features, false);
         self.model.negotiate(told, was_empty);
     }

@@ -13,7 +13,7 @@ use fixedbitset::FixedBitSet;
 use operation::{Operation, full};
 use roaring::RoaringBitmap;
 use sets::Set;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use std::fs;
 use std::path::Path;
 use std::thread;
@@ -22,7 +22,7 @@ use table::Row;
 
 /// Pages of 4 KiB: 4 GiB and 1 TiB of them.
 const UNIVERSES_LOG2: [u32; 2] = [20, 28];
-const NAMES: [&str; 3] = [PageBitmap::NAME, FixedBitSet::NAME, RoaringBitmap::NAME];
+const NAMES: [&str; 3] = [SparseBitmap::NAME, FixedBitSet::NAME, RoaringBitmap::NAME];
 // So short that all of it takes about two minutes. The medians of two runs are within a few percent
 // on a machine that does nothing else.
 const SAMPLES: usize = 10;
@@ -44,7 +44,7 @@ fn measure_all(criterion: &mut Criterion, data: &Data) {
         }
         let mut group = criterion.benchmark_group(operation.name());
         group.sampling_mode(SamplingMode::Flat);
-        measure::<PageBitmap>(&mut group, operation, data);
+        measure::<SparseBitmap>(&mut group, operation, data);
         measure::<FixedBitSet>(&mut group, operation, data);
         measure::<RoaringBitmap>(&mut group, operation, data);
         group.finish();
@@ -65,7 +65,7 @@ fn answers<S: Set>(data: &Data) -> (Vec<u64>, usize) {
 /// If the three do not give the same answers.
 fn memory(data: &Data) -> Vec<usize> {
     let all = [
-        answers::<PageBitmap>(data),
+        answers::<SparseBitmap>(data),
         answers::<FixedBitSet>(data),
         answers::<RoaringBitmap>(data),
     ];

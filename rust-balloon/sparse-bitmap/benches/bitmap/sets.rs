@@ -3,7 +3,7 @@
 
 use fixedbitset::FixedBitSet;
 use roaring::RoaringBitmap;
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 use std::ops::Range;
 
 /// What roaring keeps for each container beside its values, in bytes.
@@ -31,35 +31,35 @@ pub(crate) trait Set {
     fn memory(&self) -> usize;
 }
 
-impl Set for PageBitmap {
+impl Set for SparseBitmap {
     const NAME: &'static str = "ours";
 
     fn new(universe: u32) -> Self {
-        PageBitmap::new(universe.into())
+        SparseBitmap::new(universe.into())
     }
 
     fn add(&mut self, index: u32) {
-        PageBitmap::add(self, index.into()..u64::from(index) + 1);
+        self.insert_range(index.into()..u64::from(index) + 1);
     }
 
     fn add_range(&mut self, range: Range<u32>) {
-        PageBitmap::add(self, range.start.into()..range.end.into());
+        self.insert_range(range.start.into()..range.end.into());
     }
 
     fn clear(&mut self, index: u32) {
-        PageBitmap::clear(self, index.into()..u64::from(index) + 1);
+        self.remove_range(index.into()..u64::from(index) + 1);
     }
 
     fn clear_range(&mut self, range: Range<u32>) {
-        PageBitmap::clear(self, range.start.into()..range.end.into());
+        self.remove_range(range.start.into()..range.end.into());
     }
 
     fn contains(&self, index: u32) -> bool {
-        PageBitmap::contains_all(self, index.into()..u64::from(index) + 1)
+        self.contains_range(index.into()..u64::from(index) + 1)
     }
 
     fn find_next(&self, from: u32) -> Option<u64> {
-        PageBitmap::find_next(self, from.into())
+        self.next_index(from.into())
     }
 
     fn for_each(&self, visit: impl FnMut(u64)) {
@@ -71,11 +71,11 @@ impl Set for PageBitmap {
     }
 
     fn count(&self) -> u64 {
-        PageBitmap::count(self)
+        self.len()
     }
 
     fn memory(&self) -> usize {
-        PageBitmap::memory(self)
+        self.memory_bytes()
     }
 }
 

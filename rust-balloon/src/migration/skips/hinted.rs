@@ -5,7 +5,7 @@ use super::{DirtyChange, Skips};
 use crate::memory::{BlockId, HostRange};
 use crate::migration::arming::Epoch;
 use crate::migration::bitmaps::{BlockView, DirtyBitmaps};
-use sparse_bitmap::{PageBitmap, masks};
+use sparse_bitmap::{SparseBitmap, masks};
 use std::ops::Range;
 
 /// Memory that the guest hinted at, and when.
@@ -48,7 +48,7 @@ fn clear_bits(
     view: &mut BlockView<'_>,
     pages: Range<u64>,
     change: &mut DirtyChange,
-    left_out: &mut PageBitmap,
+    left_out: &mut SparseBitmap,
 ) {
     for (word, mask) in masks(pages.start..pages.end.min(view.pages)) {
         let Some(place) = view.dirty.get_mut(word) else {
@@ -58,7 +58,7 @@ fn clear_bits(
         if hit != 0 {
             *place &= !hit;
             change.cleared += u64::from(hit.count_ones());
-            left_out.add_word(word, hit);
+            left_out.insert_word(word, hit);
         }
     }
 }
@@ -182,7 +182,7 @@ impl Skips {
         let block = self.block(at.id);
         if block.arming.was_armed(chunk, epoch) {
             let limit = at.view.pages;
-            let hinted = block.hinted.get_or_insert_with(|| PageBitmap::new(limit));
+            let hinted = block.hinted.get_or_insert_with(|| SparseBitmap::new(limit));
             clear_bits(at.view, pages, at.change, hinted);
         } else {
             *at.wanted = true;

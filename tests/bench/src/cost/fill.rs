@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use guest::{MIB, Result};
-use sparse_bitmap::PageBitmap;
+use sparse_bitmap::SparseBitmap;
 
 use crate::cost::start::{OURS, STOCK};
 use crate::machine::{Config, Machine, QueueName};
@@ -138,19 +138,19 @@ impl Fill {
 }
 
 fn set(limit: u64, pages: impl Iterator<Item = u64>) -> usize {
-    let mut set = PageBitmap::new(limit);
+    let mut set = SparseBitmap::new(limit);
     pages.for_each(|page| {
-        set.add(page..page + 1);
+        set.insert_range(page..page + 1);
     });
-    set.memory()
+    set.memory_bytes()
 }
 
 /// Sets of pages of 1 TiB.
 pub fn sets() -> Vec<Set> {
     let half = {
-        let mut set = PageBitmap::new(TIB_PAGES);
-        set.add(0..TIB_PAGES / 2);
-        set.memory()
+        let mut set = SparseBitmap::new(TIB_PAGES);
+        set.insert_range(0..TIB_PAGES / 2);
+        set.memory_bytes()
     };
     let every_second = set(TIB_PAGES, (0..TIB_PAGES).step_by(2));
     [
