@@ -54,30 +54,6 @@ pub enum Error {
     /// A run in a migration stream's set of ballooned pages is empty, or touches the one before.
     #[error("the stream's set of ballooned pages holds a run that is none")]
     StatePagesRun,
-    /// A list of dirty pages was asked for in a version that is not there.
-    #[error("there is no such version of the dirty list")]
-    DirtyListVersion,
-    /// A list of dirty pages with room for none.
-    #[error("a dirty list has to have room for pages")]
-    DirtyListZero,
-    /// A list of dirty pages with room for more than there can be.
-    #[error("a dirty list cannot have room for so many pages")]
-    DirtyListSize,
-    /// A dirty trigger that a list of dirty pages has no room for.
-    #[error("a dirty list has no room for as many pages as its trigger counts")]
-    DirtyListTrigger,
-    /// There is no memory for a list of dirty pages.
-    #[error("there is no memory for the dirty list")]
-    DirtyListMemory,
-    /// The list of dirty pages is in use.
-    #[error("the dirty list is active")]
-    DirtyListActive,
-    /// Pages are missing on the list of dirty pages.
-    #[error("pages are missing on the dirty list")]
-    DirtyListOverflow,
-    /// The list of dirty pages was never started.
-    #[error("the dirty list is not active")]
-    DirtyListInactive,
     /// A run in a migration stream's set of ballooned pages reaches past the last PFN.
     #[error("the stream's set of ballooned pages reaches past the last page")]
     StatePagesLimit,

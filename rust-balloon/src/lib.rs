@@ -15,7 +15,7 @@
 //! - [`host`]: all that a handler may ask of the outside.
 //! - [`counters`]: what the device did, for those who operate it.
 //! - [`batch`]: the requests taken from a queue, and how much of them is done at a time.
-//! - [`migration`]: what live migration need not read and send, and which pages are dirty.
+//! - [`migration`]: what live migration need not read and send.
 //! - [`queue`]: one handler per queue.
 //! - [`device`]: the device: state, negotiation, queue to handler.
 //! - [`state`]: what a migration stream carries, validated.

@@ -20,6 +20,7 @@ use tally::Tally;
 
 /// Packages whose tests need nothing but cargo.
 const UNIT: &[&str] = &[
+    "dirty-pages",
     "sparse-bitmap",
     "virtio-balloon-rs",
     "xtask",

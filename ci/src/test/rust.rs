@@ -59,10 +59,10 @@ pub(crate) fn test(paths: &Paths, packages: &[&str]) -> Result<Tally> {
 pub(crate) fn orders(paths: &Paths) -> Result<Tally> {
     let mut command = cargo(paths);
     command
-        .args(["test", "--locked", "-p", "virtio-balloon-rs", "--lib"])
+        .args(["test", "--locked", "-p", "dirty-pages", "--lib"])
         .arg("--target-dir")
         .arg(paths.target().join("loom"))
-        .arg("::orders::")
+        .arg("orders::")
         .env("RUSTFLAGS", "--cfg loom");
     run_counted(paths, "orders", &mut command)
 }
@@ -76,15 +76,21 @@ pub(crate) fn miri(paths: &Paths) -> Result<Tally> {
              rust-src",
         ));
     }
-    let mut command = nightly(paths);
-    command
-        .args(["miri", "test", "--locked", "--lib", "--no-fail-fast"])
-        .args(["-p", "virtio-balloon-rs", "--features", "inject"])
-        .args(["--", "ffi::", "migration::dirty::", "--show-output"])
-        // The tests look at the clock and at the environment.
-        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
-        .env("PROPTEST_CASES", MIRI_CASES);
-    run_counted(paths, "miri", &mut command)
+    let abi = ["virtio-balloon-rs", "--features", "inject", "--", "ffi::"];
+    let list = ["dirty-pages", "--"];
+    let mut tally = Tally::default();
+    for (name, args) in [("miri, ABI", &abi[..]), ("miri, dirty list", &list)] {
+        let mut command = nightly(paths);
+        command
+            .args(["miri", "test", "--locked", "--lib", "--no-fail-fast", "-p"])
+            .args(args)
+            .arg("--show-output")
+            // The tests look at the clock and at the environment.
+            .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+            .env("PROPTEST_CASES", MIRI_CASES);
+        tally += run_counted(paths, name, &mut command)?;
+    }
+    Ok(tally)
 }
 
 /// Runs a `cargo test` command and counts; a failed test is a count, not an error.

@@ -4,7 +4,7 @@
 
 use crate::guest::GIB;
 use crate::{Calls, Row, row, timed};
-use virtio_balloon_rs::migration::dirty::{DirtyList, DirtyOptions, MACHINE, VERSION};
+use dirty_pages::{DirtyList, DirtyOptions, MACHINE, VERSION};
 
 /// The most pages that a command hands out, and a synchronization takes at a time.
 const MOST_PAGES: usize = 65536;

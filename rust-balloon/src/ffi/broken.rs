@@ -15,10 +15,10 @@ use super::status::VbrStatus;
 use crate::device::Options;
 use crate::features::{Features, FreePageSource};
 use crate::migration::arming::Arm;
-use crate::migration::dirty::{DirtyIndices, DirtyOptions, VERSION};
 use crate::migration::skips::{DirtyChange, SkipCounters};
 use crate::queue::hint::{HintRecord, HintState, Hints};
 use crate::state::State;
+use dirty_pages::{DirtyIndices, DirtyOptions, VERSION};
 use std::ptr::{null, null_mut, without_provenance_mut};
 
 const SOURCE: FreePageSource = FreePageSource::HostRequest;

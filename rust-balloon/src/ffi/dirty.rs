@@ -9,7 +9,7 @@ use super::claim::Claim;
 use super::guard::{guard, output, tell};
 use super::status::VbrStatus;
 use crate::error::Error;
-use crate::migration::dirty::{DirtyIndices, DirtyList, DirtyOptions, Noted};
+use dirty_pages::{DirtyIndices, DirtyList, DirtyOptions, Noted};
 use std::mem::MaybeUninit;
 use std::ptr::slice_from_raw_parts_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +46,7 @@ fn make(options: DirtyOptions) -> Result<*mut VbrDirtyList, VbrStatus> {
 
 pub(super) fn with_list(
     list: Option<&VbrDirtyList>,
-    body: impl FnOnce(&DirtyList) -> Result<(), Error>,
+    body: impl FnOnce(&DirtyList) -> Result<(), VbrStatus>,
 ) -> VbrStatus {
     let Some(list) = list else {
         return VbrStatus::InvalidArgument;
@@ -54,7 +54,7 @@ pub(super) fn with_list(
     if list.broken.load(Ordering::Acquire) {
         return VbrStatus::Broken;
     }
-    let status = guard(|| body(&list.list).map_or_else(VbrStatus::from, |()| VbrStatus::Ok));
+    let status = guard(|| body(&list.list).err().unwrap_or(VbrStatus::Ok));
     if status == VbrStatus::Broken {
         list.broken.store(true, Ordering::Release);
         tell("the dirty list ran into a bug of its own and is broken for good");
@@ -81,17 +81,17 @@ fn hand_out(
     list: Option<&VbrDirtyList>,
     pages: Result<&mut [MaybeUninit<u64>], Error>,
     count: Result<&mut MaybeUninit<usize>, Error>,
-    fetch: impl FnOnce(&DirtyList, &mut [u64]) -> Result<usize, Error>,
+    fetch: impl FnOnce(&DirtyList, &mut [u64]) -> Result<usize, dirty_pages::Error>,
 ) -> VbrStatus {
     let batch = list.map(|list| list.batch.lock().unwrap_or_else(PoisonError::into_inner));
     with_list(list, |list| {
         let (pages, count) = (pages?, count?);
-        let mut batch = batch.ok_or(Error::InvalidArgument)?;
+        let mut batch = batch.ok_or(VbrStatus::InvalidArgument)?;
         let missing = pages.len().saturating_sub(batch.len());
         // Without room nothing is fetched, so nothing is lost.
         batch
             .try_reserve_exact(missing)
-            .map_err(|_| Error::DirtyListMemory)?;
+            .map_err(|_| VbrStatus::DirtyListMemory)?;
         if missing > 0 {
             batch.resize(pages.len(), 0);
         }
@@ -169,7 +169,7 @@ pub unsafe extern "C" fn vbr_dirty_free(list: *mut VbrDirtyList, force: bool) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vbr_dirty_start(list: *const VbrDirtyList) -> VbrStatus {
     // SAFETY: NULL or live by contract.
-    with_list(unsafe { list.as_ref() }, |list| list.start())
+    with_list(unsafe { list.as_ref() }, |list| Ok(list.start()?))
 }
 
 /// Notes no more pages for the consumer. What is on its list can still be fetched.

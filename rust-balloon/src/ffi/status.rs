@@ -85,14 +85,21 @@ impl From<Error> for VbrStatus {
             Error::StatePagesNumber => VbrStatus::StatePagesNumber,
             Error::StatePagesRun => VbrStatus::StatePagesRun,
             Error::StatePagesLimit => VbrStatus::StatePagesLimit,
-            Error::DirtyListVersion => VbrStatus::DirtyListVersion,
-            Error::DirtyListZero => VbrStatus::DirtyListZero,
-            Error::DirtyListSize => VbrStatus::DirtyListSize,
-            Error::DirtyListActive => VbrStatus::DirtyListActive,
-            Error::DirtyListTrigger => VbrStatus::DirtyListTrigger,
-            Error::DirtyListMemory => VbrStatus::DirtyListMemory,
-            Error::DirtyListOverflow => VbrStatus::DirtyListOverflow,
-            Error::DirtyListInactive => VbrStatus::DirtyListInactive,
+        }
+    }
+}
+
+impl From<dirty_pages::Error> for VbrStatus {
+    fn from(error: dirty_pages::Error) -> VbrStatus {
+        match error {
+            dirty_pages::Error::Version => VbrStatus::DirtyListVersion,
+            dirty_pages::Error::Zero => VbrStatus::DirtyListZero,
+            dirty_pages::Error::Size => VbrStatus::DirtyListSize,
+            dirty_pages::Error::Trigger => VbrStatus::DirtyListTrigger,
+            dirty_pages::Error::Memory => VbrStatus::DirtyListMemory,
+            dirty_pages::Error::Active => VbrStatus::DirtyListActive,
+            dirty_pages::Error::Overflow => VbrStatus::DirtyListOverflow,
+            dirty_pages::Error::Inactive => VbrStatus::DirtyListInactive,
         }
     }
 }

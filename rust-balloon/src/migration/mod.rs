@@ -5,12 +5,9 @@
 //! [`skips`] clears their bits in the migration's dirty bitmaps, [`sweep`] goes over these behind a
 //! synchronization, [`arming`] knows which parts of the
 //! dirty log tell of new writes, and [`window`] says how long the first pass is held back for hints.
-//!
-//! [`dirty`] lists dirty pages, so that neither a migration nor a checkpoint has to look for them.
 
 pub mod arming;
 pub mod bitmaps;
-pub mod dirty;
 pub mod skips;
 pub mod sweep;
 pub mod window;

@@ -5,7 +5,6 @@
 //! specification, is never discarded. And the promise to the host: what was given away is discarded,
 //! as far as its backing pages allow. And that the counters tell what happened.
 
-mod dirty;
 mod edges;
 mod expect;
 mod format;

@@ -4,8 +4,7 @@
 //!
 //! A page is known by its number alone, and holds a count of its writes.
 
-use virtio_balloon_rs::error::Error;
-use virtio_balloon_rs::migration::dirty::{DirtyList, DirtyOptions, MACHINE, VERSION};
+use dirty_pages::{DirtyList, DirtyOptions, Error, MACHINE, VERSION};
 
 use crate::input::Input;
 
@@ -122,7 +121,7 @@ pub fn run(data: &[u8]) {
     let list = match DirtyList::new(options) {
         Ok(list) => list,
         Err(error) => {
-            assert_eq!(error, Error::DirtyListTrigger, "{options:?}");
+            assert_eq!(error, Error::Trigger, "{options:?}");
             return;
         }
     };
@@ -214,7 +213,7 @@ impl Machine {
 
     fn reset(&mut self) {
         let answer = self.list.reset();
-        assert!(matches!(answer, Ok(_) | Err(Error::DirtyListInactive)));
+        assert!(matches!(answer, Ok(_) | Err(Error::Inactive)));
     }
 
     fn fetch(&mut self, most: usize) -> usize {
@@ -228,7 +227,7 @@ impl Machine {
                 count
             }
             Err(error) => {
-                let lost = [Error::DirtyListOverflow, Error::DirtyListInactive];
+                let lost = [Error::Overflow, Error::Inactive];
                 assert!(lost.contains(&error), "{error:?}");
                 self.consumer.sound = false;
                 0

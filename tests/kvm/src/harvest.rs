@@ -12,7 +12,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-use virtio_balloon_rs::migration::dirty::{DirtyList, MACHINE, Noted};
+use dirty_pages::{DirtyList, MACHINE, Noted};
 
 use crate::block::Block;
 use crate::ring::Ring;

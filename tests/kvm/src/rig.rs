@@ -7,9 +7,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use dirty_pages::{DirtyList, DirtyOptions, Error, VERSION};
 use kvm_ioctls::Kvm;
-use virtio_balloon_rs::error::Error;
-use virtio_balloon_rs::migration::dirty::{DirtyList, DirtyOptions, VERSION};
 
 use crate::block::Block;
 use crate::cpu::{Cpu, Stop};

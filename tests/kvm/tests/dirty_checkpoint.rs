@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
+use dirty_pages::Error;
 use kvm::PAGE;
 use kvm::block::Block;
 use kvm::cases;
@@ -25,7 +26,6 @@ use kvm::testing::Case;
 use kvm::turns::{End, Turns};
 use kvm::vm::ring_sizes;
 use kvm_ioctls::Kvm;
-use virtio_balloon_rs::error::Error;
 
 const BASE: u64 = 1 << 30;
 const SLOT: u32 = 1;
@@ -378,7 +378,7 @@ fn a_list_started_while_the_guest_runs_is_complete(kvm: &Kvm) -> io::Result<()> 
 /// Copies what is dirty, by the bits if the list has lost pages.
 fn fetch_or_scan(rig: &Rig, checkpoint: &mut Checkpoint) -> io::Result<()> {
     let pages = match rig.fetch() {
-        Err(Error::DirtyListOverflow) => {
+        Err(Error::Overflow) => {
             rig.list.stop();
             // What comes before the bits are taken is among them, the rest is noted.
             rig.list.start().map_err(io::Error::other)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use dirty_pages::{Error, Noted};
 use kvm::block::Block;
 use kvm::cases;
 use kvm::checkpoint::Checkpoint;
@@ -20,8 +21,6 @@ use kvm::rig::{Rig, Setup};
 use kvm::testing::Case;
 use kvm::vm::ring_sizes;
 use kvm_ioctls::Kvm;
-use virtio_balloon_rs::error::Error;
-use virtio_balloon_rs::migration::dirty::Noted;
 
 const SLOT: u32 = 1;
 const BASE: u64 = 1 << 30;
@@ -182,7 +181,7 @@ fn an_overflow_is_said_and_the_bits_have_all(kvm: &Kvm) -> io::Result<()> {
     world.sweep(written.clone())?;
     assert!(world.rig.list.indices().overflow);
     for _ in 0..2 {
-        assert_eq!(world.rig.fetch(), Err(Error::DirtyListOverflow));
+        assert_eq!(world.rig.fetch(), Err(Error::Overflow));
     }
     assert_eq!(world.rig.scan(), numbers(written));
     world.rig.list.stop();
@@ -226,7 +225,7 @@ fn without_duplicates_a_page_is_listed_once_until_it_is_fetched(kvm: &Kvm) -> io
     for _ in 0..300 {
         world.write_and_harvest(FIRST)?;
     }
-    assert_eq!(world.rig.fetch(), Err(Error::DirtyListOverflow));
+    assert_eq!(world.rig.fetch(), Err(Error::Overflow));
     Ok(())
 }
 

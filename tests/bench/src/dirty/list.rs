@@ -8,8 +8,8 @@
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
 
+use dirty_pages::{DirtyList, DirtyOptions, VERSION};
 use guest::{Error, Result};
-use virtio_balloon_rs::migration::dirty::{DirtyList, DirtyOptions, VERSION};
 
 use crate::dirty::scan::{self, Bitmap, SharedBitmap, bitmap, place, shared_bitmap};
 use crate::dirty::timer::Timer;
@@ -74,7 +74,7 @@ pub fn options(max_dirty: usize, no_dups: bool, vcpus: usize) -> DirtyOptions {
 }
 
 /// What the library says, in our words.
-pub fn library(error: virtio_balloon_rs::error::Error) -> Error {
+pub fn library(error: dirty_pages::Error) -> Error {
     Error::Tool(format!("the dirty list: {error}"))
 }
 

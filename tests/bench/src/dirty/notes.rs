@@ -7,8 +7,8 @@ use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use dirty_pages::DirtyList;
 use guest::{Error, Result};
-use virtio_balloon_rs::migration::dirty::DirtyList;
 
 use crate::dirty::list::{library, options};
 use crate::dirty::plan::{Case, Place};

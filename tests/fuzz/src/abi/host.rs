@@ -4,6 +4,7 @@
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 
+use dirty_pages::DirtyOptions;
 use virtio_balloon_rs::features::Numbering;
 use virtio_balloon_rs::ffi::batch::vbr_batch_cancel;
 use virtio_balloon_rs::ffi::device::{VbrOptions, VbrSection};
@@ -12,7 +13,6 @@ use virtio_balloon_rs::ffi::host_ops::VbrHostOps;
 use virtio_balloon_rs::ffi::ram::{VbrRamOps, VbrRamView};
 use virtio_balloon_rs::ffi::status::VbrStatus;
 use virtio_balloon_rs::memory::{BackingFile, BlockSpan, Owner};
-use virtio_balloon_rs::migration::dirty::DirtyOptions;
 use virtio_balloon_rs::queue::Advice;
 
 use crate::bitmaps::{BLOCK, BYTES};

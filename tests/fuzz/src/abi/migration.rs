@@ -5,6 +5,7 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
+use dirty_pages::{DirtyIndices, MACHINE};
 use virtio_balloon_rs::features::FreePageSource;
 use virtio_balloon_rs::ffi::dirty::*;
 use virtio_balloon_rs::ffi::hints::*;
@@ -12,7 +13,6 @@ use virtio_balloon_rs::ffi::ram::*;
 use virtio_balloon_rs::ffi::requests::*;
 use virtio_balloon_rs::ffi::status::VbrStatus;
 use virtio_balloon_rs::migration::arming::Arm;
-use virtio_balloon_rs::migration::dirty::{DirtyIndices, MACHINE};
 use virtio_balloon_rs::migration::skips::{DirtyChange, SkipCounters};
 use virtio_balloon_rs::queue::hint::HintRecord;
 

@@ -162,10 +162,10 @@ impl World {
         let mut out = vec![0; most];
         let answer = self.list.fetch(&mut out);
         if !self.consumer.started {
-            return assert_eq!(answer, Err(Error::DirtyListInactive));
+            return assert_eq!(answer, Err(Error::Inactive));
         }
         if self.overflowed {
-            return assert_eq!(answer, Err(Error::DirtyListOverflow));
+            return assert_eq!(answer, Err(Error::Overflow));
         }
         let batch = &out[..answer.unwrap()];
         let indices = self.list.indices();
@@ -196,7 +196,7 @@ impl World {
         let mut out = vec![0; most];
         let answer = self.list.sync_fetch(&mut out);
         if !self.migration.active {
-            return assert_eq!(answer, Err(Error::DirtyListInactive));
+            return assert_eq!(answer, Err(Error::Inactive));
         }
         let batch = &out[..answer.unwrap()];
         self.migration.synced(batch, batch.len() < most);
@@ -212,7 +212,7 @@ impl World {
             Step::Reset => {
                 let answer = self.list.reset();
                 if !self.consumer.started {
-                    return assert_eq!(answer, Err(Error::DirtyListInactive));
+                    return assert_eq!(answer, Err(Error::Inactive));
                 }
                 self.arm(self.fetched);
                 let triggers = self.triggers();
@@ -225,7 +225,7 @@ impl World {
             Step::Start => {
                 let answer = self.list.start();
                 if self.consumer.active {
-                    return assert_eq!(answer, Err(Error::DirtyListActive));
+                    return assert_eq!(answer, Err(Error::Active));
                 }
                 assert_eq!(answer, Ok(()));
                 self.consumer.start();

@@ -28,11 +28,11 @@ fn the_first_synchronization_starts_it() {
     assert_eq!(synced(&list), [2, 3]);
     assert_eq!(synced(&list), []);
     // The consumer's was not started by that.
-    assert_eq!(list.fetch(&mut [0]), Err(Error::DirtyListInactive));
+    assert_eq!(list.fetch(&mut [0]), Err(Error::Inactive));
     list.note(0, 4, 1);
     list.sync_end();
     assert!(!list.is_active());
-    assert_eq!(list.sync_fetch(&mut [0]), Err(Error::DirtyListInactive));
+    assert_eq!(list.sync_fetch(&mut [0]), Err(Error::Inactive));
     list.sync_end();
     // The next migration does not get what was the last one's.
     assert!(!list.sync_begin());

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The pages that one writer noted and one reader has not taken yet.
 
+use super::Error;
 use super::sync::{AtomicU64, AtomicUsize, Ordering, Padded, zeroed};
-use crate::error::Error;
 
 /// One writer and one reader at a time, without a lock between them: the writer fills a place before it
 /// moves on past it, the reader empties a place before it gives it back.
@@ -38,7 +38,7 @@ struct Reader {
 impl Ring {
     /// # Errors
     ///
-    /// [`Error::DirtyListMemory`]
+    /// [`Error::Memory`]
     pub(super) fn new(len: usize) -> Result<Ring, Error> {
         Ok(Ring {
             pages: zeroed(len)?,

@@ -49,22 +49,22 @@ fn fetch_all(list: &DirtyList) -> Vec<u64> {
 fn a_list_that_cannot_be_is_refused_by_name() {
     let refused = |options| DirtyList::new(options).err();
     let version = DirtyOptions { version: 2, ..BASE };
-    assert_eq!(refused(version), Some(Error::DirtyListVersion));
+    assert_eq!(refused(version), Some(Error::Version));
     let max_dirty = |max_dirty| DirtyOptions { max_dirty, ..BASE };
-    assert_eq!(refused(max_dirty(0)), Some(Error::DirtyListZero));
-    assert_eq!(refused(max_dirty(MOST + 1)), Some(Error::DirtyListSize));
-    assert_eq!(refused(max_dirty(usize::MAX)), Some(Error::DirtyListSize));
+    assert_eq!(refused(max_dirty(0)), Some(Error::Zero));
+    assert_eq!(refused(max_dirty(MOST + 1)), Some(Error::Size));
+    assert_eq!(refused(max_dirty(usize::MAX)), Some(Error::Size));
     let trigger = |dirty_trigger| DirtyOptions {
         dirty_trigger,
         ..BASE
     };
-    assert_eq!(refused(trigger(257)), Some(Error::DirtyListTrigger));
+    assert_eq!(refused(trigger(257)), Some(Error::Trigger));
     assert_eq!(refused(trigger(256)), None);
     let vcpus = DirtyOptions {
         vcpus: usize::MAX,
         ..BASE
     };
-    assert_eq!(refused(vcpus), Some(Error::DirtyListMemory));
+    assert_eq!(refused(vcpus), Some(Error::Memory));
 }
 
 #[test]
@@ -84,13 +84,13 @@ fn there_is_nothing_before_the_first_start() {
     let list = DirtyList::new(BASE).unwrap();
     assert!(!list.is_active());
     assert_eq!(list.note(0, 5, 1), Noted::Done);
-    assert_eq!(list.fetch(&mut [0]), Err(Error::DirtyListInactive));
-    assert_eq!(list.reset(), Err(Error::DirtyListInactive));
-    assert_eq!(list.sync_fetch(&mut [0]), Err(Error::DirtyListInactive));
+    assert_eq!(list.fetch(&mut [0]), Err(Error::Inactive));
+    assert_eq!(list.reset(), Err(Error::Inactive));
+    assert_eq!(list.sync_fetch(&mut [0]), Err(Error::Inactive));
     list.stop();
     list.start().unwrap();
     assert!(list.is_active() && list.indices().active);
-    assert_eq!(list.start(), Err(Error::DirtyListActive));
+    assert_eq!(list.start(), Err(Error::Active));
     assert_eq!(fetch_all(&list), []);
 }
 
@@ -180,13 +180,13 @@ fn what_does_not_fit_is_said_until_the_next_start() {
     let indices = list.indices();
     assert_eq!((indices.overflow, indices.overflows), (true, 1));
     for _ in 0..2 {
-        assert_eq!(list.fetch(&mut [0; 300]), Err(Error::DirtyListOverflow));
+        assert_eq!(list.fetch(&mut [0; 300]), Err(Error::Overflow));
     }
     list.reset().unwrap();
     note_all(&list, 0, 0..5);
     assert_eq!(list.indices().overflows, 1);
     list.stop();
-    assert_eq!(list.fetch(&mut [0; 300]), Err(Error::DirtyListOverflow));
+    assert_eq!(list.fetch(&mut [0; 300]), Err(Error::Overflow));
     list.start().unwrap();
     let empty = DirtyIndices {
         max_dirty: 256,

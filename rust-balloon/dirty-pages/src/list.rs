@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! One list with one reader: a ring for each virtual CPU, one for the machine, and marks.
 
+use super::Error;
 use super::marks::{Marks, PAGES, word_at};
 use super::ring::Ring;
 use super::sync::{
@@ -8,7 +9,6 @@ use super::sync::{
 };
 use super::trigger::Trigger;
 use super::{DirtyIndices, Noted};
-use crate::error::Error;
 use std::sync::OnceLock;
 
 /// A writer that is no virtual CPU.
@@ -69,7 +69,7 @@ pub(super) struct List {
 impl List {
     /// # Errors
     ///
-    /// [`Error::DirtyListMemory`]
+    /// [`Error::Memory`]
     pub(super) fn new(
         max_dirty: usize,
         marked: Marked,
@@ -102,7 +102,7 @@ impl List {
     pub(super) fn start(&self) -> Result<(), Error> {
         let mut reader = self.reader();
         if self.is_active() {
-            return Err(Error::DirtyListActive);
+            return Err(Error::Active);
         }
         self.start_anew(&mut reader);
         Ok(())
@@ -148,7 +148,7 @@ impl List {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListMemory`]: not all of them could be marked.
+    /// [`Error::Memory`]: not all of them could be marked.
     pub(super) fn owe(&self, pages: &[u64]) -> Result<(), Error> {
         let Some(owed) = self.owed.as_ref().filter(|_| self.is_active()) else {
             return Ok(());
@@ -168,7 +168,7 @@ impl List {
         }
         let last = page.checked_add(u64::from(bits.ilog2()));
         if last.is_none_or(|last| last >= PAGES) {
-            return Err(Error::DirtyListSize);
+            return Err(Error::Size);
         }
         let new = match &self.marks {
             Some(marks) => marks.set(page, bits)?,
@@ -223,7 +223,7 @@ impl List {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListInactive`], [`Error::DirtyListOverflow`], or what `before` answers.
+    /// [`Error::Inactive`], [`Error::Overflow`], or what `before` answers.
     pub(super) fn fetch(
         &self,
         out: &mut [u64],
@@ -231,10 +231,10 @@ impl List {
     ) -> Result<usize, Error> {
         let mut reader = self.reader();
         if !reader.started {
-            return Err(Error::DirtyListInactive);
+            return Err(Error::Inactive);
         }
         if self.missing.0.load(Ordering::Acquire) {
-            return Err(Error::DirtyListOverflow);
+            return Err(Error::Overflow);
         }
         self.look(&mut reader);
         self.hand_out(&mut reader, out, before)
@@ -348,11 +348,11 @@ impl List {
 
     /// # Errors
     ///
-    /// [`Error::DirtyListInactive`]
+    /// [`Error::Inactive`]
     pub(super) fn reset(&self) -> Result<Noted, Error> {
         let mut reader = self.reader();
         if !reader.started {
-            return Err(Error::DirtyListInactive);
+            return Err(Error::Inactive);
         }
         reader.reset_index = reader.fetch_index;
         Ok(self.trigger.0.arm(reader.reset_index))
@@ -392,11 +392,11 @@ impl List {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListInactive`]
+    /// [`Error::Inactive`]
     pub(super) fn sync_fetch(&self, out: &mut [u64]) -> Result<usize, Error> {
         let mut reader = self.reader();
         if !self.is_active() {
-            return Err(Error::DirtyListInactive);
+            return Err(Error::Inactive);
         }
         if reader.look {
             self.look(&mut reader);

@@ -152,7 +152,7 @@ fn nothing_is_lost_without_a_word() {
             let mut out = [0; 1000];
             match list.fetch(&mut out) {
                 Ok(count) => seen.extend(out[..count].iter().copied()),
-                Err(error) => assert_eq!(error, Error::DirtyListOverflow),
+                Err(error) => assert_eq!(error, Error::Overflow),
             }
         }
     });

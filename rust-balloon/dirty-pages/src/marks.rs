@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Which pages are owed to the reader of a list.
 
+use super::Error;
 use super::sync::{AtomicU64, Ordering, filled, zeroed};
-use crate::error::Error;
 use std::sync::OnceLock;
 
 /// Pages that can be told apart are below this: 2^40, for guest memory of up to 2^52 bytes.
@@ -34,7 +34,7 @@ fn get_or_make<T>(
         return Ok(there);
     }
     let _lost = place.set(make()?);
-    place.get().ok_or(Error::DirtyListMemory)
+    place.get().ok_or(Error::Memory)
 }
 
 fn chunk_of(page: u64) -> usize {
@@ -48,7 +48,7 @@ fn word_of(page: u64) -> usize {
 impl Marks {
     /// # Errors
     ///
-    /// [`Error::DirtyListMemory`]
+    /// [`Error::Memory`]
     pub(super) fn new() -> Result<Marks, Error> {
         let tables = filled(TABLES, OnceLock::new)?;
         Ok(Marks { tables })
@@ -73,7 +73,7 @@ impl Marks {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListMemory`]; nothing is marked then.
+    /// [`Error::Memory`]; nothing is marked then.
     pub(super) fn set(&self, page: u64, bits: u64) -> Result<u64, Error> {
         let shift = page % 64;
         let low = bits << shift;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What threads share, and memory for it.
 
-use crate::error::Error;
+use super::Error;
 #[cfg(loom)]
 pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 #[cfg(loom)]
@@ -20,12 +20,12 @@ pub(super) struct Padded<T>(pub(super) T);
 ///
 /// # Errors
 ///
-/// [`Error::DirtyListMemory`] when there is none; nothing is left behind then.
+/// [`Error::Memory`] when there is none; nothing is left behind then.
 #[cfg(not(loom))]
 pub(super) fn zeroed(len: usize) -> Result<Box<[AtomicU64]>, Error> {
     use zerocopy::FromZeros;
 
-    <[AtomicU64]>::new_box_zeroed_with_elems(len).map_err(|_| Error::DirtyListMemory)
+    <[AtomicU64]>::new_box_zeroed_with_elems(len).map_err(|_| Error::Memory)
 }
 
 /// Those of loom are more than their bytes.
@@ -41,8 +41,7 @@ pub(super) fn zeroed(len: usize) -> Result<Box<[AtomicU64]>, Error> {
 /// As of [`zeroed`].
 pub(super) fn filled<T>(len: usize, make: impl Fn() -> T) -> Result<Box<[T]>, Error> {
     let mut all = Vec::new();
-    all.try_reserve_exact(len)
-        .map_err(|_| Error::DirtyListMemory)?;
+    all.try_reserve_exact(len).map_err(|_| Error::Memory)?;
     all.extend((0..len).map(|_| make()));
     Ok(all.into_boxed_slice())
 }

@@ -5,8 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
-use virtio_balloon_rs::error::Error;
-use virtio_balloon_rs::migration::dirty::{DirtyList, DirtyOptions, GRANULARITY, MACHINE, VERSION};
+use dirty_pages::{DirtyList, DirtyOptions, Error, GRANULARITY, MACHINE, VERSION};
 
 /// Pages that are looked at. Others fill rings.
 const PAGES: usize = 2;
@@ -330,7 +329,7 @@ impl Explorer {
                         then.push(step);
                     }
                 }
-                Err(Error::DirtyListOverflow) if !self.course.no_dups => {
+                Err(Error::Overflow) if !self.course.no_dups => {
                     then = vec![Step::Release, Step::Start];
                 }
                 Err(error) => panic!("{error}"),
@@ -463,7 +462,7 @@ impl Explorer {
             Call::SyncBegin if self.list.sync_begin() => 0,
             Call::SyncBegin => {
                 self.fill(1 << 21);
-                return Err(Error::DirtyListInactive);
+                return Err(Error::Inactive);
             }
             Call::SyncFetch => self.list.sync_fetch(&mut out)?,
         };

@@ -110,7 +110,7 @@ fn a_page_that_cannot_be_is_missing() {
             let list = started(options);
             list.note(0, page, bits);
             assert!(list.indices().overflow);
-            assert_eq!(list.fetch(&mut [0]), Err(Error::DirtyListOverflow));
+            assert_eq!(list.fetch(&mut [0]), Err(Error::Overflow));
         }
         // Bits that are not set name nothing.
         let list = started(options);

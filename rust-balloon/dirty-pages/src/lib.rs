@@ -30,6 +30,9 @@
 //! A ring has one writer and one reader at a time, and no lock between them. The machine's ring has many
 //! writers, who take turns; its reader does not wait for them.
 
+#![forbid(unsafe_code)]
+
+mod error;
 mod list;
 mod marks;
 mod ring;
@@ -41,7 +44,7 @@ mod orders;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use crate::error::Error;
+pub use error::Error;
 pub use list::MACHINE;
 use list::{List, Marked};
 pub use marks::PAGES;
@@ -74,17 +77,17 @@ impl DirtyOptions {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListVersion`], [`Error::DirtyListZero`], [`Error::DirtyListSize`],
-    /// [`Error::DirtyListTrigger`].
+    /// [`Error::Version`], [`Error::Zero`], [`Error::Size`],
+    /// [`Error::Trigger`].
     pub fn check(&self) -> Result<(), Error> {
         if self.version != VERSION {
-            Err(Error::DirtyListVersion)
+            Err(Error::Version)
         } else if self.max_dirty == 0 {
-            Err(Error::DirtyListZero)
+            Err(Error::Zero)
         } else if self.max_dirty > MOST {
-            Err(Error::DirtyListSize)
+            Err(Error::Size)
         } else if self.dirty_trigger > self.rounded() {
-            Err(Error::DirtyListTrigger)
+            Err(Error::Trigger)
         } else {
             Ok(())
         }
@@ -125,6 +128,30 @@ pub struct DirtyIndices {
 }
 
 /// The consumer's list and the migration's.
+///
+/// ```
+/// use dirty_pages::{DirtyList, DirtyOptions, MACHINE, VERSION};
+///
+/// let list = DirtyList::new(DirtyOptions {
+///     version: VERSION,
+///     no_dups: true,
+///     max_dirty: 4096,
+///     dirty_trigger: 0,
+///     vcpus: 2,
+/// })?;
+/// list.start()?;
+///
+/// // Processor 1 wrote to pages 8, 9 and 11, whose dirty bits were set before this; a device
+/// // wrote to page 3.
+/// list.note(1, 8, 0b1011);
+/// list.note(MACHINE, 3, 1);
+///
+/// let mut pages = [0; 16];
+/// let count = list.fetch(&mut pages)?;
+/// assert_eq!(pages[..count], [3, 8, 9, 11]);
+/// // Now the consumer clears the dirty bits of these pages, and then reads them.
+/// # Ok::<(), dirty_pages::Error>(())
+/// ```
 pub struct DirtyList {
     consumer: List,
     migration: List,
@@ -135,7 +162,7 @@ impl DirtyList {
     ///
     /// # Errors
     ///
-    /// As of [`DirtyOptions::check`], and [`Error::DirtyListMemory`].
+    /// As of [`DirtyOptions::check`], and [`Error::Memory`].
     pub fn new(options: DirtyOptions) -> Result<DirtyList, Error> {
         options.check()?;
         let (max_dirty, vcpus) = (options.rounded(), options.vcpus);
@@ -157,7 +184,7 @@ impl DirtyList {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListActive`] when that has begun already.
+    /// [`Error::Active`] when that has begun already.
     pub fn start(&self) -> Result<(), Error> {
         self.consumer.start()
     }
@@ -187,8 +214,8 @@ impl DirtyList {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListInactive`] before the first start; [`Error::DirtyListOverflow`] when pages are
-    /// missing, until the next start; [`Error::DirtyListMemory`] when the migration's list could not take
+    /// [`Error::Inactive`] before the first start; [`Error::Overflow`] when pages are
+    /// missing, until the next start; [`Error::Memory`] when the migration's list could not take
     /// the pages, which without `no_dups` are missing then.
     pub fn fetch(&self, out: &mut [u64]) -> Result<usize, Error> {
         self.consumer.fetch(out, |pages| self.migration.owe(pages))
@@ -199,7 +226,7 @@ impl DirtyList {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListInactive`] before the first start.
+    /// [`Error::Inactive`] before the first start.
     pub fn reset(&self) -> Result<Noted, Error> {
         self.consumer.reset()
     }
@@ -224,7 +251,7 @@ impl DirtyList {
     ///
     /// # Errors
     ///
-    /// [`Error::DirtyListInactive`] without a synchronization.
+    /// [`Error::Inactive`] without a synchronization.
     pub fn sync_fetch(&self, out: &mut [u64]) -> Result<usize, Error> {
         self.migration.sync_fetch(out)
     }
