@@ -27,7 +27,7 @@ def dependencies(cargo_depfile):
     _, _, sources = text.partition(': ')
     root = workspace()
     manifests = [root / 'Cargo.toml', root / 'Cargo.lock',
-                 root / 'rust-balloon' / 'Cargo.toml']
+                 *sorted((root / 'rust-balloon').glob('*/Cargo.toml'))]
     return sources.split('\n', 1)[0].strip(), manifests
 
 
@@ -60,7 +60,7 @@ def target(args):
 def build(args):
     root = workspace()
     command = [args.cargo, 'build', '--locked', '--release',
-               '--package', 'virtio-balloon-rs', '--lib',
+               '--package', 'capi', '--lib',
                '--manifest-path', str(root / 'Cargo.toml'),
                '--target-dir', args.target_dir]
     release = pathlib.Path(args.target_dir)

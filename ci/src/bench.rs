@@ -139,7 +139,7 @@ pub(crate) fn run(paths: &Paths, benches: Benches) -> Result<()> {
         Bench::Cost(args) => costs::run(paths, "cost", args),
         Bench::Dirty(args) => costs::run(paths, "dirty", args),
         Bench::Bitmap => library(paths, "sparse-bitmap", "bitmap", &[]),
-        Bench::Bounds(args) => library(paths, "virtio-balloon-rs", "bounds", &args.words),
+        Bench::Bounds(args) => library(paths, "balloon", "bounds", &args.words),
     }
 }
 

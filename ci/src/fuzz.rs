@@ -271,10 +271,11 @@ fn libfuzzer(paths: &Paths, name: &str, seconds: u64) -> Result<bool> {
     build.args(["-p", "fuzz", "--features", "libfuzzer", "--bin", name]);
     build.args(["--target", TRIPLE, "--target-dir"]).arg(&built);
     let coverage = COVERAGE.map(|flag| format!("\"{flag}\"")).join(", ");
-    build.args(["-Zprofile-rustflags", "--config"]);
-    build.arg(format!(
-        "profile.fuzz.package.virtio-balloon-rs.rustflags = [{coverage}]"
-    ));
+    build.arg("-Zprofile-rustflags");
+    for package in rust::LIBRARY {
+        let flags = format!("profile.fuzz.package.{package}.rustflags = [{coverage}]");
+        build.args(["--config", &flags]);
+    }
     build.env("RUSTFLAGS", FLAGS);
     Step {
         name: &format!("build {name} for libFuzzer"),

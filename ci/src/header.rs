@@ -9,7 +9,7 @@ use crate::paths::Paths;
 use crate::stamp;
 
 /// Where it is; made by a program, so rules for those who write do not hold for it.
-pub(crate) const HEADER: &str = "rust-balloon/include/virtio_balloon_rs.h";
+pub(crate) const HEADER: &str = "rust-balloon/capi/include/virtio_balloon_rs.h";
 
 /// The list of its functions, for the test that has each of them fail.
 const ENTRIES: &str = "tests/qtest/vbr-entries.h";
@@ -65,8 +65,8 @@ fn functions(header: &str) -> impl Iterator<Item = &str> {
 }
 
 fn generate(paths: &Paths) -> Result<String> {
-    let dir = paths.top().join("rust-balloon");
-    let todo = "correct rust-balloon/cbindgen.toml or the source it names";
+    let dir = paths.top().join("rust-balloon/capi");
+    let todo = "correct rust-balloon/capi/cbindgen.toml or the source it names";
     let config = cbindgen::Config::from_file(dir.join("cbindgen.toml"))
         .map_err(|error| Error::new(format!("cbindgen.toml: {error}"), todo))?;
     let bindings = cbindgen::generate_with_config(&dir, config)

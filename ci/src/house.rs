@@ -13,11 +13,20 @@ use crate::header::HEADER;
 use crate::paths::Paths;
 use crate::run::output;
 
-/// The crate with the device's logic.
-const CRATE: &str = "rust-balloon/src/";
-/// The only place in it where unsafe code belongs.
-const UNSAFE_ROOM: &str = "rust-balloon/src/ffi/";
-/// The file that gives each module of the crate its level.
+/// Where the crates of the library are.
+const LIBRARY: &str = "rust-balloon/";
+/// These crates, each with those of them that it may depend on.
+const CRATES: [(&str, &[&str]); 4] = [
+    ("balloon", &["sparse-bitmap"]),
+    ("capi", &["balloon", "dirty-pages", "sparse-bitmap"]),
+    ("dirty-pages", &[]),
+    ("sparse-bitmap", &[]),
+];
+/// The only one of them where unsafe code belongs.
+const UNSAFE_CRATE: &str = "capi";
+/// The one with the device's logic, whose modules have an order.
+const BALLOON: &str = "rust-balloon/balloon/src/";
+/// The file that gives each of these modules its level.
 const LEVELS: &str = "ARCHITECTURE.md";
 /// Modules and their levels.
 type Levels = BTreeMap<String, u32>;
@@ -50,6 +59,7 @@ pub(crate) fn check(paths: &Paths) -> Result<()> {
             continue;
         };
         let found = [
+            dependencies(name, &text),
             unsafe_room(name, &text),
             imports(name, &text, &levels),
             words(&text, &private),
@@ -119,19 +129,49 @@ fn code(text: &str) -> Vec<(usize, String)> {
     code
 }
 
-fn unsafe_room(name: &str, text: &str) -> Vec<String> {
-    if !name.starts_with(CRATE) || name.starts_with(UNSAFE_ROOM) {
+/// What the manifest of a crate of the library depends on beside what the crate may.
+fn dependencies(name: &str, manifest: &str) -> Vec<String> {
+    let path = name.strip_prefix(LIBRARY);
+    let Some(own) = path.and_then(|path| path.strip_suffix("/Cargo.toml")) else {
         return Vec::new();
-    }
-    let breaks = |line: &str| UNSAFE_WORDS.iter().find(|word| line.contains(**word));
-    lines(text)
-        .iter()
-        .filter_map(|(number, line)| Some((number, breaks(line)?)))
-        .map(|(number, word)| format!("line {number}: `{}` belongs to ffi", word.trim()))
+    };
+    let Some((_, allowed)) = CRATES.iter().find(|(crate_name, _)| *crate_name == own) else {
+        return vec![format!("crate {own} is not known to the house rules")];
+    };
+    let mut lines = manifest
+        .lines()
+        .skip_while(|line| *line != "[dependencies]");
+    lines.next();
+    let used = lines
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split(['.', ' ', '=']).next());
+    used.filter(|used| CRATES.iter().any(|(crate_name, _)| crate_name == used))
+        .filter(|used| !allowed.contains(used))
+        .map(|used| format!("{own} must not depend on {used}"))
         .collect()
 }
 
-/// The level of each module of the crate, from lines such as ``1. `bitmap`, `runs` ``.
+fn unsafe_room(name: &str, text: &str) -> Vec<String> {
+    let path = name.strip_prefix(LIBRARY);
+    let Some((own, file)) = path.and_then(|path| path.split_once("/src/")) else {
+        return Vec::new();
+    };
+    if own == UNSAFE_CRATE {
+        return Vec::new();
+    }
+    let breaks = |line: &str| UNSAFE_WORDS.iter().find(|word| line.contains(**word));
+    let mut found: Vec<String> = lines(text)
+        .iter()
+        .filter_map(|(number, line)| Some((number, breaks(line)?)))
+        .map(|(number, word)| format!("line {number}: `{}` belongs to capi", word.trim()))
+        .collect();
+    if file == "lib.rs" && !text.contains("#![forbid(unsafe_code)]") {
+        found.push("does not forbid unsafe code".to_owned());
+    }
+    found
+}
+
+/// The level of each module of the balloon, from lines such as ``1. `bitmap`, `runs` ``.
 fn levels(text: &str) -> Levels {
     let mut levels = Levels::new();
     for line in text.lines() {
@@ -150,7 +190,7 @@ fn levels(text: &str) -> Levels {
 
 /// A module uses only those of lower levels; a queue never uses another queue.
 fn imports(name: &str, text: &str, levels: &Levels) -> Vec<String> {
-    let Some(path) = name.strip_prefix(CRATE) else {
+    let Some(path) = name.strip_prefix(BALLOON) else {
         return Vec::new();
     };
     let own = path.split(['/', '.']).next().unwrap_or_default();
@@ -305,7 +345,7 @@ mod tests {
     fn order() -> Levels {
         levels(
             "text\n0. `page`, `error`\n1. `runs`, `bitmap`\n2. `host`\n\
-             3. `queue` (never `another`)\n4. `device`\n5. `ffi`, the last\n",
+             3. `queue` (never `another`)\n4. `device`\n5. `state`, the last\n",
         )
     }
 
@@ -316,85 +356,114 @@ mod tests {
             (levels["page"], levels["bitmap"], levels["queue"]),
             (0, 1, 3)
         );
-        assert_eq!((levels["ffi"], levels.len()), (5, 8));
+        assert_eq!((levels["state"], levels.len()), (5, 8));
     }
 
     #[test]
     fn unsafe_has_one_room() {
         let text = "fn f() {\n    unsafe { g() } // x\n}\n// unsafe { }\n";
-        assert_eq!(unsafe_room("rust-balloon/src/page.rs", text).len(), 1);
-        assert!(unsafe_room("rust-balloon/src/ffi/mod.rs", text).is_empty());
+        assert_eq!(
+            unsafe_room("rust-balloon/balloon/src/page.rs", text).len(),
+            1
+        );
+        assert!(unsafe_room("rust-balloon/capi/src/guard.rs", text).is_empty());
         assert!(unsafe_room("tests/abi/src/lib.rs", text).is_empty());
+        assert_eq!(unsafe_room("rust-balloon/new/src/lib.rs", "").len(), 1);
+        let forbids = "#![forbid(unsafe_code)]\n";
+        assert!(unsafe_room("rust-balloon/new/src/lib.rs", forbids).is_empty());
+    }
+
+    #[test]
+    fn crates_depend_one_way() {
+        let manifest = "[package]\nname = \"x\"\n\n[dependencies]\nballoon.workspace = true\n\
+                        log.workspace = true\n\n[dev-dependencies]\ncapi.workspace = true\n";
+        let of = |own: &str| dependencies(&format!("rust-balloon/{own}/Cargo.toml"), manifest);
+        assert!(of("capi").is_empty());
+        assert_eq!(
+            of("dirty-pages"),
+            ["dirty-pages must not depend on balloon"]
+        );
+        assert_eq!(of("new").len(), 1);
+        assert!(dependencies("tests/kvm/Cargo.toml", manifest).is_empty());
     }
 
     #[test]
     fn imports_go_one_way() {
         let up = "use crate::device::Balloon;\n";
         assert_eq!(
-            imports("rust-balloon/src/queue/inflate.rs", up, &order()).len(),
+            imports("rust-balloon/balloon/src/queue/inflate.rs", up, &order()).len(),
             1
         );
-        let list = "use crate::{page::Pfn, ffi};\n";
+        let list = "use crate::{page::Pfn, state};\n";
         assert_eq!(
-            imports("rust-balloon/src/device.rs", list, &order()).len(),
+            imports("rust-balloon/balloon/src/device.rs", list, &order()).len(),
             1
         );
         let same = "use crate::bitmap::B;\n";
-        assert_eq!(imports("rust-balloon/src/runs.rs", same, &order()).len(), 1);
-        let down = "use crate::page::{Gpa, Pfn};\n#[cfg(test)]\nuse crate::ffi;\n";
-        assert!(imports("rust-balloon/src/runs.rs", down, &order()).is_empty());
-        let long = "use crate::{\n    page::{Gpa, Pfn},\n    ffi,\n};\n";
         assert_eq!(
-            imports("rust-balloon/src/device.rs", long, &order()),
-            ["line 1: device must not use ffi"]
+            imports("rust-balloon/balloon/src/runs.rs", same, &order()).len(),
+            1
         );
-        assert_eq!(imports("rust-balloon/src/other.rs", "", &order()).len(), 1);
+        let down = "use crate::page::{Gpa, Pfn};\n#[cfg(test)]\nuse crate::state;\n";
+        assert!(imports("rust-balloon/balloon/src/runs.rs", down, &order()).is_empty());
+        let long = "use crate::{\n    page::{Gpa, Pfn},\n    state,\n};\n";
+        assert_eq!(
+            imports("rust-balloon/balloon/src/device.rs", long, &order()),
+            ["line 1: device must not use state"]
+        );
+        assert_eq!(
+            imports("rust-balloon/balloon/src/other.rs", "", &order()).len(),
+            1
+        );
     }
 
     /// What is only compiled for tests has no order, and nothing behind it is overlooked.
     #[test]
     fn tests_are_left_out_and_no_more() {
         let tests = [
-            "#[cfg(test)]\nuse crate::ffi;\n",
+            "#[cfg(test)]\nuse crate::state;\n",
             "#[cfg(test)]\nmod tests;\n",
             "#[cfg(test)]\n#[path = \"t.rs\"]\nmod tests;\n",
-            "#[cfg(all(test, not(loom)))]\nmod tests {\n    use crate::ffi;\n\n    fn f() {\n    }\n}\n",
-            "impl A {\n    #[cfg(test)]\n    fn f() {\n        crate::ffi::f();\n    }\n}\n",
+            "#[cfg(all(test, not(loom)))]\nmod tests {\n    use crate::state;\n\n    fn f() {\n    }\n}\n",
+            "impl A {\n    #[cfg(test)]\n    fn f() {\n        crate::state::f();\n    }\n}\n",
         ];
         for test in tests {
             let text = format!("{test}use crate::device::D;\n");
             let line = text.lines().count();
             assert_eq!(
-                imports("rust-balloon/src/runs.rs", &text, &order()),
+                imports("rust-balloon/balloon/src/runs.rs", &text, &order()),
                 [format!("line {line}: runs must not use device")],
                 "{test}"
             );
             let text = format!("{test}fn f() {{\n    unsafe {{ g() }}\n}}\n");
             assert_eq!(
-                unsafe_room("rust-balloon/src/runs.rs", &text).len(),
+                unsafe_room("rust-balloon/balloon/src/runs.rs", &text).len(),
                 1,
                 "{test}"
             );
         }
         let text = "#[cfg(test)]\nmod tests {\n    unsafe { g() }\n}\n";
-        assert_eq!(unsafe_room("rust-balloon/src/runs.rs", text).len(), 1);
+        assert_eq!(
+            unsafe_room("rust-balloon/balloon/src/runs.rs", text).len(),
+            1
+        );
     }
 
     #[test]
     fn a_queue_stands_alone() {
         let text = "use super::deflate::D;\nuse super::Batch;\n";
         assert_eq!(
-            imports("rust-balloon/src/queue/inflate.rs", text, &order()).len(),
+            imports("rust-balloon/balloon/src/queue/inflate.rs", text, &order()).len(),
             1
         );
         let list = "use super::{Work, report::take};\n";
         for file in ["inflate.rs", "hint/asked.rs"] {
-            let file = format!("rust-balloon/src/queue/{file}");
+            let file = format!("rust-balloon/balloon/src/queue/{file}");
             assert_eq!(imports(&file, list, &order()).len(), 1, "{file}");
         }
         assert!(
             imports(
-                "rust-balloon/src/queue/mod.rs",
+                "rust-balloon/balloon/src/queue/mod.rs",
                 "use crate::page;",
                 &order()
             )

@@ -20,12 +20,13 @@ use tally::Tally;
 
 /// Packages whose tests need nothing but cargo.
 const UNIT: &[&str] = &[
-    "dirty-pages",
-    "sparse-bitmap",
-    "virtio-balloon-rs",
-    "xtask",
-    "guest-agent",
+    "balloon",
     "bench",
+    "capi",
+    "dirty-pages",
+    "guest-agent",
+    "sparse-bitmap",
+    "xtask",
 ];
 /// The package with the C program.
 const C: &[&str] = &["abi"];

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::paths::Paths;
 use crate::run::{Step, succeeds};
 
+/// The packages that make up the library.
+pub(crate) const LIBRARY: [&str; 4] = ["balloon", "capi", "dirty-pages", "sparse-bitmap"];
 /// How many cases of a property miri tries: each takes it seconds.
 const MIRI_CASES: &str = "4";
 
@@ -46,8 +48,8 @@ pub(crate) fn test(paths: &Paths, packages: &[&str]) -> Result<Tally> {
     command.args(["test", "--locked", "--no-fail-fast"]);
     for package in packages {
         command.args(["-p", package]);
-        if *package == "virtio-balloon-rs" {
-            command.args(["--features", "virtio-balloon-rs/inject"]);
+        if *package == "capi" {
+            command.args(["--features", "capi/inject"]);
         }
     }
     command.args(["--", "--show-output"]);
@@ -76,21 +78,15 @@ pub(crate) fn miri(paths: &Paths) -> Result<Tally> {
              rust-src",
         ));
     }
-    let abi = ["virtio-balloon-rs", "--features", "inject", "--", "ffi::"];
-    let list = ["dirty-pages", "--"];
-    let mut tally = Tally::default();
-    for (name, args) in [("miri, ABI", &abi[..]), ("miri, dirty list", &list)] {
-        let mut command = nightly(paths);
-        command
-            .args(["miri", "test", "--locked", "--lib", "--no-fail-fast", "-p"])
-            .args(args)
-            .arg("--show-output")
-            // The tests look at the clock and at the environment.
-            .env("MIRIFLAGS", "-Zmiri-disable-isolation")
-            .env("PROPTEST_CASES", MIRI_CASES);
-        tally += run_counted(paths, name, &mut command)?;
-    }
-    Ok(tally)
+    let mut command = nightly(paths);
+    command
+        .args(["miri", "test", "--locked", "--lib", "--no-fail-fast"])
+        .args(["-p", "capi", "-p", "dirty-pages"])
+        .args(["--features", "capi/inject", "--", "--show-output"])
+        // The tests look at the clock and at the environment.
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", MIRI_CASES);
+    run_counted(paths, "miri", &mut command)
 }
 
 /// Runs a `cargo test` command and counts; a failed test is a count, not an error.

@@ -139,7 +139,7 @@ fn build_library(target: &Path) -> Result<PathBuf, Failed> {
     let mut command = Command::new(cargo);
     command
         .current_dir(top())
-        .args(["build", "--locked", "--package", "virtio-balloon-rs"])
+        .args(["build", "--locked", "--package", "capi"])
         .args(["--lib", "--features", "inject", "--target-dir"])
         .arg(target)
         .env_remove("CARGO_BUILD_TARGET");

@@ -21,7 +21,7 @@ fn top() -> PathBuf {
 
 /// Where the header is.
 pub fn include_dir() -> PathBuf {
-    top().join("rust-balloon/include")
+    top().join("rust-balloon/capi/include")
 }
 
 /// The program's sources, sorted.

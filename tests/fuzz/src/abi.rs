@@ -13,13 +13,13 @@ mod place;
 
 use std::ptr::null_mut;
 
-use virtio_balloon_rs::ffi::device::{vbr_device_free, vbr_device_new};
-use virtio_balloon_rs::ffi::dirty::{VbrDirtyList, vbr_dirty_free, vbr_dirty_new};
-use virtio_balloon_rs::ffi::guard::VbrDevice;
-use virtio_balloon_rs::ffi::hints::{VbrHints, vbr_hints_free, vbr_hints_new};
-use virtio_balloon_rs::ffi::inject::vbr_inject_set;
-use virtio_balloon_rs::ffi::ram::{VbrRam, vbr_ram_free, vbr_ram_new};
-use virtio_balloon_rs::ffi::status::VbrStatus;
+use virtio_balloon_rs::device::{vbr_device_free, vbr_device_new};
+use virtio_balloon_rs::dirty::{VbrDirtyList, vbr_dirty_free, vbr_dirty_new};
+use virtio_balloon_rs::guard::VbrDevice;
+use virtio_balloon_rs::hints::{VbrHints, vbr_hints_free, vbr_hints_new};
+use virtio_balloon_rs::inject::vbr_inject_set;
+use virtio_balloon_rs::ram::{VbrRam, vbr_ram_free, vbr_ram_new};
+use virtio_balloon_rs::status::VbrStatus;
 
 use crate::input::Input;
 use host::HostState;

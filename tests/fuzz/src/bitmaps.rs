@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-use virtio_balloon_rs::memory::BlockId;
-use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
-use virtio_balloon_rs::migration::skips::DirtyChange;
+use balloon::memory::BlockId;
+use balloon::migration::bitmaps::{BlockView, DirtyBitmaps};
+use balloon::migration::skips::DirtyChange;
 
 /// The block that is migrated, and its size.
 pub(crate) const BLOCK: usize = 7;

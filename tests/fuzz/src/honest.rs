@@ -4,10 +4,10 @@
 
 use std::ops::Range;
 
-use virtio_balloon_rs::features::{FreePageSource, QueueKind};
-use virtio_balloon_rs::page::PAGE_SIZE;
-use virtio_balloon_rs::queue::held::Flush;
-use virtio_balloon_rs::wire::ByteOrder;
+use balloon::features::{FreePageSource, QueueKind};
+use balloon::page::PAGE_SIZE;
+use balloon::queue::held::Flush;
+use balloon::wire::ByteOrder;
 
 use crate::input::Input;
 use crate::traffic::{self, Kind};

@@ -3,20 +3,20 @@
 //! migrations begin and fail. Nothing panics; the host is asked for whole pages of guest RAM only,
 //! for not too many at a time, and for none while discards are inhibited.
 
-use virtio_balloon_rs::device::{
+use balloon::device::{
     AnswerPart, Balloon, Options, Progress, RequestEnd, RequestPart, StatsBuffer,
 };
-use virtio_balloon_rs::error::Error;
-use virtio_balloon_rs::features::{Features, FreePageSource, Numbering, QueueKind, can_accept};
-use virtio_balloon_rs::host::Inhibit;
-use virtio_balloon_rs::memory::{Backing, BlockId, HostRange, MemoryMap, Section, Way};
-use virtio_balloon_rs::migration::arming::Arm;
-use virtio_balloon_rs::migration::skips::{DirtyChange, Skips};
-use virtio_balloon_rs::page::{Gpa, GpaRange, PAGE_SIZE};
-use virtio_balloon_rs::queue::Advice;
-use virtio_balloon_rs::queue::held::Flush;
-use virtio_balloon_rs::queue::hint::Hints;
-use virtio_balloon_rs::wire::ByteOrder;
+use balloon::error::Error;
+use balloon::features::{Features, FreePageSource, Numbering, QueueKind, can_accept};
+use balloon::host::Inhibit;
+use balloon::memory::{Backing, BlockId, HostRange, MemoryMap, Section, Way};
+use balloon::migration::arming::Arm;
+use balloon::migration::skips::{DirtyChange, Skips};
+use balloon::page::{Gpa, GpaRange, PAGE_SIZE};
+use balloon::queue::Advice;
+use balloon::queue::held::Flush;
+use balloon::queue::hint::Hints;
+use balloon::wire::ByteOrder;
 
 mod checker;
 

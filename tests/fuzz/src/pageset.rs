@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use virtio_balloon_rs::error::Error;
-use virtio_balloon_rs::pageset::{PAGE_LIMIT, decode, encode};
+use balloon::error::Error;
+use balloon::pageset::{PAGE_LIMIT, decode, encode};
 
 /// Takes the input for a coded set.
 pub fn run(data: &[u8]) {

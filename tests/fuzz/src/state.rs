@@ -4,14 +4,14 @@
 
 use std::ops::Range;
 
-use virtio_balloon_rs::device::{Balloon, Options, Progress, RequestEnd, RequestPart};
-use virtio_balloon_rs::features::{Features, QueueKind};
-use virtio_balloon_rs::host::Inhibit;
-use virtio_balloon_rs::page::PAGE_SIZE;
-use virtio_balloon_rs::pageset;
-use virtio_balloon_rs::queue::hint::{HintRecord, Hints};
-use virtio_balloon_rs::state::{SavedPages, State};
-use virtio_balloon_rs::wire::ByteOrder;
+use balloon::device::{Balloon, Options, Progress, RequestEnd, RequestPart};
+use balloon::features::{Features, QueueKind};
+use balloon::host::Inhibit;
+use balloon::page::PAGE_SIZE;
+use balloon::pageset;
+use balloon::queue::hint::{HintRecord, Hints};
+use balloon::state::{SavedPages, State};
+use balloon::wire::ByteOrder;
 
 use crate::input::Input;
 use crate::message::{self, Layout};
@@ -136,7 +136,7 @@ fn save(balloon: &Balloon, interval: i64) -> Stream {
     }
 }
 
-fn load(stream: &Stream, to: &mut Balloon) -> Result<(), virtio_balloon_rs::error::Error> {
+fn load(stream: &Stream, to: &mut Balloon) -> Result<(), balloon::error::Error> {
     let pages = stream.pages.as_ref().map(|(coded, complete)| SavedPages {
         coded,
         complete: *complete,

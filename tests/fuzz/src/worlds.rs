@@ -7,7 +7,7 @@
     unreachable_pub,
     reason = "its tests use what the fuzzer does not"
 )]
-#[path = "../../../rust-balloon/tests/model"]
+#[path = "../../../rust-balloon/balloon/tests/model"]
 pub(crate) mod model {
     pub(crate) mod expect;
     pub(crate) mod format;
@@ -20,7 +20,7 @@ pub(crate) mod model {
 
 /// A guest that frees, hints, uses and writes pages while it migrates.
 #[allow(dead_code, reason = "its tests use what the fuzzer does not")]
-#[path = "../../../rust-balloon/tests/migration"]
+#[path = "../../../rust-balloon/balloon/tests/migration"]
 pub(crate) mod migration {
     pub(crate) mod answers;
     pub(crate) mod guest;

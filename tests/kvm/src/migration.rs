@@ -10,10 +10,10 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use virtio_balloon_rs::memory::{BlockId, HostRange};
-use virtio_balloon_rs::migration::arming::{Arm, BEFORE_ROUND, Epoch};
-use virtio_balloon_rs::migration::bitmaps::{BlockView, DirtyBitmaps};
-use virtio_balloon_rs::migration::skips::{DirtyChange, Hint, SkipCounters, Skips};
+use balloon::memory::{BlockId, HostRange};
+use balloon::migration::arming::{Arm, BEFORE_ROUND, Epoch};
+use balloon::migration::bitmaps::{BlockView, DirtyBitmaps};
+use balloon::migration::skips::{DirtyChange, Hint, SkipCounters, Skips};
 
 use crate::PAGE;
 use crate::machine::Machine;

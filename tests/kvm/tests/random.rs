@@ -8,15 +8,15 @@
 use std::collections::VecDeque;
 use std::io;
 
+use balloon::features::FreePageSource;
+use balloon::queue::hint::Hints;
+use balloon::wire::ByteOrder;
 use kvm::machine::{self, Config, Cpu};
 use kvm::memory::Backing;
 use kvm::migration::{Migration, hint};
 use kvm::program::Program;
 use kvm::testing::Case;
 use kvm::{MIB, cases};
-use virtio_balloon_rs::features::FreePageSource;
-use virtio_balloon_rs::queue::hint::Hints;
-use virtio_balloon_rs::wire::ByteOrder;
 
 const CHUNK_SHIFT: u32 = 6;
 /// Few enough to meet each other, in three chunks.

@@ -4,20 +4,20 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
-use virtio_balloon_rs::counters::Counters;
-use virtio_balloon_rs::device::AdviceInForce;
-use virtio_balloon_rs::features::QueueKind;
-use virtio_balloon_rs::ffi::batch::*;
-use virtio_balloon_rs::ffi::config::*;
-use virtio_balloon_rs::ffi::device::*;
-use virtio_balloon_rs::ffi::features::*;
-use virtio_balloon_rs::ffi::requests::vbr_hints_negotiated;
-use virtio_balloon_rs::ffi::state::*;
-use virtio_balloon_rs::ffi::stats::*;
-use virtio_balloon_rs::ffi::status::VbrStatus;
-use virtio_balloon_rs::host::Inhibit;
-use virtio_balloon_rs::queue::held::Flush;
-use virtio_balloon_rs::state::State;
+use balloon::counters::Counters;
+use balloon::device::AdviceInForce;
+use balloon::features::QueueKind;
+use balloon::host::Inhibit;
+use balloon::queue::held::Flush;
+use balloon::state::State;
+use virtio_balloon_rs::batch::*;
+use virtio_balloon_rs::config::*;
+use virtio_balloon_rs::device::*;
+use virtio_balloon_rs::features::*;
+use virtio_balloon_rs::requests::vbr_hints_negotiated;
+use virtio_balloon_rs::state::*;
+use virtio_balloon_rs::stats::*;
+use virtio_balloon_rs::status::VbrStatus;
 
 use super::Caller;
 use super::host;

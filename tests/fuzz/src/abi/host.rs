@@ -4,16 +4,16 @@
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 
+use balloon::features::Numbering;
+use balloon::memory::{BackingFile, BlockSpan, Owner};
+use balloon::queue::Advice;
 use dirty_pages::DirtyOptions;
-use virtio_balloon_rs::features::Numbering;
-use virtio_balloon_rs::ffi::batch::vbr_batch_cancel;
-use virtio_balloon_rs::ffi::device::{VbrOptions, VbrSection};
-use virtio_balloon_rs::ffi::guard::VbrDevice;
-use virtio_balloon_rs::ffi::host_ops::VbrHostOps;
-use virtio_balloon_rs::ffi::ram::{VbrRamOps, VbrRamView};
-use virtio_balloon_rs::ffi::status::VbrStatus;
-use virtio_balloon_rs::memory::{BackingFile, BlockSpan, Owner};
-use virtio_balloon_rs::queue::Advice;
+use virtio_balloon_rs::batch::vbr_batch_cancel;
+use virtio_balloon_rs::device::{VbrOptions, VbrSection};
+use virtio_balloon_rs::guard::VbrDevice;
+use virtio_balloon_rs::host_ops::VbrHostOps;
+use virtio_balloon_rs::ram::{VbrRamOps, VbrRamView};
+use virtio_balloon_rs::status::VbrStatus;
 
 use crate::bitmaps::{BLOCK, BYTES};
 use crate::input::Input;

@@ -5,16 +5,16 @@
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
+use balloon::features::FreePageSource;
+use balloon::migration::arming::Arm;
+use balloon::migration::skips::{DirtyChange, SkipCounters};
+use balloon::queue::hint::HintRecord;
 use dirty_pages::{DirtyIndices, MACHINE};
-use virtio_balloon_rs::features::FreePageSource;
-use virtio_balloon_rs::ffi::dirty::*;
-use virtio_balloon_rs::ffi::hints::*;
-use virtio_balloon_rs::ffi::ram::*;
-use virtio_balloon_rs::ffi::requests::*;
-use virtio_balloon_rs::ffi::status::VbrStatus;
-use virtio_balloon_rs::migration::arming::Arm;
-use virtio_balloon_rs::migration::skips::{DirtyChange, SkipCounters};
-use virtio_balloon_rs::queue::hint::HintRecord;
+use virtio_balloon_rs::dirty::*;
+use virtio_balloon_rs::hints::*;
+use virtio_balloon_rs::ram::*;
+use virtio_balloon_rs::requests::*;
+use virtio_balloon_rs::status::VbrStatus;
 
 use super::Caller;
 use super::calls::LAYOUTS;

@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 
-use virtio_balloon_rs::ffi::status::VbrStatus;
+use virtio_balloon_rs::status::VbrStatus;
 
 use crate::input::Input;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What a host may be asked for.
 
-use virtio_balloon_rs::host::{Host, Refused};
-use virtio_balloon_rs::memory::{BlockId, BlockSpan, Section};
+use balloon::host::{Host, Refused};
+use balloon::memory::{BlockId, BlockSpan, Section};
 
 /// More spans than a slice has time for: each costs two microseconds, and it has half a
 /// millisecond.
@@ -47,7 +47,7 @@ impl Checker {
     fn give_back(&mut self, block: BlockId, spans: &[BlockSpan]) -> Result<(), Refused> {
         self.check(block, spans);
         if self.refuse {
-            let error = virtio_balloon_rs::error::HostError(12);
+            let error = balloon::error::HostError(12);
             return Err(Refused {
                 done: spans.len() / 2,
                 error,
