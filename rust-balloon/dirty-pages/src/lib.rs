@@ -1,34 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Dirty pages as a dense list, for those who would otherwise walk bitmaps of the size of the machine.
+//! Dirty pages as a dense list, for those who would otherwise walk bitmaps of the size of the
+//! machine.
 //!
-//! This is the dirty list of KVM's series of 2017, with the names of its parts: a ring of `max_dirty` pages
-//! for each virtual CPU, one for the machine. There are two such lists, fed by the same notes: the
-//! *consumer's*, for a tool that makes checkpoints, and the *migration's*.
+//! This is the dirty list of KVM's series of 2017, with the names of its parts: a ring of
+//! `max_dirty` pages for each virtual CPU, one for the machine. There are two such lists, fed by
+//! the same notes: the *consumer's*, for a tool that makes checkpoints, and the *migration's*.
 //!
 //! # No dirty page is missed
 //!
-//! A page is a number of 4 KiB of the host's view of guest RAM. The caller has a bitmap of dirty pages beside
-//! the lists; it notes a page when its bit becomes set there, and who fetched a page clears the bit and reads the
-//! page then, in this order. While a list is active this holds: a page whose bit is set is on that list and
-//! was not fetched yet, or is about to be cleared and read, or the list has overflowed.
+//! A page is a number of 4 KiB of the host's view of guest RAM. The caller has a bitmap of dirty
+//! pages beside the lists; it notes a page when its bit becomes set there, and who fetched a page
+//! clears the bit and reads the page then, in this order. While a list is active this holds: a page
+//! whose bit is set is on that list and was not fetched yet, or is about to be cleared and read, or
+//! the list has overflowed.
 //!
 //! - A page comes here when it is protected again: its next write sets the bit again.
-//! - With NO_DUPS a page is put on a list only if it has no mark there. A mark says that the page is owed to
-//!   the reader. It is taken away *before* the page is handed out: who read the page then sees the write of
-//!   every note that was left out because of the mark, and a write after that is noted anew.
-//! - A page with a mark whose ring is full is found by a sweep over the marks, once the rings are empty. Such a
-//!   list loses nothing; its overflow only says that it was slow. A page in a ring without a mark was found
-//!   by a sweep before, and is passed over.
-//! - Without NO_DUPS what does not fit is lost to the list, and its consumer is told so until the next start.
-//! - The consumer clears bits that the migration has not seen. So each page that it gets is marked as owed to
-//!   the migration before. Otherwise the migration's list has no marks: if a ring is full the migration looks at
-//!   all bits, which is quicker then, and at what is owed.
-//! - Between a fetch of the consumer and its clearing of those bits there is no synchronization of the migration:
-//!   QEMU's big lock sees to that. Otherwise the migration could take what is owed too early: a page that is
-//!   written then, and does not fit into its list, would lose the bit by which it is to be found.
+//! - With NO_DUPS a page is put on a list only if it has no mark there. A mark says that the page
+//!   is owed to the reader. It is taken away *before* the page is handed out: who read the page
+//!   then sees the write of every note that was left out because of the mark, and a write after
+//!   that is noted anew.
+//! - A page with a mark whose ring is full is found by a sweep over the marks, once the rings are
+//!   empty. Such a list loses nothing; its overflow only says that it was slow. A page in a ring
+//!   without a mark was found by a sweep before, and is passed over.
+//! - Without NO_DUPS what does not fit is lost to the list, and its consumer is told so until the
+//!   next start.
+//! - The consumer clears bits that the migration has not seen. So each page that it gets is marked
+//!   as owed to the migration before. Otherwise the migration's list has no marks: if a ring is
+//!   full the migration looks at all bits, which is quicker then, and at what is owed.
+//! - Between a fetch of the consumer and its clearing of those bits there is no synchronization of
+//!   the migration: QEMU's big lock sees to that. Otherwise the migration could take what is owed
+//!   too early: a page that is written then, and does not fit into its list, would lose the bit by
+//!   which it is to be found.
 //!
-//! A ring has one writer and one reader at a time, and no lock between them. The machine's ring has many
-//! writers, who take turns; its reader does not wait for them.
+//! A ring has one writer and one reader at a time, and no lock between them. The machine's ring has
+//! many writers, who take turns; its reader does not wait for them.
 
 #![forbid(unsafe_code)]
 
@@ -179,8 +184,9 @@ impl DirtyList {
         })
     }
 
-    /// Begins to note pages for the consumer, with nothing on its list. Pages whose bit is set already are not
-    /// noted: behind this the caller clears all bits, or notes their pages. No migration must be under way.
+    /// Begins to note pages for the consumer, with nothing on its list. Pages whose bit is set
+    /// already are not noted: after this the caller clears all bits, or notes their pages. No
+    /// migration must be under way.
     ///
     /// # Errors
     ///
@@ -194,23 +200,23 @@ impl DirtyList {
         self.consumer.stop();
     }
 
-    /// Whether any of the two lists wants pages. If this is asked to spare a call of [`DirtyList::note`], then
-    /// after the bit of the page was set.
+    /// Whether any of the two lists wants pages. If this is asked to spare a call of
+    /// [`DirtyList::note`], then after the bit of the page was set.
     pub fn is_active(&self) -> bool {
         self.consumer.is_active() || self.migration.is_active()
     }
 
-    /// Notes `page` + i for each bit i of `bits`, after their bits were set. `vcpu` is the virtual CPU that wrote to
-    /// them, for which there is one call at a time, or [`MACHINE`]. A page that is not below [`PAGES`] counts
-    /// as one that does not fit.
+    /// Notes `page` + i for each bit i of `bits`, after their bits were set. `vcpu` is the virtual
+    /// CPU that wrote to them, for which there is one call at a time, or [`MACHINE`]. A page that
+    /// is not below [`PAGES`] counts as one that does not fit.
     pub fn note(&self, vcpu: usize, page: u64, bits: u64) -> Noted {
         self.migration.note(vcpu, page, bits);
         self.consumer.note(vcpu, page, bits)
     }
 
-    /// Hands out the consumer's next pages, sorted, each once, as many as `out` has room for; returns how
-    /// many. 0 says that there were none; fewer than there is room for, that there was no more. The caller clears
-    /// their bits before the next [`DirtyList::sync_begin`].
+    /// Hands out the consumer's next pages, sorted, each once, as many as `out` has room for;
+    /// returns how many. 0 says that there were none; fewer than there is room for, that there was
+    /// no more. The caller clears their bits before the next [`DirtyList::sync_begin`].
     ///
     /// # Errors
     ///
@@ -221,8 +227,8 @@ impl DirtyList {
         self.consumer.fetch(out, |pages| self.migration.owe(pages))
     }
 
-    /// The consumer is done with all that it fetched. The dirty trigger counts from here on; says whether it is
-    /// reached already.
+    /// The consumer is done with all that it fetched. The dirty trigger counts from here on; says
+    /// whether it is reached already.
     ///
     /// # Errors
     ///
@@ -236,18 +242,19 @@ impl DirtyList {
         self.consumer.indices()
     }
 
-    /// A synchronization of the migration's bitmap begins. Says whether the migration's list has every page whose
-    /// bit became set since the last one. If not, because it is started here or has lost pages, the caller looks
-    /// at all bits itself, after it fetched what there is.
+    /// A synchronization of the migration's bitmap begins. Says whether the migration's list has
+    /// every page whose bit became set since the last one. If not, because it is started here or
+    /// has lost pages, the caller looks at all bits itself, after it fetched what there is.
     ///
-    /// A migration that begins has all pages still to be sent: one that the consumer fetched before, and whose
-    /// bit it clears after this, is noted for nobody.
+    /// A migration that begins has all pages still to be sent: one that the consumer fetched
+    /// before, and whose bit it clears after this, is noted for nobody.
     pub fn sync_begin(&self) -> bool {
         self.migration.sync_begin()
     }
 
-    /// Hands out the migration's next pages, as [`DirtyList::fetch`] does; 0 when that were all that were there
-    /// at the first call since [`DirtyList::sync_begin`]. Those that come meanwhile are for the next one.
+    /// Hands out the migration's next pages, as [`DirtyList::fetch`] does; 0 when that were all
+    /// that were there at the first call since [`DirtyList::sync_begin`]. Those that come meanwhile
+    /// are for the next one.
     ///
     /// # Errors
     ///

@@ -95,7 +95,8 @@ impl List {
     }
 
     pub(super) fn is_active(&self) -> bool {
-        // In one order with the bits that the caller sets before, and whoever starts a list looks at behind.
+        // In one order with the bits that the caller sets before, and whoever starts a list looks
+        // at after that.
         self.active.0.load(Ordering::SeqCst)
     }
 
@@ -108,9 +109,9 @@ impl List {
         Ok(())
     }
 
-    /// A note may still be under way since the list was stopped. It may leave a page in a ring without a
-    /// mark, which is passed over, or a flag too many. Never a mark without a place: it would keep its
-    /// page off the list for good. Hence this order, against that of `put`.
+    /// A note may still be under way since the list was stopped. It may leave a page in a ring
+    /// without a mark, which is passed over, or a flag too many. Never a mark without a place: it
+    /// would keep its page off the list for good. Hence this order, against that of `put`.
     fn start_anew(&self, reader: &mut Reader) {
         self.all_rings().for_each(Ring::clear);
         self.missing.0.swap(false, Ordering::AcqRel);
@@ -218,8 +219,8 @@ impl List {
         }
     }
 
-    /// Hands out what is there: see [`super::DirtyList::fetch`]. `before` gets each page, sorted, before
-    /// its mark is taken away.
+    /// Hands out what is there: see [`super::DirtyList::fetch`]. `before` gets each page, sorted,
+    /// before its mark is taken away.
     ///
     /// # Errors
     ///
@@ -240,8 +241,8 @@ impl List {
         self.hand_out(&mut reader, out, before)
     }
 
-    /// How far the reader goes is what is there now. Without such a bound a writer that is as fast as the
-    /// reader would keep it for ever.
+    /// How far the reader goes is what is there now. Without such a bound a writer that is as fast
+    /// as the reader would keep it for ever.
     fn look(&self, reader: &mut Reader) {
         self.all_rings().for_each(Ring::look);
         reader.look = false;
@@ -299,8 +300,8 @@ impl List {
         }
     }
 
-    /// Fills `out` from the rings, or else from the marks; returns how many. Only 0 says that there is no
-    /// more.
+    /// Fills `out` from the rings, or else from the marks; returns how many. Only 0 says that there
+    /// is no more.
     fn gather(&self, reader: &mut Reader, out: &mut [u64]) -> usize {
         let rings = self.used();
         let mut count = 0;

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 /// Pages that can be told apart are below this: 2^40, for guest memory of up to 2^52 bytes.
 pub const PAGES: u64 = if cfg!(loom) { 256 } else { 1 << 40 };
 
-/// Words of a chunk, which takes 4 KiB and stands for 128 MiB of guest memory. With loom, which makes everything
-/// anew for each order that it tries, all is small.
+/// Words of a chunk, which takes 4 KiB and stands for 128 MiB of guest memory. With loom, which
+/// makes everything anew for each order that it tries, all is small.
 const CHUNK_WORDS: usize = if cfg!(loom) { 2 } else { 512 };
 const CHUNK_PAGES: u64 = CHUNK_WORDS as u64 * 64;
 /// Chunks of a table, which stands for 1 TiB.
@@ -20,7 +20,8 @@ const TABLES: usize = (PAGES / TABLE_PAGES) as usize;
 type Chunk = Box<[AtomicU64]>;
 type Table = Box<[OnceLock<Chunk>]>;
 
-/// A sparse bitmap that threads change together. Memory that is plugged in later has its place already.
+/// A sparse bitmap that threads change together. Memory that is plugged in later has its place
+/// already.
 pub(super) struct Marks {
     tables: Box<[OnceLock<Table>]>,
 }
@@ -68,8 +69,8 @@ impl Marks {
         Some(&table[chunk_of(page)].get()?[word_of(page)])
     }
 
-    /// Marks `page` + i for each bit i of `bits`; returns the bits of those that had no mark. All are below
-    /// [`PAGES`].
+    /// Marks `page` + i for each bit i of `bits`; returns the bits of those that had no mark. All
+    /// are below [`PAGES`].
     ///
     /// # Errors
     ///
@@ -87,8 +88,8 @@ impl Marks {
         Ok(new_low | new_high)
     }
 
-    /// Takes the marks of `pages`, which are sorted, from them; moves those that had one to the front and
-    /// returns how many.
+    /// Takes the marks of `pages`, which are sorted, from them; moves those that had one to the
+    /// front and returns how many.
     pub(super) fn take(&self, pages: &mut [u64]) -> usize {
         let (mut next, mut kept) = (0, 0);
         while next < pages.len() {
@@ -104,7 +105,8 @@ impl Marks {
         kept
     }
 
-    /// Takes marks of `pages`, which are sorted, from them, where there are any; returns how many pages there are.
+    /// Takes marks of `pages`, which are sorted, from them, where there are any; returns how many
+    /// pages there are.
     pub(super) fn forget(&self, pages: &[u64]) -> usize {
         let mut next = 0;
         while next < pages.len() {
@@ -116,8 +118,8 @@ impl Marks {
         pages.len()
     }
 
-    /// Fills `out` with pages that have a mark, in order, from `from` on; returns how many, and where to go
-    /// on, if there may be more.
+    /// Fills `out` with pages that have a mark, in order, from `from` on; returns how many, and
+    /// where to go on, if there may be more.
     pub(super) fn find(&self, from: u64, out: &mut [u64]) -> (usize, Option<u64>) {
         let mut count = 0;
         let mut page = from;
@@ -159,8 +161,8 @@ impl Marks {
     }
 }
 
-/// The pages from `next` on that lie in the same 64 as the first, as a bitmap, with the first of those 64;
-/// `next` moves past them. `pages` are sorted.
+/// The pages from `next` on that lie in the same 64 as the first, as a bitmap, with the first of
+/// those 64; `next` moves past them. `pages` are sorted.
 pub(super) fn word_at(pages: &[u64], next: &mut usize) -> (u64, u64) {
     let first = pages[*next] / 64 * 64;
     let mut bits = 0;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Every order in which the memory accesses of two or three threads can be seen, as the memory model has it.
+//! Every order in which the memory accesses of two or three threads can be seen, as the memory
+//! model has it.
 //!
-//! Writers do as QEMU does: content, bit, note. A reader fetches, clears the bit, and reads the content. Content
-//! is relaxed: what is seen of it is what the list and the bit make seen. Bits are atomic exchanges there.
+//! Writers do as QEMU does: content, bit, note. A reader fetches, clears the bit, and reads the
+//! content. Content is relaxed: what is seen of it is what the list and the bit make seen. Bits are
+//! atomic exchanges there.
 
 use super::list::{List, MACHINE, Marked};
 use super::ring::Ring;

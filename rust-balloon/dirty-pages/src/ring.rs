@@ -4,11 +4,11 @@
 use super::Error;
 use super::sync::{AtomicU64, AtomicUsize, Ordering, Padded, zeroed};
 
-/// One writer and one reader at a time, without a lock between them: the writer fills a place before it
-/// moves on past it, the reader empties a place before it gives it back.
+/// One writer and one reader at a time, without a lock between them: the writer fills a place
+/// before it moves on past it, the reader empties a place before it gives it back.
 ///
-/// Places are counted from 0 to twice the length and then from 0 again, so that a full ring and an empty
-/// one differ, and no length needs a division.
+/// Places are counted from 0 to twice the length and then from 0 again, so that a full ring and an
+/// empty one differ, and no length needs a division.
 pub(super) struct Ring {
     pages: Box<[AtomicU64]>,
     writer: Padded<Writer>,
@@ -55,8 +55,8 @@ impl Ring {
         })
     }
 
-    /// Puts in `page` + i for each bit i of `bits`, in order, as long as there is room; returns the bits of
-    /// the rest. By the one writer.
+    /// Puts in `page` + i for each bit i of `bits`, in order, as long as there is room; returns the
+    /// bits of the rest. By the one writer.
     pub(super) fn push(&self, page: u64, bits: u64) -> u64 {
         let writer = &self.writer.0;
         let mut place = writer.own.load(Ordering::Relaxed);
@@ -84,8 +84,8 @@ impl Ring {
         self.reader.0.until.store(place, Ordering::Relaxed);
     }
 
-    /// Takes the oldest pages that were in at the last `look`, as many as there is room for; returns how
-    /// many. By the one reader.
+    /// Takes the oldest pages that were in at the last `look`, as many as there is room for;
+    /// returns how many. By the one reader.
     pub(super) fn take(&self, out: &mut [u64]) -> usize {
         let reader = &self.reader.0;
         let mut place = reader.own.load(Ordering::Relaxed);

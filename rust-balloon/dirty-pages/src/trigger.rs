@@ -38,8 +38,8 @@ impl Trigger {
         self.count.swap(0, Ordering::AcqRel);
     }
 
-    /// Counts from `from` on. Whoever notes a page after the count is read here sees the new `at`: both
-    /// change the count, so one of them sees what the other did before.
+    /// Counts from `from` on. Whoever notes a page after the count is read here sees the new `at`:
+    /// both change the count, so one of them sees what the other did before.
     pub(super) fn arm(&self, from: u64) -> Noted {
         if self.pages == 0 {
             return Noted::Done;

@@ -43,8 +43,8 @@ const WORD_BITS: u64 = u64::BITS as u64;
 ///
 /// `set` is the sum of what the chunks have; none of it is at or past `limit`.
 ///
-/// It cannot be cloned: a large set takes long to copy. [`SparseBitmap::copy_chunk`] copies a part of
-/// it, so that a caller can do something else in between.
+/// It cannot be cloned: a large set takes long to copy. [`SparseBitmap::copy_chunk`] copies a part
+/// of it, so that a caller can do something else in between.
 pub struct SparseBitmap {
     limit: u64,
     chunks: Vec<Chunk>,
@@ -238,8 +238,8 @@ impl SparseBitmap {
         gone
     }
 
-    /// Inserts an index for each bit that is set in `bits`, the lowest standing for 64 times `word`,
-    /// and returns how many of them were new. Those at or past the limit are left out.
+    /// Inserts an index for each bit that is set in `bits`, the lowest standing for 64 times
+    /// `word`, and returns how many of them were new. Those at or past the limit are left out.
     ///
     /// ```
     /// # use sparse_bitmap::SparseBitmap;
@@ -261,8 +261,8 @@ impl SparseBitmap {
         new
     }
 
-    /// Removes an index for each bit that is set in `bits`, the lowest standing for 64 times `word`,
-    /// and returns how many of them were in the set.
+    /// Removes an index for each bit that is set in `bits`, the lowest standing for 64 times
+    /// `word`, and returns how many of them were in the set.
     pub fn remove_word(&mut self, word: usize, bits: u64) -> u64 {
         let Some(chunk) = self.chunks.get_mut(word / CHUNK_WORDS) else {
             return 0;
@@ -375,8 +375,8 @@ impl SparseBitmap {
         self.spare.surplus()
     }
 
-    /// Makes this set the same as `other` in the chunk that `index` lies in; returns the first index
-    /// of the next chunk. `other` has the same limit, and `index` lies below it.
+    /// Makes this set the same as `other` in the chunk that `index` lies in; returns the first
+    /// index of the next chunk. `other` has the same limit, and `index` lies below it.
     ///
     /// ```
     /// # use sparse_bitmap::SparseBitmap;

@@ -7,8 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-/// Writers that count in pages, as QEMU does: content, bit, note. A reader fetches and clears bits under the big
-/// lock, and reads the pages without it. In the end it has seen the last content of each.
+/// Writers that count in pages, as QEMU does: content, bit, note. A reader fetches and clears bits
+/// under the big lock, and reads the pages without it. In the end it has seen the last content of
+/// each.
 struct World {
     big_lock: Mutex<()>,
     content: Vec<AtomicU64>,

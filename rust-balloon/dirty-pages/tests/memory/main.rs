@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! A dirty list on a host without memory: it says so, loses no page without a word, and leaves nothing behind.
+//! A dirty list on a host without memory: it says so, loses no page without a word, and leaves
+//! nothing behind.
 
 mod failing;
 

@@ -16,7 +16,8 @@ const MIGRATION: usize = 1;
 /// One thing that one of them does, of which the others see nothing or all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Step {
-    /// The guest writes. KVM puts the page into its ring if it is protected, and lets further writes pass.
+    /// The guest writes. KVM puts the page into its ring if it is protected, and lets further
+    /// writes pass.
     GuestWrites(usize),
     DeviceWrites(usize),
     /// Of `dirty_memory`. Whoever finds it clear notes the page next.
@@ -184,7 +185,8 @@ impl Explorer {
         explorer
     }
 
-    /// A path on which the copies differ from the memory, if there is one, and how many states there are.
+    /// A path on which the copies differ from the memory, if there is one, and how many states
+    /// there are.
     pub(super) fn explore(course: Course) -> Result<usize, Vec<Step>> {
         let mut explorer = Explorer::new(course);
         let writes = |pages: &[usize], step: fn(usize) -> Step| {
@@ -431,8 +433,8 @@ impl Explorer {
         }
     }
 
-    /// Leaves room for one page in the virtual CPU's ring of each list that is active, for none in the
-    /// machine's.
+    /// Leaves room for one page in the virtual CPU's ring of each list that is active, for none in
+    /// the machine's.
     fn fill(&self, from: u64) {
         if !self.course.full {
             return;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Dirty lists in a machine that is tried out in every order: no write is missing in either copy.
 //!
-//! A guest writes, KVM keeps a ring of what it wrote, a reaper makes that known, a device writes beside it. A
-//! consumer and a migration each make a copy of the memory. All of them do one step at a time, and each order of
-//! their steps is gone through. In the end the guest stops, everybody looks once more, and both copies are
-//! what the guest has.
+//! A guest writes, KVM keeps a ring of what it wrote, a reaper makes that known, a device writes
+//! beside it. A consumer and a migration each make a copy of the memory. All of them do one step at
+//! a time, and each order of their steps is gone through. In the end the guest stops, everybody
+//! looks once more, and both copies are what the guest has.
 
 mod machine;
 
@@ -100,7 +100,8 @@ fn both_at_the_same_time_miss_no_write() {
         ..with_guest
     };
     for course in [with_guest, with_devices, with_all] {
-        // Without marks a list that overflows is started anew, which is refused during a migration: below.
+        // Without marks a list that overflows is started anew, which is refused during a migration:
+        // below.
         complete(course, &VARIANTS[..3]);
     }
 }

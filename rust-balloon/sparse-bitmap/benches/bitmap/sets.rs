@@ -189,8 +189,8 @@ impl Set for RoaringBitmap {
     }
 
     fn memory(&self) -> usize {
-        // Its figures of bytes take a value of an array for four bytes, which is two, and the bits of a
-        // bitmap for bytes.
+        // Its figures of bytes take a value of an array for four bytes, which is two, and the bits
+        // of a bitmap for bytes.
         let all = self.statistics();
         let arrays = all.n_bytes_array_containers / 2;
         let bitmaps = u64::from(all.n_bitset_containers) * (u64::from(u16::MAX) + 1) / 8;
