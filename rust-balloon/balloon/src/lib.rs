@@ -5,7 +5,7 @@
 //!
 //! - [`page`]: guest physical addresses, page frame numbers and ranges of them.
 //! - [`error`]: what can go wrong, by name.
-//! - [`runs`]: the addresses of a batch, made into sorted disjoint ranges.
+//! - `runs`: the addresses of a batch, made into sorted disjoint ranges.
 //! - [`pageset`]: the bytes that carry a set of pages in a migration stream.
 //! - [`wire`]: the bytes that guest and device exchange.
 //! - [`features`]: feature bits, and the queues that follow from them.
@@ -98,6 +98,6 @@ pub mod migration;
 pub mod page;
 pub mod pageset;
 pub mod queue;
-pub mod runs;
+pub(crate) mod runs;
 pub mod state;
 pub mod wire;

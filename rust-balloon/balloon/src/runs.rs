@@ -16,7 +16,7 @@ const WORD_BITS: u64 = u64::BITS as u64;
 /// Drivers list neighbouring pages one after the other, upward or downward, so most pages join the
 /// range before them and never reach the sort.
 #[derive(Default)]
-pub struct Runs {
+pub(crate) struct Runs {
     ranges: Vec<GpaRange>,
     /// A bit for each page, while ranges are put in order by it.
     words: Vec<u64>,
@@ -25,7 +25,7 @@ pub struct Runs {
 impl Runs {
     /// Adds a range.
     #[inline]
-    pub fn push(&mut self, range: GpaRange) {
+    pub(crate) fn push(&mut self, range: GpaRange) {
         if let Some(last) = self.ranges.last_mut()
             && last.try_merge(range)
         {
@@ -37,7 +37,7 @@ impl Runs {
     /// Sorts the ranges and merges all that overlap or touch. Afterwards they ascend, none touches
     /// the next, and together they cover exactly the addresses that were added. Returns how many
     /// had to be sorted.
-    pub fn merge(&mut self) -> usize {
+    pub(crate) fn merge(&mut self) -> usize {
         let is_sorted = self.ranges.is_sorted_by_key(|range| range.start());
         let sorted = if is_sorted { 0 } else { self.ranges.len() };
         if !is_sorted {
@@ -103,12 +103,12 @@ impl Runs {
     }
 
     /// The ranges, in the order that [`Runs::merge`] left them in.
-    pub fn as_slice(&self) -> &[GpaRange] {
+    pub(crate) fn as_slice(&self) -> &[GpaRange] {
         &self.ranges
     }
 
     /// Forgets the ranges and keeps the memory for the next batch.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.ranges.clear();
     }
 }

@@ -88,7 +88,7 @@ impl Waiting {
 ///
 /// What is in `held` or `owed` is in `set`. `brought` is the number of pages of `set` from
 /// `brought_from` on, and none of `owed` is there.
-pub struct BalloonedPages {
+pub(crate) struct BalloonedPages {
     set: SparseBitmap,
     /// Whether `set` holds all pages in the balloon: not after a migration that carried no set or a
     /// part of it, nor after a batch was given up.
@@ -110,7 +110,7 @@ pub struct BalloonedPages {
 
 impl BalloonedPages {
     /// None, of which never more than `hold_bytes` wait for their neighbours.
-    pub fn new(hold_bytes: u64) -> BalloonedPages {
+    pub(crate) fn new(hold_bytes: u64) -> BalloonedPages {
         BalloonedPages {
             set: SparseBitmap::new(PAGE_LIMIT),
             complete: true,
@@ -126,7 +126,7 @@ impl BalloonedPages {
     ///
     /// All of it is still to be given back here: what the source gave back, and what was sent
     /// before the guest gave it away.
-    pub fn begin(&mut self, set: SparseBitmap, complete: bool) {
+    pub(crate) fn begin(&mut self, set: SparseBitmap, complete: bool) {
         self.forget(complete);
         self.brought_from = 0;
         self.brought = set.len();
@@ -136,7 +136,7 @@ impl BalloonedPages {
     }
 
     /// The pages.
-    pub fn set(&self) -> &SparseBitmap {
+    pub(crate) fn set(&self) -> &SparseBitmap {
         &self.set
     }
 
@@ -146,12 +146,12 @@ impl BalloonedPages {
     }
 
     /// Whether all pages in the balloon are known.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 
     /// Pages that wait for their neighbours.
-    pub fn held(&self) -> &Held {
+    pub(crate) fn held(&self) -> &Held {
         &self.held
     }
 
@@ -161,7 +161,7 @@ impl BalloonedPages {
     }
 
     /// How many pages are still to be given back, besides those that are held.
-    pub fn owed(&self) -> u64 {
+    pub(crate) fn owed(&self) -> u64 {
         self.owed.count() + self.brought
     }
 
@@ -189,14 +189,14 @@ impl BalloonedPages {
 
     /// Frees `pieces` pieces at most of the memory that the sets do not need any more; returns how
     /// many these were.
-    pub fn trim(&mut self, pieces: usize) -> usize {
+    pub(crate) fn trim(&mut self, pieces: usize) -> usize {
         let mut freed = self.set.trim(pieces);
         freed += self.owed.trim(pieces - freed);
         freed + self.held.trim(pieces - freed)
     }
 
     /// Whether there is such memory.
-    pub fn is_trimmed(&self) -> bool {
+    pub(crate) fn is_trimmed(&self) -> bool {
         self.set.surplus() + self.owed.surplus() + self.held.surplus() == 0
     }
 
@@ -236,7 +236,7 @@ impl BalloonedPages {
     }
 
     /// The guest gets `range` back, or it is not the same memory any more.
-    pub fn take_back(&mut self, range: GpaRange) {
+    pub(crate) fn take_back(&mut self, range: GpaRange) {
         let (first, end) = range.page_indices();
         let border = self.brought_from.clamp(first, end);
         self.set.remove_range(first..border);
@@ -268,13 +268,13 @@ impl BalloonedPages {
     }
 
     /// Pages are put into the balloon of which nobody keeps account.
-    pub fn miss(&mut self) {
+    pub(crate) fn miss(&mut self) {
         self.complete = false;
     }
 
     /// Forgets all pages; `complete` says that the balloon is empty, and not that nothing is known
     /// of it.
-    pub fn forget(&mut self, complete: bool) {
+    pub(crate) fn forget(&mut self, complete: bool) {
         self.set.remove_all();
         self.complete = complete;
         self.held.cancel_all();

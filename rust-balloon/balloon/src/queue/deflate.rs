@@ -9,7 +9,7 @@ use crate::page::{Gpa, GpaRange};
 ///
 /// A discarded page comes back by itself when the guest touches it, so there is nothing to do but
 /// to forget that it was in the balloon, before the guest is told that it may use it.
-pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
+pub(crate) fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
     work.step();
     let piece = work.front(range);
     let part = match piece {

@@ -43,7 +43,7 @@ pub enum Flush {
 }
 
 /// The pages, and how many they may be.
-pub struct Held {
+pub(crate) struct Held {
     young: Waiting,
     /// Held since before the last flush of those.
     aged: Waiting,
@@ -54,7 +54,7 @@ pub struct Held {
 
 impl Held {
     /// None, and never more than `bytes` of them; 0 to hold none at all.
-    pub fn new(bytes: u64) -> Held {
+    pub(crate) fn new(bytes: u64) -> Held {
         Held {
             young: Waiting::none(),
             aged: Waiting::none(),
@@ -64,29 +64,29 @@ impl Held {
     }
 
     /// Whether pages are to be held at all.
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.most > 0
     }
 
     /// How many bytes are held.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         (self.young.count() + self.aged.count()) * PAGE_SIZE
     }
 
     /// How often room was made for single pages.
-    pub fn words_taken(&self) -> u64 {
+    pub(crate) fn words_taken(&self) -> u64 {
         self.young.words_taken() + self.aged.words_taken()
     }
 
     /// Takes the pages of `range` out: they left the balloon.
-    pub fn cancel(&mut self, range: GpaRange) {
+    pub(crate) fn cancel(&mut self, range: GpaRange) {
         let (first, end) = range.page_indices();
         self.young.clear(first..end);
         self.aged.clear(first..end);
     }
 
     /// Takes all pages out.
-    pub fn cancel_all(&mut self) {
+    pub(crate) fn cancel_all(&mut self) {
         self.young.clear_all();
         self.aged.clear_all();
         self.overflowed = false;
@@ -94,13 +94,13 @@ impl Held {
 
     /// Frees `pieces` pieces at most of the memory that is not needed any more; returns how many
     /// these were.
-    pub fn trim(&mut self, pieces: usize) -> usize {
+    pub(crate) fn trim(&mut self, pieces: usize) -> usize {
         let freed = self.young.trim(pieces);
         freed + self.aged.trim(pieces - freed)
     }
 
     /// How many such pieces there are.
-    pub fn surplus(&self) -> usize {
+    pub(crate) fn surplus(&self) -> usize {
         self.young.surplus() + self.aged.surplus()
     }
 
@@ -132,7 +132,7 @@ impl Held {
 
 /// Discards of `part`, whose pages are in the balloon, all that makes whole huge pages, and holds
 /// the rest.
-pub fn inflate(work: &mut Work<'_>, section: &Section, part: GpaRange) {
+pub(crate) fn inflate(work: &mut Work<'_>, section: &Section, part: GpaRange) {
     let inner = section.shrink_to(part, HUGE_PAGE_SIZE);
     let ends = match inner {
         Some(inner) => [
@@ -180,14 +180,14 @@ fn complete_or_hold(work: &mut Work<'_>, section: &Section, end: GpaRange) -> Op
 }
 
 /// Gives all back that is held if it is too much; says whether more can be held.
-pub fn make_room(work: &mut Work<'_>) -> bool {
+pub(crate) fn make_room(work: &mut Work<'_>) -> bool {
     let is_full = work.held().is_some_and(|held| held.overflowed);
     !is_full || flush(work, Flush::All)
 }
 
 /// Gives pages that are held back to the host, for the rest of the slice; says whether none is left
 /// of those that `flush` means.
-pub fn flush(work: &mut Work<'_>, flush: Flush) -> bool {
+pub(crate) fn flush(work: &mut Work<'_>, flush: Flush) -> bool {
     loop {
         let Some(held) = work.held() else {
             return true;

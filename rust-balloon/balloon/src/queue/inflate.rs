@@ -6,7 +6,7 @@ use crate::memory::{Piece, Section};
 use crate::page::{Gpa, GpaRange, PAGE_SIZE};
 
 /// Does the front of `range` and returns the address up to which it is done.
-pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
+pub(crate) fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
     work.step();
     match work.front(range) {
         Piece::NotRam(part) => {

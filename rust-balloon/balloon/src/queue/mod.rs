@@ -2,13 +2,13 @@
 //! One handler per queue. Those that work on memory do the front of a range and say how far they
 //! came; the device calls them until the batch is done or the slice is over.
 
-pub mod ballooned;
-pub mod deflate;
+pub(crate) mod ballooned;
+pub(crate) mod deflate;
 pub mod held;
 pub mod hint;
-pub mod inflate;
-pub mod owed;
-pub mod report;
+pub(crate) mod inflate;
+pub(crate) mod owed;
+pub(crate) mod report;
 pub mod stats;
 
 use crate::batch::Budget;
@@ -34,7 +34,7 @@ const MAX_REFUSALS: u32 = 16;
 /// memory back can be refused where another is not: huge pages can be discarded, but not freed
 /// lazily.
 #[derive(Default)]
-pub struct Refusals(Vec<Refusal>);
+pub(crate) struct Refusals(Vec<Refusal>);
 
 struct Refusal {
     block: BlockId,
@@ -44,7 +44,7 @@ struct Refusal {
 
 impl Refusals {
     /// Whether the host refused for good to take some memory later.
-    pub fn has_no_free(&self) -> bool {
+    pub(crate) fn has_no_free(&self) -> bool {
         let mut known = self.0.iter();
         known.any(|known| self.is_final(known.block, Call::Free))
     }
@@ -81,7 +81,7 @@ impl Refusals {
 
     /// Forgets the blocks that are in `new` not as they were in `old`: gone, or another one under
     /// the same name.
-    pub fn keep_only(&mut self, old: &MemoryMap, new: &MemoryMap) {
+    pub(crate) fn keep_only(&mut self, old: &MemoryMap, new: &MemoryMap) {
         self.0.retain(|known| {
             let now = backing(new, known.block);
             now.is_some() && now == backing(old, known.block)
@@ -140,37 +140,37 @@ enum Call {
 /// What the host was asked for in this slice and has not done yet: one call for many ranges costs
 /// much less than one for each.
 #[derive(Default)]
-pub struct Asked {
+pub(crate) struct Asked {
     to: Option<(BlockId, Call)>,
     spans: Vec<BlockSpan>,
 }
 
 /// What a handler works with.
-pub struct Work<'a> {
+pub(crate) struct Work<'a> {
     /// Where guest RAM is.
-    pub memory: &'a MemoryMap,
+    pub(crate) memory: &'a MemoryMap,
     /// The section that the last range lay in: the next one mostly does, too.
-    pub last_section: Option<Section>,
+    pub(crate) last_section: Option<Section>,
     /// The pages in the balloon, where MUST_TELL_HOST was negotiated.
-    pub balloon: Option<&'a mut BalloonedPages>,
+    pub(crate) balloon: Option<&'a mut BalloonedPages>,
     /// Whether discards are allowed.
-    pub inhibit: Inhibit,
+    pub(crate) inhibit: Inhibit,
     /// The value that the guest expects in its free pages.
-    pub poison_val: u32,
+    pub(crate) poison_val: u32,
     /// How reported memory is given back.
-    pub advice: Advice,
+    pub(crate) advice: Advice,
     /// The host.
-    pub host: &'a mut dyn Host,
+    pub(crate) host: &'a mut dyn Host,
     /// What it was asked for and has not done yet.
-    pub asked: &'a mut Asked,
+    pub(crate) asked: &'a mut Asked,
     /// The blocks that nothing can be discarded from.
-    pub refusals: &'a mut Refusals,
+    pub(crate) refusals: &'a mut Refusals,
     /// Where it is all accounted for.
-    pub counters: &'a mut Tally<Counters>,
+    pub(crate) counters: &'a mut Tally<Counters>,
     /// What is left of the slice.
-    pub budget: Budget,
+    pub(crate) budget: Budget,
     /// How much of the room that was made in the sets of pages is paid for.
-    pub room_paid: u64,
+    pub(crate) room_paid: u64,
 }
 
 impl Work<'_> {
@@ -202,7 +202,7 @@ impl Work<'_> {
     }
 
     /// How often room was made in the sets of pages so far.
-    pub fn room_made(&self) -> u64 {
+    pub(crate) fn room_made(&self) -> u64 {
         self.balloon.as_ref().map_or(0, |pages| pages.words_taken())
     }
 
@@ -273,7 +273,7 @@ impl Work<'_> {
     ///
     /// The callers of [`Work::discard`] have shown that the guest allows the discard until the next
     /// request is acknowledged, which nobody does within a slice.
-    pub fn carry_out(&mut self) {
+    pub(crate) fn carry_out(&mut self) {
         let Some((block, call)) = self.asked.to.take() else {
             return;
         };

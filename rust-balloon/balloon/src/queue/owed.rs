@@ -15,7 +15,7 @@ use crate::page::{GpaRange, PAGE_SIZE};
 /// With MUST_TELL_HOST the device may modify a page at any time until it has seen and acknowledged
 /// the deflate of it (virtio 1.3, 5.5.6.2), and a page leaves the set before its deflate is
 /// acknowledged. The set is asked anew for each piece of work.
-pub fn slice(work: &mut Work<'_>) -> bool {
+pub(crate) fn slice(work: &mut Work<'_>) -> bool {
     let inhibit = work.inhibit;
     loop {
         let owed = work

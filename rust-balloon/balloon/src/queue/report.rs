@@ -7,7 +7,7 @@ use crate::memory::Piece;
 use crate::page::{Gpa, GpaRange};
 
 /// Does the front of `range` and returns the address up to which it is done.
-pub fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
+pub(crate) fn take(work: &mut Work<'_>, range: GpaRange) -> Gpa {
     work.step();
     let (part, section) = match work.front(range) {
         Piece::NotRam(part) => {
