@@ -23,6 +23,28 @@ void vbr_must(VirtIOBalloonRs *s, VbrStatus status, VbrMissed what)
     }
 }
 
+void vbr_tell_features(VirtIOBalloonRs *s, uint64_t features)
+{
+    bool legacy = !virtio_has_feature(features, VIRTIO_F_VERSION_1);
+    bool changed = false;
+    VbrStatus status = s->missed
+        ? VBR_STATUS_BUSY
+        : vbr_device_set_features(s->device, features, legacy);
+
+    trace_virtio_balloon_rs_features(features, legacy);
+    /* Work by others than the guest's rules could cost it memory. */
+    vbr_must(s, status, VBR_MISSED_FEATURES);
+    if (status != VBR_STATUS_OK) {
+        return;
+    }
+    vbr_migration_lock();
+    status = vbr_hints_negotiated(s->hints, s->device, &changed);
+    vbr_migration_unlock();
+    if (status == VBR_STATUS_OK && changed) {
+        vbr_notify_config(s);
+    }
+}
+
 /* In the order in which it would have been told. */
 static void tell(VirtIOBalloonRs *s, uint32_t missed)
 {

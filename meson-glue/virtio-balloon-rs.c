@@ -140,28 +140,6 @@ static int vbr_validate_features(VirtIODevice *vdev)
     return accepted ? 0 : -EINVAL;
 }
 
-void vbr_tell_features(VirtIOBalloonRs *s, uint64_t features)
-{
-    bool legacy = !virtio_has_feature(features, VIRTIO_F_VERSION_1);
-    bool changed = false;
-    VbrStatus status = s->missed
-        ? VBR_STATUS_BUSY
-        : vbr_device_set_features(s->device, features, legacy);
-
-    trace_virtio_balloon_rs_features(features, legacy);
-    /* Work by others than the guest's rules could cost it memory. */
-    vbr_must(s, status, VBR_MISSED_FEATURES);
-    if (status != VBR_STATUS_OK) {
-        return;
-    }
-    vbr_migration_lock();
-    status = vbr_hints_negotiated(s->hints, s->device, &changed);
-    vbr_migration_unlock();
-    if (status == VBR_STATUS_OK && changed) {
-        vbr_notify_config(s);
-    }
-}
-
 static void vbr_set_features(VirtIODevice *vdev, uint64_t features)
 {
     vbr_tell_features(VIRTIO_BALLOON_RS(vdev), features);

@@ -207,10 +207,12 @@ void vbr_must(VirtIOBalloonRs *s, VbrStatus status, VbrMissed what);
  */
 bool vbr_catch_up(VirtIOBalloonRs *s);
 
-/* virtio-balloon-rs.c */
-/* Tells the library of a reset, of the features, or of the configuration. */
-void vbr_tell_reset(VirtIOBalloonRs *s);
+/* Tells the library what the driver accepted. */
 void vbr_tell_features(VirtIOBalloonRs *s, uint64_t features);
+
+/* virtio-balloon-rs.c */
+/* Tells the library of a reset, or of the configuration. */
+void vbr_tell_reset(VirtIOBalloonRs *s);
 void vbr_tell_config(VirtIOBalloonRs *s, const uint8_t *config);
 
 /* virtio-balloon-rs-memory.c */
