@@ -14,7 +14,6 @@
 #pragma GCC diagnostic ignored "-Woverride-init"
 
 #include <linux/atomic.h>
-#include <linux/balloon_compaction.h>
 #include <linux/bitmap.h>
 #include <linux/delay.h>
 #include <linux/ktime.h>
@@ -43,6 +42,17 @@
 #include <linux/unaligned.h>
 #else
 #include <asm/unaligned.h>
+#endif
+
+/*
+ * It got another name in 7.0, and with it the kernel itself does what a page's
+ * move changes in its lists.
+ */
+#if __has_include(<linux/balloon.h>)
+#define VBR_KERNEL_MOVES
+#include <linux/balloon.h>
+#else
+#include <linux/balloon_compaction.h>
 #endif
 
 #pragma GCC diagnostic pop

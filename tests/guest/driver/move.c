@@ -2,7 +2,9 @@
 /* The kernel moves pages of the balloon when it compacts memory. */
 #include "vbr.h"
 
-#ifdef CONFIG_BALLOON_COMPACTION
+#if defined(CONFIG_BALLOON_COMPACTION) || defined(CONFIG_BALLOON_MIGRATION)
+
+#ifndef VBR_KERNEL_MOVES
 
 /*
  * An isolated page is in no list, so that only its marks go. The kernel's own
@@ -16,6 +18,30 @@ static void unmark(struct page *page)
 	__ClearPageMovable(page);
 	set_page_private(page, 0);
 	__ClearPageOffline(page);
+#endif
+}
+
+#endif
+
+/*
+ * @newpage takes the place of @page in the kernel's lists, and the balloon's
+ * reference to @page goes.
+ */
+static void replace(struct balloon_dev_info *info __maybe_unused,
+		    struct page *newpage __maybe_unused,
+		    struct page *page __maybe_unused)
+{
+#ifndef VBR_KERNEL_MOVES
+	unsigned long flags;
+
+	get_page(newpage);
+	spin_lock_irqsave(&info->pages_lock, flags);
+	balloon_page_insert(info, newpage);
+	info->isolated_pages--;
+	__count_vm_event(BALLOON_MIGRATE);
+	unmark(page);
+	spin_unlock_irqrestore(&info->pages_lock, flags);
+	put_page(page);
 #endif
 }
 
@@ -36,7 +62,6 @@ static int move(struct balloon_dev_info *info, struct page *newpage,
 		struct page *page, enum migrate_mode mode __always_unused)
 {
 	struct vbr *vb = container_of(info, struct vbr, info);
-	unsigned long flags;
 	int err;
 
 	/* Both pages are locked: whoever waits for them may hold our lock. */
@@ -50,25 +75,17 @@ static int move(struct balloon_dev_info *info, struct page *newpage,
 	if (!err)
 		err = tell_page(vb, vb->deflate_vq, page);
 
-	get_page(newpage);
 	adjust_managed_page_count(newpage, -1);
-	spin_lock_irqsave(&info->pages_lock, flags);
-	balloon_page_insert(info, newpage);
-	info->isolated_pages--;
-	__count_vm_event(BALLOON_MIGRATE);
-	unmark(page);
-	spin_unlock_irqrestore(&info->pages_lock, flags);
 	if (err) {
 		/* The device is lost, and has both until it is reset. */
+		get_page(page);
 		vb->held = page;
 	} else {
 		vbr_count(VBR_MOVED_PAGES, 1);
 		adjust_managed_page_count(page, 1);
 	}
+	replace(info, newpage, page);
 	mutex_unlock(&vb->lock);
-
-	if (!err)
-		put_page(page);
 	return 0;
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn run_to(what: &str, command: &mut Command) -> Result<String> {
         .map_err(|e| Error::Missing(format!("cannot {what}: cannot run {program}: {e}")))?;
     if !out.status.success() {
         let said = String::from_utf8_lossy(&out.stderr);
-        let last: Vec<&str> = said.trim().lines().rev().take(5).collect();
+        let last: Vec<&str> = said.trim().lines().rev().take(20).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
         return Err(Error::Tool(format!(
             "cannot {what}: {program} failed: {}",
