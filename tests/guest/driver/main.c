@@ -138,6 +138,20 @@ static int find_queues(struct virtio_device *vdev, unsigned int n,
 #endif
 }
 
+/* The first 64 bits, which a transport is asked for in another way since 6.17. */
+static u64 offered_features(struct virtio_device *vdev)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
+	/* Two are written; the constant that says so has had several names. */
+	u64 features[8];
+
+	virtio_get_features(vdev, features);
+	return features[0];
+#else
+	return vdev->config->get_features(vdev);
+#endif
+}
+
 /*
  * The number of the queue that the host asks on. With the old bits it is
  * always the fourth. Otherwise the queues of what the device *offers* come in
@@ -149,7 +163,7 @@ static unsigned int asked_queue(struct vbr *vb)
 		VIRTIO_BALLOON_F_FREE_PAGE_HINT, VIRTIO_BALLOON_F_REPORTING,
 		VBR_F_HOST_REQUEST,
 	};
-	u64 offered = vb->vdev->config->get_features(vb->vdev);
+	u64 offered = offered_features(vb->vdev);
 	unsigned int i, number = 3;
 
 	if (vbr_wants_old_bits())
