@@ -50,15 +50,29 @@ void vbr_fault_set(VbrVm *vm, const char *function, const char *how)
     vbr_fault_set_use(vm, function, 1, how);
 }
 
+static void set(VbrVm *vm, const char *faults)
+{
+    qtest_qmp_assert_success(vm->qts, "{ 'execute': 'qom-set', 'arguments': "
+                             "{ 'path': %s, 'property': 'x-inject', "
+                             "'value': %s } }", LIST, faults);
+}
+
 void vbr_fault_set_use(VbrVm *vm, const char *function, unsigned int use,
                        const char *how)
 {
     g_autofree char *fault = function
         ? g_strdup_printf("%s:%u:%s", function, use, how) : g_strdup("");
 
-    qtest_qmp_assert_success(vm->qts, "{ 'execute': 'qom-set', 'arguments': "
-                             "{ 'path': %s, 'property': 'x-inject', "
-                             "'value': %s } }", LIST, fault);
+    set(vm, fault);
+}
+
+void vbr_fault_set_both(VbrVm *vm, const char *function, const char *how,
+                        const char *other, const char *other_how)
+{
+    g_autofree char *faults = g_strdup_printf("%s:1:%s %s:1:%s", function, how,
+                                              other, other_how);
+
+    set(vm, faults);
 }
 
 bool vbr_fault_pending(VbrVm *vm)

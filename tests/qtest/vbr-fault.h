@@ -43,7 +43,10 @@ void vbr_fault_set(VbrVm *vm, const char *function, const char *how);
 /* The same for a later use, counted from 1. */
 void vbr_fault_set_use(VbrVm *vm, const char *function, unsigned int use,
                        const char *how);
-/* Whether that is still to come. */
+/* The first use of each of two functions. */
+void vbr_fault_set_both(VbrVm *vm, const char *function, const char *how,
+                        const char *other, const char *other_how);
+/* Whether one of them is still to come. */
 bool vbr_fault_pending(VbrVm *vm);
 /*
  * Adds the names of all functions that were called since it was set, with how
@@ -76,6 +79,12 @@ VbrVm *vbr_fault_move(VbrVm *vm);
  */
 void vbr_fault_missed_poison(const char *how);
 void vbr_fault_missed_balloon(const char *how);
+/*
+ * What no work does: virtio-mem plugs or unplugs; a machine stops in the middle
+ * of a batch; what broke is freed. @breaks: such a fault breaks the device. Adds
+ * the functions to @failed.
+ */
+void vbr_fault_rare(const char *how, bool breaks, GHashTable *failed);
 /* Gives that one up: the driver goes on in @vm, with what it has allocated. */
 void vbr_fault_return(VbrVm *vm, VbrVm *to);
 

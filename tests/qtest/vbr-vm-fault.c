@@ -100,13 +100,16 @@ static void recover(VbrVm *vm, unsigned int round)
     begin_anew(vm, round);
 }
 
+static bool is_panic(const char *how)
+{
+    return !strcmp(how, "panic") || !strcmp(how, "behind");
+}
+
 /* Has a use of @function fail like this in the work; says whether it came. */
 static bool fail_in(VbrVm *vm, const VbrWork *work, const char *function,
                     unsigned int use, const char *how, unsigned int round,
                     GHashTable *used)
 {
-    bool panic = !strcmp(how, "panic") || !strcmp(how, "behind");
-
     vbr_fault_set_use(vm, function, use, how);
     work->run(vm);
     vbr_fault_add_used(vm, used);
@@ -115,7 +118,7 @@ static bool fail_in(VbrVm *vm, const VbrWork *work, const char *function,
         return false;
     }
     g_test_message("%s in %s, use %u: %s", function, work->name, use, how);
-    if (!panic) {
+    if (!is_panic(how)) {
         g_assert(!vbr_is_broken(&vm->d));
     }
     recover(vm, round);
@@ -435,6 +438,17 @@ static void test_missed(void)
     works_done++;
 }
 
+static void test_rare(void)
+{
+    size_t i;
+
+    prepare(false);
+    for (i = 0; i < ARRAY_SIZE(hows); i++) {
+        vbr_fault_rare(hows[i], is_panic(hows[i]), failed);
+    }
+    works_done++;
+}
+
 /* A function that is new in the header has to fail somewhere, too. */
 static void test_all(void)
 {
@@ -462,12 +476,13 @@ void vbr_add_fault_tests(void)
     failed = g_hash_table_new(g_str_hash, g_str_equal);
     add_works("hints", test_with_hints);
     add_works("requests", test_with_requests);
-    works_to_do += 4;
+    works_to_do += 5;
     qtest_add_func("virtio-balloon-rs/fault/first", test_first);
     qtest_add_func("virtio-balloon-rs/fault/postcopy", test_postcopy);
     qtest_add_func("virtio-balloon-rs/fault/unplugged", test_unplugged);
     qtest_add_func("virtio-balloon-rs/fault/broken", test_broken);
     qtest_add_func("virtio-balloon-rs/fault/missed", test_missed);
+    qtest_add_func("virtio-balloon-rs/fault/rare", test_rare);
     qtest_add_func("virtio-balloon-rs/fault/all", test_all);
 }
 

@@ -232,7 +232,9 @@ pub unsafe extern "C" fn vbr_dirty_fetch(
     // SAFETY: NULL or writable by contract.
     let count = unsafe { output(count) };
     // SAFETY: NULL or live by contract.
-    hand_out(unsafe { list.as_ref() }, pages, count, DirtyList::fetch)
+    hand_out(unsafe { list.as_ref() }, pages, count, |list, pages| {
+        list.fetch(pages)
+    })
 }
 
 /// The consumer is done with all that it fetched: the dirty trigger counts from here on. `trigger` gets true when
@@ -336,12 +338,9 @@ pub unsafe extern "C" fn vbr_dirty_sync_fetch(
     // SAFETY: NULL or writable by contract.
     let count = unsafe { output(count) };
     // SAFETY: NULL or live by contract.
-    hand_out(
-        unsafe { list.as_ref() },
-        pages,
-        count,
-        DirtyList::sync_fetch,
-    )
+    hand_out(unsafe { list.as_ref() }, pages, count, |list, pages| {
+        list.sync_fetch(pages)
+    })
 }
 
 /// The migration is over: its list notes no more pages.

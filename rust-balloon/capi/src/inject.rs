@@ -25,7 +25,7 @@ enum Fault {
     Answer(VbrStatus),
 }
 
-/// The fault that is to come.
+/// A fault that is to come.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
     function: String,
@@ -34,7 +34,7 @@ struct Plan {
     fault: Fault,
 }
 
-static PLAN: Mutex<Option<Plan>> = Mutex::new(None);
+static PLANS: Mutex<Vec<Plan>> = Mutex::new(Vec::new());
 static ENVIRONMENT: Once = Once::new();
 /// The functions that were called since it was last said what is to fail.
 static USED: Mutex<Used> = Mutex::new(Used {
@@ -87,13 +87,19 @@ fn parse(text: &str) -> Option<Plan> {
     (function.starts_with("vbr_") && uses > 0 && parts.next().is_none()).then_some(plan)
 }
 
+/// Several of them, with spaces between. None where one of them is nothing like that.
+fn parse_all(text: &str) -> Option<Vec<Plan>> {
+    text.split_whitespace().map(parse).collect()
+}
+
 /// What is planned. A panic that was asked for happens without the lock.
-fn plan() -> MutexGuard<'static, Option<Plan>> {
+fn plans() -> MutexGuard<'static, Vec<Plan>> {
     ENVIRONMENT.call_once(|| {
         let wanted = std::env::var(VARIABLE).unwrap_or_default();
-        *PLAN.lock().unwrap_or_else(PoisonError::into_inner) = parse(&wanted);
+        *PLANS.lock().unwrap_or_else(PoisonError::into_inner) =
+            parse_all(&wanted).unwrap_or_default();
     });
-    PLAN.lock().unwrap_or_else(PoisonError::into_inner)
+    PLANS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The function of the C ABI that a closure of this type is in.
@@ -110,18 +116,18 @@ fn used() -> MutexGuard<'static, Used> {
 /// Counts a use; what is to happen now.
 fn use_of(function: &'static str) -> Option<Fault> {
     used().note(function);
-    let mut plan = plan();
-    let uses = plan.as_mut().filter(|plan| plan.function == function)?;
-    uses.uses -= 1;
-    match uses.uses {
-        0 => plan.take().map(|plan| plan.fault),
-        _ => None,
-    }
+    let mut plans = plans();
+    let at = plans.iter().position(|plan| plan.function == function)?;
+    plans[at].uses -= 1;
+    (plans[at].uses == 0).then(|| plans.remove(at).fault)
 }
 
 /// Runs `body`, unless its function is to fail now.
 pub(super) fn run<F: FnOnce() -> VbrStatus>(body: F) -> VbrStatus {
-    match function_of::<F>().and_then(use_of) {
+    let function = function_of::<F>();
+    // One that could not fail in a test would not be missed.
+    assert!(function.is_some() || cfg!(test), "a call without a name");
+    match function.and_then(use_of) {
         None => body(),
         Some(Fault::Answer(status)) => status,
         Some(Fault::Panic) => panic!("a panic was asked for"),
@@ -133,9 +139,9 @@ pub(super) fn run<F: FnOnce() -> VbrStatus>(body: F) -> VbrStatus {
 }
 
 /// Has a call fail: `text` is `FUNCTION:USE`, counted from here, or `FUNCTION:USE:HOW` with `panic`
-/// before anything is done, `behind` all of it, or the answer `busy` or `invalid`. The
-/// environment's `VBR_INJECT` is in force from the start. The last one counts; an empty text takes
-/// it back. Anything else, or NULL, is an invalid argument.
+/// before anything is done, `behind` all of it, or the answer `busy` or `invalid`; or several of
+/// these with spaces between. The environment's `VBR_INJECT` is in force from the start. The last
+/// text counts; an empty one takes it back. Anything else, or NULL, is an invalid argument.
 ///
 /// # Safety
 ///
@@ -149,9 +155,8 @@ pub unsafe extern "C" fn vbr_inject_set(text: *const c_char) -> VbrStatus {
         }
         // SAFETY: a C string by contract.
         let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
-        let wanted = parse(&text);
-        if wanted.is_some() || text.is_empty() {
-            *plan() = wanted;
+        if let Some(wanted) = parse_all(&text) {
+            *plans() = wanted;
             used().count = 0;
             status = VbrStatus::Ok;
         }
@@ -188,7 +193,7 @@ pub unsafe extern "C" fn vbr_inject_used(out: *mut c_char, len: usize) -> VbrSta
 /// Whether a fault that was asked for is still to come.
 #[unsafe(no_mangle)]
 pub extern "C" fn vbr_inject_pending() -> bool {
-    plan().is_some()
+    !plans().is_empty()
 }
 
 #[cfg(test)]
@@ -218,6 +223,10 @@ mod tests {
         for text in ["vbr_a_b:1:other", "vbr_a_b:1:panic:x"] {
             assert_eq!(parse(text), None, "{text}");
         }
+        let both = parse_all("vbr_a_b:1 vbr_a_b:2:behind").unwrap();
+        assert_eq!(both.len(), 2);
+        assert_eq!(parse_all(""), Some(Vec::new()));
+        assert_eq!(parse_all("vbr_a_b:1 other:1"), None);
     }
 
     /// Tells that it was dropped.
@@ -237,9 +246,9 @@ mod tests {
     fn what_a_call_is_to_free_is_freed_once_however_it_fails() {
         for how in ["panic", "behind", "busy", "invalid"] {
             let drops = Cell::new(0);
-            *plan() = parse(&format!("vbr_some_free:1:{how}"));
+            *plans() = parse_all(&format!("vbr_some_free:1:{how}")).unwrap();
             vbr_some_free(Dropped(&drops));
-            assert!(plan().is_none() && drops.get() == 1, "{how}");
+            assert!(plans().is_empty() && drops.get() == 1, "{how}");
         }
         let used = used();
         let mut free = used.functions().iter().filter(|it| it.0 == "vbr_some_free");
