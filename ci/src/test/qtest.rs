@@ -49,7 +49,8 @@ const HANGS_NESTED: &str = "dirty_ring";
 const LIMIT: &str = "2400";
 /// The tests that have each call of the library fail, one after the other.
 const FAULTS: &str = "/x86_64/virtio-balloon-rs/fault";
-/// The same for these: each part of them has a limit of its own.
+/// The same for these: all of them took an hour and a half where much else ran. Each part of them
+/// has a limit of its own.
 const FAULTS_LIMIT: &str = "14400";
 
 /// Builds and runs our device tests.
