@@ -48,7 +48,7 @@
  * It got another name in 7.0, and with it the kernel itself does what a page's
  * move changes in its lists.
  */
-#if __has_include(<linux/balloon.h>)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
 #define VBR_KERNEL_MOVES
 #include <linux/balloon.h>
 #else
