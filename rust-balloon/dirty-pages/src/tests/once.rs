@@ -34,7 +34,9 @@ fn the_trigger_counts_pages() {
 #[test]
 fn a_full_ring_loses_nothing() {
     let list = started(NO_DUPS);
-    let pages: Vec<u64> = (0..1000).map(|n| n * 1_000_003).collect();
+    // Miri takes minutes to look through marks that are far apart.
+    let apart = if cfg!(miri) { 1_009 } else { 1_000_003 };
+    let pages: Vec<u64> = (0..1000).map(|n| n * apart).collect();
     note_all(&list, 0, pages.iter().copied());
     let indices = list.indices();
     assert_eq!((indices.overflow, indices.overflows), (true, 1));
