@@ -1946,9 +1946,9 @@ enum VbrStatus vbr_hints_load(struct VbrHints *hints,
 #if defined(VBR_INJECT)
 /**
  * Has a call fail: `text` is `FUNCTION:USE`, counted from here, or `FUNCTION:USE:HOW` with `panic`
- * before anything is done, `behind` all of it, or the answer `busy` or `invalid`. The
- * environment's `VBR_INJECT` is in force from the start. The last one counts; an empty text takes
- * it back. Anything else, or NULL, is an invalid argument.
+ * before anything is done, `behind` all of it, or the answer `busy` or `invalid`; or several of
+ * these with spaces between. The environment's `VBR_INJECT` is in force from the start. The last
+ * text counts; an empty one takes it back. Anything else, or NULL, is an invalid argument.
  *
  * # Safety
  *
